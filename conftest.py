@@ -1,0 +1,3 @@
+"""The suite's own settings; options and items for kernels come from the plugin."""
+
+from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Boot: an image on its platform becomes evidence, and evidence findings."""

@@ -1,0 +1,1 @@
+"""Build: a tree and a variant become artifacts."""

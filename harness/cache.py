@@ -1,0 +1,45 @@
+"""Cache: the one directory that holds what took long to make.
+
+``$ORC_HARNESS_CACHE``, else ``$XDG_CACHE_HOME/orc-harness``, else
+``~/.cache/orc-harness``. Everything below it can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.errors import InfraError
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the cache directory that ``environ`` names (it may not exist yet)."""
+    if named := environ.get("ORC_HARNESS_CACHE"):
+        return Path(named).absolute()
+    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
+    return Path(base).absolute() / "orc-harness"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path``; others wait. Released if we die."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def require_space(directory: Path, size_bytes: int, purpose: str) -> None:
+    """Raise InfraError unless ``directory``'s file system has room for ``purpose``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if free < size_bytes:
+        raise InfraError(
+            f"{directory} has {free >> 20} MB free, {purpose} needs "
+            f"{size_bytes >> 20} MB",
+            hint="free some space, or set ORC_HARNESS_CACHE to another disk",
+        )

@@ -1,0 +1,1 @@
+"""Elf: bytes become columns. Parses, never judges."""

@@ -1,0 +1,114 @@
+"""Finding: one thing that is wrong with a kernel, with its proof.
+
+Findings are values. They sort, and their key holds no address, so that two runs
+diff cleanly and a baseline survives a rebuild.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Location:
+    """A place in code, printed as the kernel prints it: ``symbol+0x1c``.
+
+    ``object`` is the file's name as people say it (``vmlinux``, ``kernel/fork.o``,
+    ``crc7.ko``); ``offset`` counts bytes from the symbol; ``address`` is the linked
+    address, or the section offset in a relocatable object; ``line`` is
+    ``file:line`` when debug information tells.
+    """
+
+    object: str
+    symbol: str
+    offset: int
+    address: int = field(default=0, compare=False)
+    line: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One wrong thing, with both sides of the disagreement.
+
+    Attributes:
+        rule: id in ``docs/findings.md``, such as ``alternative/ret-1``.
+        location: where.
+        message: one lower-case sentence: what is wrong.
+        declared: what the ORC table says (``sp+16 call``), or empty.
+        actual: what is true there, or empty.
+        variant: the text it happens in (``replacement 2 of 3 (PVUNLOCK)``), or empty.
+        platforms: the platforms whose kernel can run that text.
+        cause: findings that share rule and cause are one bug (``callee error_entry``).
+        ordinal: tells findings apart whose rule, object, symbol and variant are equal.
+        window: the evidence, as lines of at most 100 columns.
+        reproduce: the command that shows it again.
+        occurrences: how many places show it, after grouping by cause.
+    """
+
+    rule: str
+    location: Location
+    message: str
+    declared: str = ""
+    actual: str = ""
+    variant: str = ""
+    platforms: tuple[str, ...] = ()
+    cause: str = ""
+    ordinal: int = 0
+    window: tuple[str, ...] = ()
+    reproduce: str = ""
+    occurrences: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name this finding across rebuilds: no address, no offset."""
+        if self.cause:
+            return f"{self.rule}:{self.cause}"
+        where = f"{self.rule}:{self.location.object}:{self.location.symbol}"
+        return f"{where}:{self.variant or '-'}:{self.ordinal}"
+
+    @property
+    def order(self) -> tuple[str, Location, str, int]:
+        """Sort by this: the same findings always print in the same order."""
+        return (self.rule, self.location, self.variant, self.ordinal)
+
+
+def number(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort ``findings`` and give those of equal key an ordinal each."""
+
+    def place(finding: Finding) -> tuple[str, str, str, str, str]:
+        where = finding.location
+        return (
+            finding.rule,
+            where.object,
+            where.symbol,
+            finding.variant,
+            finding.cause,
+        )
+
+    ordered = sorted(findings, key=lambda f: (place(f), f.order))
+    return [
+        finding if finding.cause else replace(finding, ordinal=ordinal)
+        for _, group in itertools.groupby(ordered, key=place)
+        for ordinal, finding in enumerate(group)
+    ]
+
+
+def group_by_cause(findings: Iterable[Finding]) -> list[Finding]:
+    """Fold findings of one cause into their first, which counts the places."""
+    ordered = sorted(findings, key=lambda f: f.order)
+    first: dict[str, Finding] = {}
+    for finding in ordered:
+        if (seen := first.get(finding.key)) is None:
+            first[finding.key] = finding
+            continue
+        first[finding.key] = replace(
+            seen,
+            occurrences=seen.occurrences + finding.occurrences,
+            platforms=tuple(sorted({*seen.platforms, *finding.platforms})),
+        )
+    return sorted(first.values(), key=lambda f: (-f.occurrences, f.order))

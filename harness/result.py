@@ -1,0 +1,116 @@
+"""Result: what one run came to, stage by stage, with every status kept apart."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import ExitCode, FormatError
+from harness.finding import Finding
+
+SCHEMA = "orc-harness/1"
+
+
+class Status(enum.StrEnum):
+    """How a stage ended. They never stand in for each other."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"  # the kernel is wrong: there are new findings
+    ERROR = "ERROR"  # we, or the machine, are wrong: no verdict
+    MISS = "MISS"  # this machine has not what it takes: no verdict
+    SKIP = "SKIP"  # the configuration makes it impossible: no verdict
+
+
+class Stage(enum.StrEnum):
+    """The steps of the main job, in order."""
+
+    BUILD = "build"
+    VALIDATE = "validate"
+    BOOT = "boot"
+    COMPARE = "compare"
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """One stage of one variant.
+
+    Attributes:
+        counts: what was done, by name (``sites``: 2472); printed in this order.
+        findings: new ones first; known ones are in ``known``.
+        reason: why there is no verdict, for ERROR, MISS and SKIP.
+        exit_code: for ERROR, the exit code that the error asks for.
+        notes: what a reader should know and need not act on.
+    """
+
+    stage: Stage
+    variant: str
+    status: Status
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    known: tuple[Finding, ...] = ()
+    reason: str = ""
+    hint: str = ""
+    exit_code: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One whole run; the JSON document is this class, field by field."""
+
+    schema: str
+    run_id: str
+    started: str
+    seconds: float
+    profile: str
+    tree: str
+    tools: dict[str, str]
+    stages: tuple[StageResult, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The process's exit code for this result."""
+        return exit_code(self.stages)
+
+
+def exit_code(stages: Iterable[StageResult]) -> ExitCode:
+    """Rank the stages: internal over infrastructure over usage over findings.
+
+    A verdict that is missing is worse than a verdict that is bad: a run with an
+    ERROR never exits with 1.
+    """
+    worst = ExitCode.CLEAN
+    for stage in stages:
+        if stage.status is Status.ERROR:
+            worst = max(worst, ExitCode(stage.exit_code or ExitCode.INTERNAL))
+        elif stage.status is Status.FAIL:
+            worst = max(worst, ExitCode.FINDINGS)
+    return worst
+
+
+_RUN = TypeAdapter(RunResult)
+
+
+def dump(result: RunResult) -> bytes:
+    """Return ``result`` as indented JSON."""
+    return _RUN.dump_json(result, indent=2) + b"\n"
+
+
+def load(path: Path) -> RunResult:
+    """Read a result that :func:`dump` wrote.
+
+    Raises:
+        FormatError: it is not JSON of this schema.
+    """
+    try:
+        result = _RUN.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise FormatError(f"{path} is not a {SCHEMA} result: {exc}") from exc
+    if result.schema != SCHEMA:
+        raise FormatError(f"{path} has schema {result.schema}, expected {SCHEMA}")
+    return result

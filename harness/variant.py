@@ -1,0 +1,60 @@
+"""Variant: a platform that a kernel is built for; Profile: how much of a kernel.
+
+Both are data: ``configs/matrix.toml`` lists them, ``configs/*.config`` are the
+Kconfig fragments. Variants of one profile differ only by their platform fragment.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class Platform(enum.StrEnum):
+    """What a kernel patches itself for, and where we boot it."""
+
+    NATIVE = "native"
+    KVM = "kvm"
+    XEN = "xen"
+    VSMP = "vsmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kernel of the matrix.
+
+    Attributes:
+        name: what people type, ``xen``; a user's .config has its file's stem.
+        platform: where it boots.
+        fragments: Kconfig files, merged in order over ``base``.
+        base: the make target (or .config file) that the fragments refine.
+    """
+
+    name: str
+    platform: Platform
+    fragments: tuple[Path, ...]
+    base: str | Path = "tinyconfig"
+
+
+PROFILES = {
+    "small": ("small.config",),
+    "full": ("small.config", "full.config"),
+}
+
+
+def variant(platform: Platform, profile: str) -> Variant:
+    """Return the variant of ``profile`` for ``platform``."""
+    names = (*PROFILES[profile], f"platform/{platform}.config")
+    return Variant(platform.value, platform, tuple(CONFIGS / name for name in names))
+
+
+def from_config(config: Path, platform: Platform) -> Variant:
+    """Return the variant that a user's or a distribution's ``.config`` makes.
+
+    Nothing is merged into it: it takes part as it is.
+    """
+    name = config.stem if config.stem != ".config" else config.parent.name
+    return Variant(name, platform, (), base=config)

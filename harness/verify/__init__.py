@@ -1,0 +1,1 @@
+"""Verify: columns become findings. Judges, opens no file."""

@@ -7,7 +7,6 @@ appears whole or not at all: it is filled beside its place and renamed into it.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -144,7 +143,7 @@ class Store:
             yield scratch
             load(scratch)
             with contextlib.suppress(OSError):  # somebody else was first: same bytes
-                os.replace(scratch, self.root / key)
+                scratch.replace(self.root / key)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -6,8 +6,10 @@ the command, its exit status and the tail of its output.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -146,15 +148,11 @@ def _feed(process: subprocess.Popen[bytes], data: bytes | None) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def which(program: str) -> str | None:
     """Return the path of ``program`` on PATH (sbin included), or None."""
-    import shutil
-
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     return shutil.which(program, path=path)

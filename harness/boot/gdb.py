@@ -1,0 +1,440 @@
+"""Gdb: a client of the gdbstub that QEMU serves, over a Unix socket.
+
+Speaks the part of GDB's remote serial protocol that QEMU's stub needs: registers,
+memory, breakpoints, step, continue, break-in and HMP commands, with acknowledgements
+off. Requests that need no thought between them go out in one write and are answered
+in order, because a round trip costs more than its work. One rule of QEMU's stub
+shapes it: any byte that arrives while the guest runs stops the guest, so a request
+that resumes is always the last of its batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from harness.errors import InfraError
+
+CHUNK_BYTES = 1900  # QEMU's packets hold 4096 characters, two to a byte
+BATCH_PACKETS = 32
+REPLY_S = 10.0
+_CORE = struct.Struct("<17QI6I9Q")
+
+
+class LostGuest(InfraError):
+    """The other end is gone: QEMU ended, crashed or closed the connection."""
+
+
+class GdbTimeout(InfraError):
+    """The guest or its stub did not answer before the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """A stopped vCPU's registers, in the order of QEMU's i386-64bit.xml.
+
+    ``rest`` is what follows them (FPU, SSE): it is sent back as it came.
+    """
+
+    rax: int
+    rbx: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    rbp: int
+    rsp: int
+    r8: int
+    r9: int
+    r10: int
+    r11: int
+    r12: int
+    r13: int
+    r14: int
+    r15: int
+    rip: int
+    eflags: int
+    cs: int
+    ss: int
+    ds: int
+    es: int
+    fs: int
+    gs: int
+    fs_base: int
+    gs_base: int
+    k_gs_base: int
+    cr0: int
+    cr2: int
+    cr3: int
+    cr4: int
+    cr8: int
+    efer: int
+    rest: bytes = b""
+
+    @classmethod
+    def parse(cls, blob: bytes) -> Registers:
+        """Read the answer to ``g``.
+
+        Raises:
+            InfraError: it is too short to be an x86-64 vCPU's.
+        """
+        if len(blob) < _CORE.size:
+            raise InfraError(
+                f"gdbstub sent {len(blob)} bytes of registers, expected at least "
+                f"{_CORE.size} (x86-64)"
+            )
+        return cls(*(*_CORE.unpack_from(blob), blob[_CORE.size :]))
+
+    def pack(self) -> bytes:
+        """Return what ``G`` takes: the inverse of :meth:`parse`."""
+        *core, rest = astuple(self)
+        return _CORE.pack(*core) + bytes(rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the guest stopped: GDB's signal number (2 break-in, 5 trap)."""
+
+    signal: int
+
+    @property
+    def trapped(self) -> bool:
+        """A breakpoint was hit or a step ended (not a break-in)."""
+        return self.signal == 5
+
+
+class Gdb:
+    """A connection to QEMU's gdbstub; made by :meth:`connect`.
+
+    The guest is stopped while connected, until :meth:`cont`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        self._no_ack = False
+        self._breakpoints: set[int] = set()
+
+    @classmethod
+    @contextlib.contextmanager
+    def connect(cls, path: Path, timeout_s: float = REPLY_S) -> Iterator[Gdb]:
+        """Connect to the stub at ``path``, waiting for it to listen.
+
+        Raises:
+            GdbTimeout: nobody listens or answers within ``timeout_s``.
+            LostGuest: the stub hung up on us.
+        """
+        deadline = time.monotonic() + timeout_s
+        with contextlib.closing(_open_socket(path, deadline, timeout_s)) as sock:
+            gdb = cls(sock)
+            gdb._handshake(deadline)
+            yield gdb
+
+    @property
+    def breakpoints(self) -> frozenset[int]:
+        """Where our breakpoints are now."""
+        return frozenset(self._breakpoints)
+
+    # registers
+
+    def registers(self) -> Registers:
+        """Return the registers of the stopped vCPU."""
+        return Registers.parse(_unhex(self._ask("g")))
+
+    def write_registers(self, registers: Registers | bytes) -> None:
+        """Set all registers."""
+        self._expect_ok(_set_registers(registers))
+
+    # memory
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return ``size`` bytes of guest memory at ``address``.
+
+        Raises:
+            InfraError: it is not mapped there.
+        """
+        return self.read_many([(address, size)])[0]
+
+    def read_or_none(self, address: int, size: int) -> bytes | None:
+        """Return guest memory, or None where it is not mapped."""
+        replies = self._exchange(_reads(address, size))
+        if any(_is_error(reply) for reply in replies):
+            return None
+        return b"".join(map(_unhex, replies))
+
+    def read_many(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read several (address, size) windows in as few round trips as can be.
+
+        Raises:
+            InfraError: one of them is not mapped.
+        """
+        packets: list[str] = []
+        counts: list[int] = []
+        for address, size in wanted:
+            chunks = _reads(address, size)
+            packets += chunks
+            counts.append(len(chunks))
+        replies = iter(self._exchange(packets))
+        result = []
+        for (address, size), count in zip(wanted, counts, strict=True):
+            parts = [next(replies) for _ in range(count)]
+            if any(_is_error(part) for part in parts):
+                raise InfraError(f"guest memory {address:#x}+{size:#x} is not mapped")
+            result.append(b"".join(map(_unhex, parts)))
+        return result
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write guest memory, whatever its page protection.
+
+        Raises:
+            InfraError: it is not mapped there.
+        """
+        packets = _writes(address, data)
+        for packet, reply in zip(packets, self._exchange(packets), strict=True):
+            if reply != b"OK":
+                raise InfraError(
+                    f"gdbstub refused to write {packet[1:].partition(':')[0]}: "
+                    f"{_text(reply)}"
+                )
+
+    def physical(self, on: bool) -> None:
+        """Make memory addresses physical ones (QEMU's own extension), or not."""
+        self._expect_ok(f"Qqemu.PhyMemMode:{int(on)}")
+
+    # breakpoints
+
+    def insert_breakpoint(self, address: int) -> None:
+        """Stop the guest before it executes the instruction at ``address``."""
+        self.insert_breakpoints([address])
+
+    def remove_breakpoint(self, address: int) -> None:
+        """Take back :meth:`insert_breakpoint`."""
+        self.remove_breakpoints([address])
+
+    def insert_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Insert those that are not there yet."""
+        new = sorted(set(addresses) - self._breakpoints)
+        self._expect_ok(*(f"Z0,{address:x},1" for address in new))
+        self._breakpoints.update(new)
+
+    def remove_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Remove those that are there."""
+        old = sorted(set(addresses) & self._breakpoints)
+        self._expect_ok(*(f"z0,{address:x},1" for address in old))
+        self._breakpoints.difference_update(old)
+
+    # running
+
+    def cont(self) -> None:
+        """Let the guest run; follow with :meth:`wait`."""
+        self._send(["c"])
+
+    def step(self, timeout_s: float = REPLY_S) -> Stop:
+        """Execute one instruction (QEMU holds interrupts and timers back)."""
+        self._send(["s"])
+        return self.wait(timeout_s)
+
+    def step_registers(self, registers: Registers | None = None) -> Registers:
+        """Set ``registers`` if given, execute one instruction, return the new ones."""
+        self._resume("s", registers)
+        self.wait(REPLY_S)
+        return self.registers()
+
+    def interrupt(self) -> None:
+        """Break in; follow with :meth:`wait`. Harmless if the guest just stopped."""
+        self._sock_send(b"\x03")
+
+    def wait(self, timeout_s: float) -> Stop:
+        """Wait until the guest stops.
+
+        Raises:
+            GdbTimeout: it still runs after ``timeout_s``.
+            LostGuest: it ended.
+        """
+        reply = self._receive(time.monotonic() + timeout_s, f"a stop in {timeout_s} s")
+        while reply[:1] == b"O":  # console output of the stub: none of ours
+            reply = self._receive(time.monotonic() + timeout_s, "a stop")
+        if reply[:1] in (b"W", b"X"):
+            raise LostGuest(f"the machine ended while we waited: {_text(reply)}")
+        if reply[:1] not in (b"S", b"T"):
+            raise InfraError(f"gdbstub sent {_text(reply)!r} for a stop reason")
+        return Stop(int(reply[1:3], 16))
+
+    def run_for(self, seconds: float) -> Stop:
+        """Let the guest run for at most ``seconds``, then break in."""
+        self.cont()
+        try:
+            return self.wait(seconds)
+        except GdbTimeout:
+            self.interrupt()
+            return self.wait(REPLY_S)
+
+    def call(self, registers: Registers, timeout_s: float) -> Stop:
+        """Set all registers and let the guest run until it stops: one round trip."""
+        self._resume("c", registers)
+        return self.wait(timeout_s)
+
+    def monitor(self, command: str) -> str:
+        """Run one HMP command (``nmi``) and return what it printed."""
+        self._send([f"qRcmd,{command.encode().hex()}"])
+        printed = b""
+        while True:
+            reply = self._receive(
+                time.monotonic() + REPLY_S, f"{command} in {REPLY_S} s"
+            )
+            if reply == b"OK" or not reply or _is_error(reply):
+                return printed.decode(errors="replace")
+            printed += _unhex(reply[reply[:1] == b"O" :])
+
+    # the protocol
+
+    def _handshake(self, deadline: float) -> None:
+        self._send(["QStartNoAckMode"])
+        reply = self._receive(deadline, "QStartNoAckMode")
+        if reply != b"OK":
+            raise InfraError(f"gdbstub refused QStartNoAckMode: {_text(reply)}")
+        self._sock_send(b"+")
+        self._no_ack = True
+        self._ask("?")
+
+    def _resume(self, how: str, registers: Registers | None) -> None:
+        if registers is None:
+            self._send([how])
+            return
+        self._send([_set_registers(registers), how])
+        if (reply := self._receive(time.monotonic() + REPLY_S, "G")) != b"OK":
+            raise InfraError(f"gdbstub refused registers: {_text(reply)}")
+
+    def _ask(self, packet: str) -> bytes:
+        return self._exchange([packet])[0]
+
+    def _expect_ok(self, *packets: str) -> None:
+        for packet, reply in zip(packets, self._exchange(packets), strict=True):
+            if reply != b"OK":
+                raise InfraError(f"gdbstub refused {packet[:40]}: {_text(reply)!r}")
+
+    def _exchange(self, packets: Sequence[str]) -> list[bytes]:
+        replies = []
+        for start in range(0, len(packets), BATCH_PACKETS):
+            batch = packets[start : start + BATCH_PACKETS]
+            self._send(batch)
+            deadline = time.monotonic() + REPLY_S
+            replies += [self._receive(deadline, packet[:40]) for packet in batch]
+        return replies
+
+    def _send(self, packets: Sequence[str]) -> None:
+        self._sock_send(b"".join(map(frame, packets)))
+
+    def _sock_send(self, data: bytes) -> None:
+        try:
+            self._sock.settimeout(REPLY_S)
+            self._sock.sendall(data)
+        except TimeoutError as exc:
+            raise GdbTimeout(f"gdbstub took no request for {REPLY_S} s") from exc
+        except OSError as exc:
+            raise LostGuest(f"gdbstub is gone: {exc}") from exc
+
+    def _receive(self, deadline: float, what: str) -> bytes:
+        """Return the body of the next packet."""
+        while (packet := _take_packet(self._buffer)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise GdbTimeout(f"gdbstub did not answer in time: {what}")
+            try:
+                self._sock.settimeout(left)
+                data = self._sock.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError as exc:
+                raise LostGuest(f"gdbstub is gone: {exc}") from exc
+            if not data:
+                raise LostGuest(f"gdbstub closed the connection, waiting for {what}")
+            self._buffer += data
+        if not self._no_ack:
+            self._sock_send(b"+")
+        return packet
+
+
+def frame(body: str) -> bytes:
+    """Return ``body`` as a packet on the wire: ``$body#checksum``."""
+    data = body.encode("latin-1")
+    return b"$%s#%02x" % (data, sum(data) & 0xFF)
+
+
+def _take_packet(buffer: bytearray) -> bytes | None:
+    # Removes and returns the first whole packet's body; None if there is none yet.
+    start = buffer.find(b"$")
+    end = buffer.find(b"#", start + 1)
+    if start < 0 or end < 0 or len(buffer) < end + 3:
+        return None
+    body = bytes(buffer[start + 1 : end])
+    checksum = bytes(buffer[end + 1 : end + 3])
+    del buffer[: end + 3]
+    if checksum != b"%02x" % (sum(body) & 0xFF):
+        raise InfraError(
+            f"gdbstub sent a packet with checksum {_text(checksum)}, expected "
+            f"{sum(body) & 0xFF:02x}: {_text(body[:40])}"
+        )
+    return body
+
+
+def _open_socket(path: Path, deadline: float, timeout_s: float) -> socket.socket:
+    # A socket's path holds 108 bytes; through its directory's descriptor any does.
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            directory = os.open(path.parent, os.O_PATH)
+            try:
+                sock.connect(f"/proc/self/fd/{directory}/{path.name}")
+            finally:
+                os.close(directory)
+        except OSError as exc:
+            sock.close()
+            if time.monotonic() > deadline:
+                raise GdbTimeout(
+                    f"no gdbstub listens at {path} after {timeout_s} s: {exc}"
+                ) from exc
+            time.sleep(0.02)
+        else:
+            return sock
+
+
+def _set_registers(registers: Registers | bytes) -> str:
+    blob = registers if isinstance(registers, bytes) else registers.pack()
+    return f"G{blob.hex()}"
+
+
+def _reads(address: int, size: int) -> list[str]:
+    return [
+        f"m{address + offset:x},{min(CHUNK_BYTES, size - offset):x}"
+        for offset in range(0, size, CHUNK_BYTES)
+    ]
+
+
+def _writes(address: int, data: bytes) -> list[str]:
+    chunks = range(0, len(data), CHUNK_BYTES)
+    parts = [
+        (address + offset, data[offset : offset + CHUNK_BYTES]) for offset in chunks
+    ]
+    return [f"M{place:x},{len(part):x}:{part.hex()}" for place, part in parts]
+
+
+def _is_error(reply: bytes) -> bool:
+    return not reply or (len(reply) == 3 and reply[:1] == b"E")
+
+
+def _unhex(reply: bytes) -> bytes:
+    try:
+        return bytes.fromhex(reply.decode("ascii"))
+    except ValueError as exc:
+        raise InfraError(f"gdbstub sent {_text(reply[:40])!r}, expected hex") from exc
+
+
+def _text(reply: bytes) -> str:
+    return reply.decode("latin-1")

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,21 +93,7 @@ def stream(
     The process has a group of its own, which is killed whole at the deadline
     and when an exception (Ctrl-C too) passes through. Returns the exit status.
     """
-    try:
-        process = subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=None if env is None else dict(env),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as exc:
-        raise InfraError(
-            f"cannot run {argv[0]}: {exc.strerror or exc}",
-            hint="orc-harness doctor lists what this machine lacks",
-        ) from exc
+    process = _spawn(argv, cwd=cwd, env=env, stdin=stdin)
     expired = threading.Event()
 
     def expire() -> None:
@@ -130,6 +116,105 @@ def stream(
     if expired.is_set():
         raise InfraError(f"{shlex.join(argv)} did not end within {timeout_s:g} s")
     return process.returncode
+
+
+class Process:
+    """A process that runs beside us; :func:`started` makes and ends it."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], on_text: Callable[[str], object] | None
+    ) -> None:
+        self._process = process
+        self._on_text = on_text
+        self._text: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            text = line.decode(errors="replace")
+            self._text.append(text)
+            if self._on_text is not None:
+                self._on_text(text)
+
+    def alive(self) -> bool:
+        """Tell whether it still runs."""
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        """Return the merged output so far."""
+        return "".join(self._text)
+
+    def kill(self) -> None:
+        """Kill it and its whole group at once."""
+        _kill_group(self._process)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end and all of its output; False at the deadline."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._reader.join(timeout_s)
+        return True
+
+    @property
+    def returncode(self) -> int:
+        """Its exit status; -1 while it runs."""
+        return -1 if self._process.returncode is None else self._process.returncode
+
+    def close(self) -> None:
+        """Kill what is left and read the rest."""
+        self.kill()
+        self._process.wait()
+        self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+@contextlib.contextmanager
+def started(
+    argv: Sequence[str],
+    on_text: Callable[[str], object] | None = None,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Process]:
+    """Yield ``argv`` running in a group of its own, which dies with the block.
+
+    Raises:
+        InfraError: the program is missing.
+    """
+    process = Process(_spawn(argv, cwd=cwd, env=env, stdin=None), on_text)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def _spawn(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None,
+    env: Mapping[str, str] | None,
+    stdin: bytes | None,
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise InfraError(
+            f"cannot run {argv[0]}: {exc.strerror or exc}",
+            hint="orc-harness doctor lists what this machine lacks",
+        ) from exc
 
 
 def _feed(process: subprocess.Popen[bytes], data: bytes | None) -> None:

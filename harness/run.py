@@ -113,6 +113,10 @@ def stream(
         timer.cancel()
         _kill_group(process)
         process.wait()
+        for pipe in (process.stdout, process.stdin):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
     if expired.is_set():
         raise InfraError(f"{shlex.join(argv)} did not end within {timeout_s:g} s")
     return process.returncode

@@ -1,0 +1,116 @@
+"""KernelBuild: what there is to validate in a directory that somebody built in.
+
+Any of: a build directory (in place or ``O=``), an entry of our store, a directory
+of modules, a single file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UserError
+
+MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+_SKIPPED = {".git", "Documentation", "scripts", "tools", "certs", "source"}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelBuild:
+    """The files found; every tuple is sorted.
+
+    Attributes:
+        root: what was asked for.
+        kernels: vmlinux, bzImage or vmlinuz files: linked kernels.
+        relocatables: vmlinux.o and single objects.
+        modules: .ko files, compressed or not.
+        config: the .config, if there is one.
+        cpufeatures: asm/cpufeatures.h, if the source is at hand.
+    """
+
+    root: Path
+    kernels: tuple[Path, ...]
+    relocatables: tuple[Path, ...]
+    modules: tuple[Path, ...]
+    config: Path | None
+    cpufeatures: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything to validate, kernels first."""
+        return (*self.kernels, *self.relocatables, *self.modules)
+
+
+def find(path: Path) -> KernelBuild:
+    """Look at ``path`` and say what is there.
+
+    Raises:
+        UserError: it does not exist, or holds nothing to validate.
+    """
+    if path.is_dir():
+        found = _directory(path)
+    elif path.exists():
+        found = _single(path)
+    else:
+        raise UserError(
+            f"{path} does not exist", hint="name a kernel build directory or a file"
+        )
+    if not found.files:
+        raise UserError(
+            f"{path} has no vmlinux, vmlinux.o, bzImage or .ko",
+            hint="build the kernel first, or name the directory given to make O=",
+        )
+    return found
+
+
+def _single(path: Path) -> KernelBuild:
+    module = path.name.endswith(MODULE_SUFFIXES)
+    relocatable = path.suffix == ".o"
+    return KernelBuild(
+        path,
+        kernels=() if module or relocatable else (path,),
+        relocatables=(path,) if relocatable else (),
+        modules=(path,) if module else (),
+        config=None,
+        cpufeatures=None,
+    )
+
+
+def _directory(root: Path) -> KernelBuild:
+    vmlinux = root / "vmlinux"
+    bzimage = root / "arch/x86/boot/bzImage"
+    kernels = [vmlinux] if vmlinux.is_file() else []
+    if not kernels:
+        kernels = [
+            p for p in (bzimage, *sorted(root.glob("vmlinu[xz]-*"))) if p.is_file()
+        ]
+    objects = root / "objects"
+    return KernelBuild(
+        root,
+        kernels=tuple(kernels),
+        relocatables=(
+            *(p for p in (root / "vmlinux.o",) if p.is_file()),
+            *(sorted(objects.rglob("*.o")) if objects.is_dir() else ()),
+        ),
+        modules=tuple(sorted(_modules(root))),
+        config=_first(root / ".config"),
+        cpufeatures=_first(
+            root / "cpufeatures.h",
+            root / "arch/x86/include/asm/cpufeatures.h",
+            root / "source/arch/x86/include/asm/cpufeatures.h",
+        ),
+    )
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    for directory, names, files in os.walk(root):
+        names[:] = sorted(n for n in names if n not in _SKIPPED)
+        yield from (
+            Path(directory, name) for name in files if name.endswith(MODULE_SUFFIXES)
+        )
+
+
+def _first(*candidates: Path) -> Path | None:
+    return next((path for path in candidates if path.is_file()), None)

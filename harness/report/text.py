@@ -1,0 +1,73 @@
+"""Text: results as a person reads them in a terminal, at most 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from harness.finding import Finding
+from harness.result import RunResult, Stage, StageResult, Status
+
+_STYLE = {
+    Status.PASS: "green",
+    Status.FAIL: "bold red",
+    Status.ERROR: "bold magenta",
+    Status.MISS: "yellow",
+    Status.SKIP: "dim",
+}
+
+
+def table(result: RunResult) -> Table:
+    """Return the matrix: a row per variant, a column per stage."""
+    drawn = Table(title=f"orc-harness {result.profile}: {result.tree}", expand=False)
+    drawn.add_column("variant", style="bold", no_wrap=True)
+    for stage in Stage:
+        drawn.add_column(stage.value)
+    for variant in dict.fromkeys(stage.variant for stage in result.stages):
+        stages = {s.stage: s for s in result.stages if s.variant == variant}
+        drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in Stage))
+    return drawn
+
+
+def _cell(stage: StageResult | None) -> RenderableType:
+    if stage is None:
+        return "-"
+    style = _STYLE[stage.status]
+    lines = [f"[{style}]{stage.status}[/{style}] {stage.seconds:.1f} s"]
+    lines += [f"{escape(name)} {count:,}" for name, count in stage.counts.items()]
+    if stage.status in (Status.PASS, Status.FAIL):
+        lines.append(f"new {len(stage.findings)}, known {len(stage.known)}")
+    return "\n".join(lines)
+
+
+def lines(finding: Finding) -> Iterator[str]:
+    """Yield a finding as people act on it: what, both sides, evidence, command."""
+    where = f"{finding.location.object}: {finding.location}"
+    if finding.location.line:
+        where += f" ({finding.location.line})"
+    times = f" [{finding.occurrences} places]" if finding.occurrences > 1 else ""
+    yield f"{where}: {finding.message}{times}"
+    facts = {
+        "rule": finding.rule,
+        "variant": finding.variant,
+        "platforms": ", ".join(finding.platforms),
+        "declared": finding.declared,
+        "actual": finding.actual,
+    }
+    yield from (f"  {name:9} {value}" for name, value in facts.items() if value)
+    yield from (f"  {line}" for line in finding.window)
+    yield f"  key       {finding.key}"
+    if finding.reproduce:
+        yield f"  reproduce {finding.reproduce}"
+
+
+def problems(stages: Iterable[StageResult]) -> Iterator[str]:
+    """Yield why stages have no verdict, one line each and its remedy."""
+    for stage in stages:
+        if stage.status in (Status.ERROR, Status.MISS, Status.SKIP):
+            yield f"{stage.status} {stage.variant} {stage.stage}: {stage.reason}"
+            if stage.hint:
+                yield f"  hint: {stage.hint}"

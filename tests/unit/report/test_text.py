@@ -1,0 +1,67 @@
+"""The text report has every status, count and remedy."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from harness.finding import Finding, Location
+from harness.report import text
+from harness.result import SCHEMA, RunResult, Stage, StageResult, Status
+
+FINDING = Finding(
+    "alternative/ret-1",
+    Location("vmlinux", "f", 4),
+    "wrong at ret-1",
+    declared="sp+16 call",
+    actual="sp+8 call",
+    window=("the evidence",),
+    reproduce="orc-harness validate vmlinux",
+    occurrences=2,
+)
+
+
+def test_table_has_a_row_per_variant_and_a_cell_per_stage() -> None:
+    """Counts and seconds are printed; a stage that never ran is a dash."""
+    result = RunResult(
+        SCHEMA,
+        "r",
+        "2026",
+        1.0,
+        "small",
+        "linux",
+        {},
+        (
+            StageResult(Stage.BUILD, "xen", Status.PASS, 2.0, {"objects": 1234}),
+            StageResult(Stage.BOOT, "kvm", Status.MISS, reason="no svm"),
+        ),
+    )
+    out = io.StringIO()
+
+    Console(file=out, width=100).print(text.table(result))
+
+    assert "PASS 2.0 s" in out.getvalue()
+    assert "objects 1,234" in out.getvalue()
+    assert "MISS" in out.getvalue()
+
+
+def test_a_finding_carries_both_sides_and_its_command() -> None:
+    """What is declared, what is true, the window and how to see it again."""
+    printed = "\n".join(text.lines(FINDING))
+
+    for part in ("vmlinux: f+0x4", "[2 places]", "sp+16", "sp+8", "the evidence"):
+        assert part in printed
+    assert printed.endswith("reproduce orc-harness validate vmlinux")
+
+
+def test_problems_name_the_remedy() -> None:
+    """A stage without a verdict says why and what to do."""
+    stage = StageResult(
+        Stage.BOOT, "kvm", Status.MISS, reason="no svm", hint="use --cpu max"
+    )
+
+    assert list(text.problems([stage])) == [
+        "MISS kvm boot: no svm",
+        "  hint: use --cpu max",
+    ]

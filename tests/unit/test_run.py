@@ -1,0 +1,71 @@
+"""The door to processes: limits, evidence and no survivors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import run
+from harness.errors import InfraError
+
+
+def test_output_and_status_are_returned() -> None:
+    """A failing command is a value; both streams are merged."""
+    done = run.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=10)
+
+    assert (done.returncode, done.output) == (3, "out\nerr\n")
+
+
+def test_input_is_fed() -> None:
+    """More input than a pipe holds does not block."""
+    data = b"x" * 1_000_000
+
+    assert run.check(["wc", "-c"], timeout_s=10, stdin=data).strip() == "1000000"
+
+
+def test_a_failed_check_carries_its_evidence() -> None:
+    """The error names the command, the status and the last output."""
+    with pytest.raises(InfraError, match=r"(?s)exited with 3.*reason"):
+        run.check(["sh", "-c", "echo reason; exit 3"], timeout_s=10)
+
+
+def test_a_missing_program_is_one_clear_error() -> None:
+    """The program is named."""
+    with pytest.raises(InfraError, match="cannot run no-such-program"):
+        run.run(["no-such-program"], timeout_s=1)
+
+
+def test_the_deadline_kills_the_whole_group() -> None:
+    """Children of the command do not survive it, and the error says the limit."""
+    started = time.monotonic()
+
+    with pytest.raises(InfraError, match=r"did not end within 0\.3 s"):
+        run.run(["sh", "-c", "sleep 60 & sleep 60"], timeout_s=0.3)
+
+    assert time.monotonic() - started < 10
+
+
+def test_an_interrupt_kills_the_command(tmp_path: Path) -> None:
+    """Ctrl-C in the caller leaves no process behind."""
+    pid_file = tmp_path / "pid"
+    script = (
+        "import signal, sys; from harness import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"run.run(['sh', '-c', 'echo $$ > {pid_file}; sleep 60'], timeout_s=60)\n"
+    )
+    outer = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", script])
+    deadline = time.monotonic() + 10
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+    os.kill(outer, signal.SIGINT)
+    os.waitpid(outer, 0)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)

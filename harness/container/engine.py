@@ -252,6 +252,12 @@ class ContainerEngine(Engine):
             except docker.errors.ImageNotFound:
                 return None
 
+    def pull(self, tag: str) -> None:
+        """See :meth:`Engine.pull`."""
+        repository, _, version = tag.rpartition(":")
+        with _speaking(f"cannot pull {tag}"):
+            self._client.images.pull(repository, version)
+
     def import_tar(self, tar: Path, tag: str, changes: Sequence[str]) -> None:
         """See :meth:`Engine.import_tar`."""
         repository, _, version = tag.rpartition(":")

@@ -68,6 +68,10 @@ class HostEngine(Engine):
         """See :meth:`Engine.image_id`."""
         return HOST_IMAGE if tag == HOST_IMAGE else None
 
+    def pull(self, tag: str) -> None:
+        """See :meth:`Engine.pull`."""
+        raise _no_images(tag)
+
     def import_tar(self, tar: Path, tag: str, changes: Sequence[str]) -> None:
         """See :meth:`Engine.import_tar`."""
         raise _no_images(tag)

@@ -139,6 +139,14 @@ class Engine(abc.ABC):
         return self.image_id(tag) is not None
 
     @abc.abstractmethod
+    def pull(self, tag: str) -> None:
+        """Fetch the image ``tag`` from a registry.
+
+        Raises:
+            InfraError: no registry has it, or none answers.
+        """
+
+    @abc.abstractmethod
     def import_tar(self, tar: Path, tag: str, changes: Sequence[str]) -> None:
         """Make an image of the root file system in ``tar``."""
 

@@ -1,11 +1,11 @@
 """Gdb: a client of the gdbstub that QEMU serves, over a Unix socket.
 
 Speaks the part of GDB's remote serial protocol that QEMU's stub needs: registers,
-memory, breakpoints, step, continue, break-in and HMP commands, with acknowledgements
-off. Requests that need no thought between them go out in one write and are answered
-in order, because a round trip costs more than its work. One rule of QEMU's stub
-shapes it: any byte that arrives while the guest runs stops the guest, so a request
-that resumes is always the last of its batch.
+memory, breakpoints, step, continue, break-in and HMP commands. Requests that need no
+thought between them go out in one write and are answered in order, because a round
+trip costs more than its work. One rule of QEMU's stub shapes it: any byte that arrives
+while the guest runs stops the guest. So a request that resumes is always the last of
+its batch, and answers are never acknowledged (the next request does that).
 """
 
 from __future__ import annotations
@@ -118,7 +118,6 @@ class Gdb:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
-        self._no_ack = False
         self._breakpoints: set[int] = set()
 
     @classmethod
@@ -189,13 +188,26 @@ class Gdb:
             result.append(b"".join(map(_unhex, parts)))
         return result
 
+    def registers_and_memory(self, address: int, size: int) -> tuple[Registers, bytes]:
+        """Return registers and a window of memory in one round trip."""
+        registers, *replies = self._exchange(["g", *_reads(address, size)])
+        return Registers.parse(_unhex(registers)), b"".join(map(_unhex, replies))
+
     def write(self, address: int, data: bytes) -> None:
         """Write guest memory, whatever its page protection.
 
         Raises:
             InfraError: it is not mapped there.
         """
-        packets = _writes(address, data)
+        self.write_many([(address, data)])
+
+    def write_many(self, windows: Iterable[tuple[int, bytes]]) -> None:
+        """Write several windows in as few round trips as can be.
+
+        Raises:
+            InfraError: one of them is not mapped.
+        """
+        packets = [packet for window in windows for packet in _writes(*window)]
         for packet, reply in zip(packets, self._exchange(packets), strict=True):
             if reply != b"OK":
                 raise InfraError(
@@ -295,13 +307,10 @@ class Gdb:
     # the protocol
 
     def _handshake(self, deadline: float) -> None:
-        self._send(["QStartNoAckMode"])
-        reply = self._receive(deadline, "QStartNoAckMode")
-        if reply != b"OK":
-            raise InfraError(f"gdbstub refused QStartNoAckMode: {_text(reply)}")
-        self._sock_send(b"+")
-        self._no_ack = True
-        self._ask("?")
+        self._send(["?"])
+        reply = self._receive(deadline, "?")
+        if reply[:1] not in (b"S", b"T"):
+            raise InfraError(f"gdbstub sent {_text(reply)!r} for a stop reason")
 
     def _resume(self, how: str, registers: Registers | None) -> None:
         if registers is None:
@@ -356,8 +365,6 @@ class Gdb:
             if not data:
                 raise LostGuest(f"gdbstub closed the connection, waiting for {what}")
             self._buffer += data
-        if not self._no_ack:
-            self._sock_send(b"+")
         return packet
 
 

@@ -93,7 +93,7 @@ def _serve(listener: socket.socket, stub: FakeStub) -> None:
                 buffer = buffer[end + 3 :]
                 if (answer := stub.reply(packet)) is None:
                     return
-                connection.sendall(answer)
+                connection.sendall(b"+" + answer)
             if buffer == b"\x03":
                 buffer = b""
                 connection.sendall(frame("T02thread:01;"))

@@ -1,0 +1,265 @@
+"""File: an ELF file as header columns and byte ranges, nothing decoded.
+
+The only door to elftools, which knows the names of machines, file types and
+relocations. The headers themselves are read as numpy columns, because a kernel
+object can have tens of thousands of sections; contents stay where they are, so
+that the debug information of a production kernel is never read.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from elftools.elf.enums import ENUM_E_MACHINE, ENUM_E_TYPE, ENUM_RELOC_TYPE_x64
+
+from harness.elf.compression import decompress, recognise
+from harness.errors import FormatError
+
+Bytes = npt.NDArray[np.uint8]
+Records = npt.NDArray[np.void]
+
+MAPPED_FROM = 32 << 20  # bytes; larger files are mostly debug information
+
+ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
+EM_X86_64 = 62
+SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_SYMTAB_SHNDX = 2, 4, 8, 18
+SHF_ALLOC, SHF_EXECINSTR = 0x2, 0x4
+SHN_XINDEX = 0xFFFF
+
+# The records of elf(5), ELFCLASS64, least significant byte first.
+_EHDR = np.dtype(
+    [
+        ("magic", "S4"),
+        ("class", "u1"),
+        ("data", "u1"),
+        ("ident", "V10"),
+        ("type", "<u2"),
+        ("machine", "<u2"),
+        ("version", "<u4"),
+        ("entry", "<u8"),
+        ("phoff", "<u8"),
+        ("shoff", "<u8"),
+        ("flags", "<u4"),
+        ("ehsize", "<u2"),
+        ("phentsize", "<u2"),
+        ("phnum", "<u2"),
+        ("shentsize", "<u2"),
+        ("shnum", "<u2"),
+        ("shstrndx", "<u2"),
+    ]
+)
+_SHDR = np.dtype(
+    [
+        ("name", "<u4"),
+        ("type", "<u4"),
+        ("flags", "<u8"),
+        ("address", "<u8"),
+        ("offset", "<u8"),
+        ("size", "<u8"),
+        ("link", "<u4"),
+        ("info", "<u4"),
+        ("align", "<u8"),
+        ("entsize", "<u8"),
+    ]
+)
+SYM = np.dtype(
+    [
+        ("name", "<u4"),
+        ("info", "u1"),
+        ("other", "u1"),
+        ("section", "<u2"),
+        ("value", "<u8"),
+        ("size", "<u8"),
+    ]
+)
+RELA = np.dtype(
+    [("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ElfFile:
+    """A whole x86-64 ELF file.
+
+    Attributes:
+        name: what messages call it.
+        data: every byte, u8[size].
+        type: ET_REL, ET_EXEC or ET_DYN.
+        headers: one record of Elf64_Shdr per section, index 0 included.
+        names: the sections' names, parallel to ``headers``.
+        end: where the ELF file ends within ``data``; a signature may follow.
+    """
+
+    name: str
+    data: Bytes
+    type: int
+    headers: Records
+    names: tuple[str, ...]
+    end: int
+
+    def contents(self, index: int) -> Bytes:
+        """Return the bytes of section ``index`` (none for SHT_NOBITS).
+
+        Raises:
+            FormatError: they lie beyond the end of the file.
+        """
+        header = self.headers[index]
+        if header["type"] == SHT_NOBITS:
+            return self.data[:0]
+        start, size = int(header["offset"]), int(header["size"])
+        if start + size > len(self.data):
+            raise FormatError(
+                f"{self.name}: truncated: section {self.names[index]} ends at "
+                f"{start + size:#x}, the file at {len(self.data):#x}"
+            )
+        return self.data[start : start + size]
+
+    def records(self, index: int, layout: np.dtype[np.void]) -> Records:
+        """Return section ``index`` as an array of ``layout``.
+
+        Raises:
+            FormatError: its size is no multiple of the record's.
+        """
+        contents = self.contents(index)
+        if contents.size % layout.itemsize:
+            raise FormatError(
+                f"{self.name}: section {self.names[index]} has {contents.size} "
+                f"bytes, expected a multiple of {layout.itemsize}"
+            )
+        return np.frombuffer(contents, dtype=layout)
+
+
+def read_file(path: Path) -> Bytes:
+    """Return the bytes of ``path``, unpacked if it is a packed file.
+
+    Large files are mapped and read as they are touched.
+
+    Raises:
+        FormatError: it cannot be read, is empty, or its packing is damaged.
+        InfraError: the program that unpacks it is missing.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            size = file.seek(0, 2)
+            if size >= MAPPED_FROM:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data = np.frombuffer(mapped, dtype=np.uint8)
+            else:
+                file.seek(0)
+                data = np.frombuffer(file.read(), dtype=np.uint8)
+    except OSError as exc:
+        raise FormatError(f"cannot read {path}: {exc.strerror}") from exc
+    if not data.size:
+        raise FormatError(f"{path} is empty")
+    if (compression := recognise(head)) is None:
+        return data
+    unpacked = decompress(data.tobytes(), compression, str(path))
+    return np.frombuffer(unpacked, dtype=np.uint8)
+
+
+def parse_elf(data: Bytes, name: str) -> ElfFile:
+    """Read the headers of the ELF file ``data``.
+
+    Raises:
+        FormatError: it is not one, is truncated, or is not for x86-64.
+    """
+    header = _ehdr(data, name)
+    headers = _section_headers(data, header, name)
+    strings = int(header["shstrndx"])
+    if strings == SHN_XINDEX and len(headers):
+        strings = int(headers[0]["link"])
+    if strings >= len(headers):
+        raise FormatError(
+            f"{name}: names of sections are in section {strings}, "
+            f"the file has {len(headers)}"
+        )
+    end = int(header["shoff"]) + headers.nbytes
+    kind = int(header["type"])
+    unnamed = ElfFile(
+        name, data, kind, headers, tuple(f"#{i}" for i in range(len(headers))), end
+    )
+    names = c_strings(unnamed.contents(strings), headers["name"])
+    return ElfFile(name, data, kind, headers, names, end)
+
+
+def c_strings(table: Bytes, offsets: npt.NDArray[np.integer]) -> tuple[str, ...]:
+    """Return the NUL-terminated string at each of ``offsets`` in ``table``.
+
+    An offset beyond the table gives an empty string.
+    """
+    text = table.tobytes().decode("latin-1")
+    zeros = np.append(np.flatnonzero(table == 0), len(text))
+    starts = np.minimum(offsets.astype(np.int64), len(text))
+    ends = zeros[np.minimum(np.searchsorted(zeros, starts), len(zeros) - 1)]
+    return tuple(
+        text[start:end]
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    )
+
+
+def relocation_name(number: int) -> str:
+    """Name an x86-64 relocation type, as ``R_X86_64_PLT32``."""
+    return _name(ENUM_RELOC_TYPE_x64, number)
+
+
+def _ehdr(data: Bytes, name: str) -> np.void:
+    if bytes(data[:4]) != b"\x7fELF":
+        seen = bytes(data[:4]).hex(" ") or "nothing"
+        raise FormatError(
+            f"{name}: not an ELF file: starts with {seen}, expected 7f 45 4c 46",
+            hint="give a vmlinux, bzImage, .o or .ko, packed or not",
+        )
+    if data.size < _EHDR.itemsize:
+        raise FormatError(
+            f"{name}: truncated: {data.size} bytes, an ELF header has {_EHDR.itemsize}"
+        )
+    header: np.void = np.frombuffer(data[: _EHDR.itemsize], dtype=_EHDR)[0]
+    if (header["class"], header["data"]) != (2, 1):
+        raise FormatError(
+            f"{name}: ELF class {header['class']}, byte order {header['data']}; "
+            "expected a 64-bit little-endian file"
+        )
+    if header["machine"] != EM_X86_64:
+        machine = _name(ENUM_E_MACHINE, int(header["machine"]))
+        raise FormatError(f"{name}: made for {machine}, expected EM_X86_64")
+    if header["type"] not in (ET_REL, ET_EXEC, ET_DYN):
+        kind = _name(ENUM_E_TYPE, int(header["type"]))
+        raise FormatError(f"{name}: {kind} file, expected an object or a program")
+    return header
+
+
+def _section_headers(data: Bytes, header: np.void, name: str) -> Records:
+    start, count = int(header["shoff"]), int(header["shnum"])
+    if not start:
+        raise FormatError(f"{name}: no section headers; stripped beyond use")
+    if header["shentsize"] != _SHDR.itemsize:
+        raise FormatError(
+            f"{name}: section headers of {header['shentsize']} bytes, "
+            f"expected {_SHDR.itemsize}"
+        )
+    if not count:  # more than 0xff00 sections: the count is in the first header
+        count = int(_records_at(data, start, 1, name)[0]["size"])
+    return _records_at(data, start, count, name)
+
+
+def _records_at(data: Bytes, start: int, count: int, name: str) -> Records:
+    end = start + count * _SHDR.itemsize
+    if end > data.size:
+        raise FormatError(
+            f"{name}: truncated: section headers end at {end:#x}, "
+            f"the file at {data.size:#x}"
+        )
+    return np.frombuffer(data[start:end], dtype=_SHDR)
+
+
+def _name(names: Mapping[str, int], number: int) -> str:
+    for name, value in names.items():
+        if value == number and name.startswith(("EM_", "ET_", "R_X86_64_")):
+            return name
+    return f"type {number}"

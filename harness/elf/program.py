@@ -1,0 +1,289 @@
+"""Program: an object's sections, bytes and symbols at their addresses.
+
+A linked kernel keeps its addresses; an object or module gets some from
+:mod:`harness.elf.layout`; a bzImage is unpacked first. From here on everything is
+an address into one space, whatever the file was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf import bzimage
+from harness.elf.file import (
+    ET_REL,
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHT_NOBITS,
+    Bytes,
+    ElfFile,
+    parse_elf,
+    read_file,
+)
+from harness.elf.layout import Layout, lay_out, relocated
+from harness.elf.symbol import (
+    SHN_ABS,
+    SHN_LORESERVE,
+    STT_FILE,
+    STT_SECTION,
+    RawSymbols,
+    Symbols,
+    read_symbols,
+    sort_symbols,
+)
+from harness.errors import FormatError
+from harness.finding import Location
+
+MODULE_SIGNATURE = b"~Module signature appended~\n"  # kernel/module/signing.c
+_BANNER = re.compile(rb"Linux version ([\x21-\x7e]+) ")
+_VERMAGIC = re.compile(rb"(?:^|\x00)vermagic=([\x21-\x7e]+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section that is in memory, or one of objtool's annotations.
+
+    Attributes:
+        name: as in the file (``.text``).
+        index: its number in the file.
+        address: of its first byte.
+        size: bytes in memory.
+        data: u8[size], relocated; no bytes for SHT_NOBITS.
+        executable: it holds code.
+        alloc: it is in memory; false for ``.discard.*`` annotations only.
+        entsize: bytes per entry where the file tells, else 0.
+    """
+
+    name: str
+    index: int
+    address: int
+    size: int
+    data: Bytes
+    executable: bool
+    alloc: bool
+    entsize: int
+
+    @property
+    def end(self) -> int:
+        """The address behind its last byte."""
+        return self.address + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A file's code and data at their addresses.
+
+    Attributes:
+        name: what people call it (``vmlinux``, ``crc7.ko``).
+        path: where it was read from.
+        relocatable: it is not linked: its addresses are ours.
+        sections: by address.
+        symbols: by address; external ones included.
+        externals: address of the slot -> name, for symbols of other objects.
+        release: what ``uname -r`` would say, or empty if the file does not tell.
+        notes: what a reader should know about the file, as short sentences.
+    """
+
+    name: str
+    path: Path
+    relocatable: bool
+    sections: tuple[Section, ...]
+    symbols: Symbols
+    externals: dict[int, str]
+    release: str
+    notes: tuple[str, ...]
+
+    @property
+    def executable(self) -> tuple[Section, ...]:
+        """The sections that hold code, by address."""
+        return tuple(s for s in self.sections if s.executable and s.data.size)
+
+    def section(self, name: str) -> Section | None:
+        """Return the first section called ``name``, or None."""
+        return next((s for s in self.sections if s.name == name), None)
+
+    def section_at(self, address: int) -> Section | None:
+        """Return the section that ``address`` lies in, or None."""
+        index = int(self.sections_at(np.array([address], dtype=np.uint64))[0])
+        return None if index < 0 else self.sections[index]
+
+    def sections_at(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Return for each address its section's place in ``sections``, -1 if none."""
+        starts = np.array([s.address for s in self.sections], dtype=np.uint64)
+        sizes = np.array([s.size for s in self.sections], dtype=np.uint64)
+        index = np.searchsorted(starts, addresses, "right") - 1
+        found = index >= 0
+        found[found] = (addresses - starts[index])[found] < sizes[index][found]
+        return np.where(found, index, -1)
+
+    def in_code(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Tell which of ``addresses`` lie in a section that holds code."""
+        code = np.array([s.executable for s in self.sections] + [False], dtype=bool)
+        return np.asarray(code[self.sections_at(addresses)])
+
+    def location(self, address: int) -> Location:
+        """Name the place ``address``: symbol, or section where no symbol is near."""
+        section = self.section_at(address)
+        if section is None:
+            name, offset = self.externals.get(address, ""), 0
+            if not name:
+                name, offset = "", address
+            return Location(self.name, name, offset, address)
+        shown = address - section.address if self.relocatable else address
+        index = self.symbols.index(address)
+        if index < 0 or self.symbols.section[index] != section.index:
+            within = address - section.address
+            return Location(self.name, section.name, within, shown)
+        name, offset = self.symbols.locate(address)
+        return Location(self.name, name, offset, shown)
+
+    def read(self, address: int, size: int) -> Bytes:
+        """Return ``size`` bytes at ``address``; .bss reads as zeros.
+
+        Raises:
+            FormatError: they do not all lie in one section.
+        """
+        section = self.section_at(address)
+        if section is None or address + size > section.end:
+            raise FormatError(
+                f"{self.name}: no section holds {size} bytes at {address:#x}"
+            )
+        if not section.data.size:
+            return np.zeros(size, dtype=np.uint8)
+        start = address - section.address
+        return section.data[start : start + size]
+
+
+def load(path: Path) -> Program:
+    """Read the kernel, module or object ``path``, packed or not.
+
+    Raises:
+        FormatError: it is none, is damaged, or is for another machine.
+        InfraError: the program that unpacks it is missing.
+    """
+    name = re.sub(r"\.(xz|zst|gz|lz4|bz2)$", "", path.name)
+    return parse(read_file(path), name, path)
+
+
+def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
+    """Read the kernel, module or object that ``data`` holds (see :func:`load`)."""
+    content = np.frombuffer(data, dtype=np.uint8)
+    notes = []
+    release = ""
+    if bzimage.is_bzimage(content):
+        image = bzimage.parse_bzimage(content, name)
+        content, release = image.vmlinux, image.release
+        notes.append(f"unpacked from a bzImage ({image.packing} payload)")
+    elf = parse_elf(content, name)
+    raw = read_symbols(elf)
+    relocatable = elf.type == ET_REL
+    layout = lay_out(elf, raw) if relocatable else _linked(elf, raw)
+    contents = relocated(elf, raw, layout) if relocatable else _contents(elf, layout)
+    sections = _sections(elf, layout, contents)
+    if not len(raw.names):
+        notes.append("no symbols: places are named by section")
+    notes += _module_notes(elf, content)
+    return Program(
+        name=name,
+        path=path,
+        relocatable=relocatable,
+        sections=sections,
+        symbols=_symbols(raw, layout),
+        externals=_externals(raw, layout),
+        release=release or _release(sections),
+        notes=tuple(notes),
+    )
+
+
+def _linked(elf: ElfFile, raw: RawSymbols) -> Layout:
+    laid_out = (elf.headers["flags"] & SHF_ALLOC) != 0
+    laid_out[0] = False
+    symbol = raw.records["value"].astype(np.uint64)
+    return Layout(elf.headers["address"].astype(np.uint64), laid_out, symbol)
+
+
+def _contents(elf: ElfFile, layout: Layout) -> dict[int, Bytes]:
+    rows = np.flatnonzero(layout.laid_out).tolist()
+    return {index: elf.contents(index) for index in rows}
+
+
+def _sections(
+    elf: ElfFile, layout: Layout, contents: dict[int, Bytes]
+) -> tuple[Section, ...]:
+    headers = elf.headers
+    sections = [
+        Section(
+            name=elf.names[index],
+            index=index,
+            address=int(layout.section[index]),
+            size=int(headers[index]["size"]),
+            data=data,
+            executable=bool(headers[index]["flags"] & SHF_EXECINSTR),
+            alloc=bool(headers[index]["flags"] & SHF_ALLOC),
+            entsize=int(headers[index]["entsize"]),
+        )
+        for index, data in contents.items()
+    ]
+    _require_code_bytes(elf, contents)
+    # Of sections that share an address only the one that takes space can be
+    # found by address, so it goes last.
+    sections.sort(key=lambda s: (s.address, s.size, s.index))
+    for section, following in itertools.pairwise(sections):
+        if section.end > following.address and section.size and following.size:
+            raise FormatError(
+                f"{elf.name}: sections {section.name} and {following.name} overlap "
+                f"at {following.address:#x}"
+            )
+    return tuple(sections)
+
+
+def _require_code_bytes(elf: ElfFile, contents: dict[int, Bytes]) -> None:
+    code = [i for i in contents if elf.headers[i]["flags"] & SHF_EXECINSTR]
+    sized = [i for i in code if elf.headers[i]["size"]]
+    if sized and all(elf.headers[i]["type"] == SHT_NOBITS for i in sized):
+        raise FormatError(
+            f"{elf.name}: its code has no bytes, it is the debug half of a file",
+            hint="give the file that it was split from",
+        )
+
+
+def _symbols(raw: RawSymbols, layout: Layout) -> Symbols:
+    keep = ~np.isin(raw.kind, (STT_SECTION, STT_FILE))
+    keep[:1] = False
+    section = np.where(raw.section < SHN_LORESERVE, raw.section, -1).astype(np.int32)
+    section[raw.external] = -1
+    absolute = raw.section == SHN_ABS
+    # Numbers, not places: they would name code that lies near them.
+    keep &= ~absolute
+    keep &= np.array([bool(name) for name in raw.names], dtype=bool)
+    return sort_symbols(raw, layout.symbol, section, keep)
+
+
+def _externals(raw: RawSymbols, layout: Layout) -> dict[int, str]:
+    rows = np.flatnonzero(raw.external).tolist()
+    return {int(layout.symbol[row]): raw.names[row] for row in rows}
+
+
+def _module_notes(elf: ElfFile, content: Bytes) -> list[str]:
+    notes = []
+    if content[-len(MODULE_SIGNATURE) :].tobytes() == MODULE_SIGNATURE:
+        notes.append("signed module: the signature is not checked")
+    if any(name.startswith(".klp.rela.") for name in elf.names):
+        notes.append("livepatch: symbols that it patches count as external")
+    return notes
+
+
+def _release(sections: tuple[Section, ...]) -> str:
+    for name, pattern in ((".modinfo", _VERMAGIC), (".rodata", _BANNER)):
+        for section in sections:
+            if section.name != name:
+                continue
+            if found := pattern.search(section.data.tobytes()):
+                return str(found[1], "ascii")
+    return ""

@@ -242,6 +242,15 @@ def parse_orc(program: Program) -> OrcTable | None:
     )
 
 
+def canonical_registers(
+    orc_format: OrcFormat, codes: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Return the OrcReg of each of ``codes``, as ``orc_format`` numbers them."""
+    table = np.full(256, ILLEGAL, dtype=np.uint8)
+    table[:16] = _lookup(_LAYOUTS[orc_format].registers, np.arange(16))
+    return np.asarray(table[codes])
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """How one format packs the word: codes index ``registers`` and ``types``."""

@@ -33,7 +33,7 @@ RECIPE_VERSION = "1"  # change it when what we do with a recipe changes
 BOOTSTRAP_TIMEOUT_S = 1200.0
 SMOKE = Limits(timeout_s=60)
 SPACE = 2 << 30
-MMDEBSTRAP_STEPS = 10
+MMDEBSTRAP_STEPS = 17  # lines that it prints; only progress depends on it
 RECIPE_LABEL = "org.orc-harness.recipe"
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 

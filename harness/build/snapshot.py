@@ -1,0 +1,205 @@
+"""Snapshot: a copy of somebody's kernel source that we own and never change.
+
+The user's tree is only read. What git tracks and what it does not know yet is taken;
+what a build left in it (git's ignored files) is not, since kbuild refuses a source
+that was built in place. The content has one hash, whether it is committed, dirty or
+in no repository at all.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness import run
+from harness.errors import InfraError, UserError
+from harness.progress import Progress
+
+GIT_TIMEOUT_S = 300
+_REPORT_EVERY = 2000
+_EXECUTABLE, _REGULAR, _SYMLINK, _SUBMODULE = "100755", "100644", "120000", "160000"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a source: path -> ``mode blob``, as git would write them."""
+
+    root: Path
+    files: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Hash the content; equal trees have equal digests wherever they lie."""
+        total = hashlib.sha256()
+        for path in sorted(self.files):
+            total.update(
+                f"{self.files[path]} {path}\0".encode(errors="surrogateescape")
+            )
+        return total.hexdigest()
+
+
+_FILES = TypeAdapter(dict[str, str])
+
+
+def list_source(root: Path, cache: Path) -> Listing:
+    """List the source in ``root``; hashes of unchanged files come from ``cache``.
+
+    Raises:
+        InfraError: git is missing or does not answer.
+    """
+    if _is_worktree(root):
+        return _list_git(root, cache)
+    with tempfile.TemporaryDirectory(prefix="orc-harness-") as scratch:
+        # An empty repository applies the tree's own .gitignore files to a directory.
+        run.check(["git", "init", "-q", "--bare", scratch], timeout_s=GIT_TIMEOUT_S)
+        others = _git(
+            root,
+            "ls-files", "--others", "--exclude-standard", "-z",
+            git_dir=Path(scratch),
+        )  # fmt: skip
+    paths = [path for path in others.split("\0") if path and not _is_debris(path)]
+    return Listing(root, _hash_files(root, paths, cache))
+
+
+def _is_worktree(root: Path) -> bool:
+    if not (root / ".git").exists():
+        return False  # a plain directory, maybe inside somebody's repository
+    top = run.run(_git_argv(root, "rev-parse", "--show-toplevel"), timeout_s=60)
+    return top.returncode == 0 and Path(top.output.strip()) == root.resolve()
+
+
+def _is_debris(path: str) -> bool:
+    return path.startswith((".git/", "debian/build/"))
+
+
+def _list_git(root: Path, cache: Path) -> Listing:
+    """List index and worktree: tracked, changed and new files, less deleted ones."""
+    files: dict[str, str] = {}
+    for line in _git(root, "ls-files", "--stage", "-z").split("\0"):
+        if line:
+            mode, blob, rest = line.split(" ", 2)
+            if mode != _SUBMODULE:
+                files[rest.partition("\t")[2]] = f"{mode} {blob}"
+    options = ("--modified", "--deleted", "--others", "--exclude-standard", "-z")
+    touched = {path for path in _git(root, "ls-files", *options).split("\0") if path}
+    present = [p for p in sorted(touched) if os.path.lexists(root / p)]
+    for path in touched:
+        files.pop(path, None)
+    files.update(_hash_files(root, present, cache))
+    return Listing(root, files)
+
+
+def _git(root: Path, *arguments: str, git_dir: Path | None = None) -> str:
+    return run.check(
+        _git_argv(root, *arguments, git_dir=git_dir),
+        timeout_s=GIT_TIMEOUT_S,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"},
+        hint="is git installed, and the repository intact?",
+    )
+
+
+def _git_argv(root: Path, *arguments: str, git_dir: Path | None = None) -> list[str]:
+    # Somebody else's repository is only read, so its owner does not matter.
+    argv = ["git", "-c", "safe.directory=*", "-c", "core.quotePath=off"]
+    if git_dir is not None:
+        argv += [f"--git-dir={git_dir}", f"--work-tree={root}"]
+    return [*argv, "-C", str(root), *arguments]
+
+
+def _hash_files(root: Path, paths: Sequence[str], cache: Path) -> dict[str, str]:
+    """Hash files as git does; those of known size and time are not read again."""
+    known = _load(cache)
+    fresh: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+    def hash_one(path: str) -> tuple[str, str, str]:
+        return path, *_hash_file(root / path, known.get(path, ""))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for path, stamp, entry in pool.map(hash_one, paths):
+            files[path] = entry
+            fresh[path] = f"{stamp} {entry}"
+    if len(paths) > _REPORT_EVERY:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_bytes(_FILES.dump_json(fresh))
+    return files
+
+
+def _load(cache: Path) -> dict[str, str]:
+    try:
+        return _FILES.validate_json(cache.read_bytes())
+    except (OSError, ValidationError):
+        return {}
+
+
+def _hash_file(path: Path, known: str) -> tuple[str, str]:
+    """Return (what tells that it is unchanged, ``mode blob``)."""
+    found = path.lstat()
+    stamp = f"{found.st_size}.{found.st_mtime_ns}.{found.st_ino}"
+    before, _, entry = known.partition(" ")
+    if before == stamp:
+        return stamp, entry
+    if path.is_symlink():
+        mode, data = _SYMLINK, os.fsencode(path.readlink())
+    else:
+        mode = _EXECUTABLE if found.st_mode & 0o100 else _REGULAR
+        data = path.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+    return stamp, f"{mode} {blob.hexdigest()}"
+
+
+def take(
+    listing: Listing, target: Path, progress: Progress, previous: Path | None = None
+) -> None:
+    """Copy the files of ``listing`` to ``target``, all or none, with their times.
+
+    Files that ``previous`` (another snapshot of ours) has unchanged are linked, not
+    copied: an edit costs one file, and keeps make's view of what is new.
+    """
+    manifest = target.with_suffix(".json")
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".taking-"))
+    try:
+        old = {} if previous is None else _load(previous.with_suffix(".json"))
+        for done, (path, entry) in enumerate(listing.files.items()):
+            if done % _REPORT_EVERY == 0:
+                progress("copying the source", done, len(listing.files))
+            same = previous if previous and old.get(path) == entry else None
+            _place(listing.root / path, scratch / path, same and same / path)
+        scratch.chmod(0o755)
+        manifest.write_bytes(_FILES.dump_json(listing.files))
+        with contextlib.suppress(OSError):  # another process was first: same content
+            scratch.replace(target)
+    except FileNotFoundError as exc:
+        raise UserError(
+            f"{listing.root} changes while it is read: {exc.filename} went away"
+        ) from exc
+    except OSError as exc:
+        raise InfraError(f"cannot copy {listing.root} to {target}: {exc}") from exc
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _place(source: Path, target: Path, linked: Path | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if linked is not None:
+        with contextlib.suppress(OSError):
+            os.link(linked, target, follow_symlinks=False)
+            return
+    shutil.copy2(source, target, follow_symlinks=False)
+
+
+def snapshots(directory: Path) -> Iterator[Path]:
+    """Yield the snapshots in ``directory``, newest first."""
+    manifests = sorted(
+        directory.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    yield from (m.with_suffix("") for m in manifests if m.with_suffix("").is_dir())

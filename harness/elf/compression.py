@@ -58,6 +58,8 @@ def decompress(data: bytes, compression: Compression, name: str) -> bytes:
         unpacked = unpacker.decompress(data, UNPACKED_LIMIT)
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as exc:
         raise FormatError(f"{name}: damaged {label} data: {exc}") from exc
+    if not unpacker.eof and len(unpacked) >= UNPACKED_LIMIT:
+        raise FormatError(f"{name}: unpacked it is larger than {UNPACKED_LIMIT} bytes")
     if not unpacker.eof:
         seen = f"{len(unpacked)} bytes" if unpacked else "no bytes"
         raise FormatError(f"{name}: {label} data ends early, after {seen}")

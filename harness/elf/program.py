@@ -20,6 +20,7 @@ from harness.elf.file import (
     ET_REL,
     SHF_ALLOC,
     SHF_EXECINSTR,
+    SHF_WRITE,
     SHT_NOBITS,
     Bytes,
     ElfFile,
@@ -55,7 +56,7 @@ class Section:
         address: of its first byte.
         size: bytes in memory.
         data: u8[size], relocated; no bytes for SHT_NOBITS.
-        executable: it holds code.
+        executable: it holds code; a section that is mostly data does not count.
         alloc: it is in memory; false for ``.discard.*`` annotations only.
         entsize: bytes per entry where the file tells, else 0.
     """
@@ -224,7 +225,7 @@ def _sections(
             address=int(layout.section[index]),
             size=int(headers[index]["size"]),
             data=data,
-            executable=bool(headers[index]["flags"] & SHF_EXECINSTR),
+            executable=_is_code(elf, index),
             alloc=bool(headers[index]["flags"] & SHF_ALLOC),
             entsize=int(headers[index]["entsize"]),
         )
@@ -241,6 +242,19 @@ def _sections(
                 f"at {following.address:#x}"
             )
     return tuple(sections)
+
+
+def _is_code(elf: ElfFile, index: int) -> bool:
+    """Tell whether a section is code as a whole.
+
+    A linked kernel with kexec can have relocate_kernel in .data (.text..relocate_kernel
+    of arch/x86/kernel/vmlinux.lds.S, v6.14), which makes all of .data executable;
+    it is data still, and relocate_kernel is never unwound.
+    """
+    flags = int(elf.headers[index]["flags"])
+    if elf.type != ET_REL and flags & SHF_WRITE:
+        return False
+    return bool(flags & SHF_EXECINSTR)
 
 
 def _require_code_bytes(elf: ElfFile, contents: dict[int, Bytes]) -> None:

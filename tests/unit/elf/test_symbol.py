@@ -1,0 +1,83 @@
+"""Symbol tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.elf.symbol import STT_FUNC
+from harness.errors import FormatError
+from tests.builders.elfwriter import (
+    ABS,
+    FILE,
+    FUNC,
+    LOCAL,
+    NOTYPE,
+    SECTION,
+    WEAK,
+    ElfWriter,
+)
+
+
+def _writer() -> tuple[ElfWriter, int]:
+    writer = ElfWriter()
+    return writer, writer.section(".text", b"\x90" * 256, flags=6, align=16)
+
+
+def test_the_nearest_symbol_names_an_address() -> None:
+    """As in kallsyms, an inner label hides the function around it."""
+    writer, text = _writer()
+    writer.symbol("outer", text, 16, size=100)
+    writer.symbol("inner", text, 40, kind=NOTYPE, binding=LOCAL)
+    program = writer.program()
+    base = program.sections[0].address
+    assert program.symbols.locate(base + 20) == ("outer", 4)
+    assert program.symbols.locate(base + 50) == ("inner", 10)
+    assert program.symbols.locate(base) == ("", base)
+
+
+def test_of_equal_addresses_the_best_name_wins() -> None:
+    """Size, then function, then global, go before labels and aliases."""
+    writer, text = _writer()
+    writer.symbol("_stext", text, 0, kind=NOTYPE)
+    writer.symbol("weak_alias", text, 0, size=8, binding=WEAK)
+    writer.symbol("local", text, 0, size=8, binding=LOCAL)
+    writer.symbol("data", text, 0, size=8, kind=NOTYPE)
+    writer.symbol("real", text, 0, size=8)
+    symbols = writer.program().symbols
+    assert symbols.names.tolist() == ["real", "weak_alias", "local", "data", "_stext"]
+    assert symbols.locate(int(symbols.address[0]) + 3) == ("real", 3)
+
+
+def test_names_are_found() -> None:
+    """A global goes before local ones, of those the lowest address counts."""
+    writer, text = _writer()
+    writer.symbol("twice", text, 32, binding=LOCAL)
+    writer.symbol("twice", text, 16, binding=LOCAL)
+    writer.symbol("known", text, 8, binding=LOCAL)
+    writer.symbol("known", text, 64)
+    program = writer.program()
+    base = program.sections[0].address
+    assert program.symbols.find("twice") == base + 16
+    assert program.symbols.find("known") == base + 64
+    assert program.symbols.find("unknown") is None
+
+
+def test_what_is_no_place_is_left_out() -> None:
+    """Files, sections, absolute numbers and nameless symbols name no code."""
+    writer, text = _writer()
+    writer.symbol("crc7.c", ABS, kind=FILE, binding=LOCAL)
+    writer.symbol("", text, kind=SECTION, binding=LOCAL)
+    writer.symbol("a_number", ABS, 0x1234, kind=NOTYPE)
+    writer.symbol("function", text, 4)
+    symbols = writer.program().symbols
+    assert symbols.names.tolist() == ["function"]
+    assert symbols.functions.tolist() == [True]
+    assert symbols.kind.tolist() == [STT_FUNC == FUNC and 2]
+
+
+def test_a_symbol_of_no_section_is_refused() -> None:
+    """A section number beyond the file is damage."""
+    writer, _ = _writer()
+    writer.symbol("lost", 99)
+    with pytest.raises(FormatError, match="symbol lost is in section 99"):
+        writer.program()

@@ -1,0 +1,189 @@
+"""Boot: a kernel on a platform, from reset to its outcome.
+
+``boot`` does it in one go. ``session`` hands the machine out on the way, for those
+who look into a running kernel: paused at reset, then started, then ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from harness.artifacts import Artifacts
+from harness.boot import initramfs, machine, outcome, vsmp_device
+from harness.boot.gdb import Gdb
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import Machine, MachineConfig, Plan
+from harness.boot.outcome import BootResult, Ending, Proof
+from harness.boot.platforms import kvm, native, vsmp, xen
+from harness.boot.platforms.request import Request
+from harness.elf import program
+from harness.errors import UserError
+from harness.finding import Finding
+from harness.variant import Platform
+
+_USUAL = MachineConfig()
+_PLANS: Mapping[Platform, Callable[[Request], Plan]] = {
+    Platform.NATIVE: native.plan,
+    Platform.KVM: kvm.plan,
+    Platform.XEN: xen.plan,
+    Platform.VSMP: vsmp.plan,
+}
+_MODULES: Mapping[Platform, ModuleType] = {
+    Platform.NATIVE: native,
+    Platform.KVM: kvm,
+    Platform.XEN: xen,
+    Platform.VSMP: vsmp,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a boot needs of a build.
+
+    Attributes:
+        vmlinux: with symbols; the vSMP device model looks its addresses up there.
+        modules: put into the guest, which loads and unloads them.
+    """
+
+    bzimage: Path
+    vmlinux: Path
+    modules: tuple[Path, ...] = ()
+
+
+def kernel_of(artifacts: Artifacts) -> Kernel:
+    """Return the kernel in an entry of the store."""
+    return Kernel(artifacts.bzimage, artifacts.vmlinux, artifacts.modules)
+
+
+def boot(
+    toolbox: Toolbox,
+    kernel: Kernel,
+    platform: Platform,
+    config: MachineConfig = _USUAL,
+) -> BootResult:
+    """Boot ``kernel`` on ``platform`` and return how it ended.
+
+    Raises:
+        MissingMachine: this machine has not what the platform takes.
+        InfraError: the machine could not be started.
+        UserError: a file is missing, or is no kernel for this platform.
+    """
+    with session(toolbox, kernel, platform, config) as running:
+        running.start()
+        return running.end()
+
+
+def findings(result: BootResult) -> tuple[Finding, ...]:
+    """Return what ``result`` says is wrong with the kernel.
+
+    Raises:
+        InfraError: the machine was lost, so that there is no verdict.
+    """
+    proofs: tuple[Proof, ...] = _MODULES[result.platform].PROOFS
+    return outcome.findings(result, proofs)
+
+
+class Session:
+    """One boot in progress; made by :func:`session`."""
+
+    def __init__(self, on: Machine, kernel: Kernel, platform: Platform) -> None:
+        self.machine = on
+        self.platform = platform
+        self._kernel = kernel
+        self._facts: dict[str, str] = dict(on.plan.facts)
+
+    def start(self) -> None:
+        """Let the kernel run; on vSMP, play the device while it boots.
+
+        Raises:
+            InfraError: the kernel did not get past what looks for the device.
+        """
+        if self.platform is not Platform.VSMP:
+            self.machine.cont()
+            return
+        linked = program.load(self._kernel.vmlinux)
+        with Gdb.connect(self.machine.gdb_socket) as gdb:
+            limit_s = self.machine.remaining_s
+            served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
+            self._facts.update(served.facts)
+            gdb.cont()
+
+    def end(self) -> BootResult:
+        """Wait for the end of the boot and judge it."""
+        running, plan = self.machine, self.machine.plan
+        ending = running.wait()
+        seconds = running.seconds
+        if plan.outer_nonce:
+            ending = _inner_ending(running, ending)
+        evidence, console = running.evidence(), running.console()
+        status, message = outcome.judge(ending, evidence, console, plan.timeout_s)
+        if ending.reason == "host-qmp-quit":
+            self._facts["poweroff"] = "no: the guest did not end its machine"
+        versions = {
+            "qemu": running.qmp.version,
+            "xen": machine.xen_version(console),
+            "linux": evidence.facts.get("release", ""),
+        }
+        return BootResult(
+            status=status,
+            platform=self.platform,
+            message=message,
+            evidence=evidence,
+            console=console or running.read("outer-console").decode(errors="replace"),
+            seconds=seconds,
+            deadline_s=plan.timeout_s,
+            versions={name: text for name, text in versions.items() if text},
+            facts=self._facts,
+            command=plan.argv,
+        )
+
+
+@contextlib.contextmanager
+def session(
+    toolbox: Toolbox,
+    kernel: Kernel,
+    platform: Platform,
+    config: MachineConfig = _USUAL,
+) -> Iterator[Session]:
+    """Yield a Session of ``kernel`` on ``platform``, paused at reset.
+
+    Raises:
+        See :func:`boot`.
+    """
+    if not kernel.bzimage.is_file():
+        raise UserError(f"{kernel.bzimage} does not exist, expected a bzImage")
+    init = initramfs.program(toolbox, "init")
+    with machine.scratch() as directory:
+        mount = machine.machine_mount(directory)
+        request = Request(
+            toolbox=toolbox,
+            bzimage=kernel.bzimage,
+            initrd=initramfs.guest(init, kernel.modules),
+            config=config,
+            nonce=secrets.token_hex(8),
+            directory=toolbox.engine.path(mount),
+        )
+        plan = _PLANS[platform](request)
+        with machine.start(toolbox, plan, directory) as running:
+            yield Session(running, kernel, platform)
+
+
+def _inner_ending(running: Machine, outer: Ending) -> Ending:
+    """Return how the inner QEMU ended, as the nested host told it."""
+    said = running.outer_evidence()
+    if said.complete:
+        status = said.facts.get("qemu.exit", "")
+        words = said.text("qemu")
+        if status == "0":
+            return Ending(False, 0, "guest-shutdown", words)
+        code = int(status) if status.isdecimal() else -1
+        return Ending(False, code, "", words)
+    if outer.timed_out and "running" in said.marks:
+        return outer
+    words = running.read("outer-console").decode(errors="replace")
+    return Ending(False, outer.returncode, "", f"{outer.output}\n{words}")

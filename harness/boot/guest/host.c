@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Init of the nested KVM host: loads kvm, runs QEMU on the kernel under test, and
+ * passes that guest's console and evidence on to two ports of its own machine.
+ *
+ *	orc.nonce=HEX	starts every record (this machine's own, not the guest's)
+ *
+ * /qemu.argv holds QEMU's arguments, one a line. The guest's files grow in /guest.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/reboot.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "evidence.h"
+
+#define MAX_ARGS 128
+#define EVIDENCE_PORT 0xea
+#define CONSOLE_PORT 0xeb
+
+/* From linux/kvm.h, whose package an image need not have. */
+#define KVM_GET_API_VERSION 0xae00
+
+static char buffer[64 << 10];
+
+static void load_modules(void)
+{
+	char *names[16];
+	int count = 0, progress, fd;
+	struct dirent *entry;
+	DIR *dir = opendir("/modules");
+
+	while (dir && (entry = readdir(dir)) && count < 16)
+		if (entry->d_name[0] != '.')
+			names[count++] = strdup(entry->d_name);
+	do {
+		progress = 0;
+		for (int i = 0; i < count; i++) {
+			char path[300];
+
+			if (!names[i])
+				continue;
+			snprintf(path, sizeof(path), "/modules/%s", names[i]);
+			fd = open(path, O_RDONLY | O_CLOEXEC);
+			if (!syscall(SYS_finit_module, fd, "", 0)) {
+				progress = 1;
+				names[i] = NULL;
+			} else if (errno != ENOENT) {
+				ev_line("fact module.%s %s", names[i], strerror(errno));
+				names[i] = NULL;
+			}
+			close(fd);
+		}
+	} while (progress);
+}
+
+static pid_t start_qemu(void)
+{
+	static char *argv[MAX_ARGS];
+	int argc = 0;
+	pid_t pid;
+
+	ev_slurp("/qemu.argv", buffer, sizeof(buffer));
+	for (char *word = strtok(buffer, "\n"); word && argc < MAX_ARGS - 1;
+	     word = strtok(NULL, "\n"))
+		argv[argc++] = word;
+	pid = fork();
+	if (!pid) {
+		int log = open("/guest/qemu", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+		dup2(log, 1);
+		dup2(log, 2);
+		execv(argv[0], argv);
+		perror(argv[0]);
+		_exit(127);
+	}
+	return pid;
+}
+
+/* Pass on what has been added to a file of the guest's. */
+static void forward(int *fd, const char *path, unsigned short port)
+{
+	ssize_t n;
+
+	if (*fd < 0)
+		*fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (*fd >= 0 && (n = read(*fd, buffer, sizeof(buffer))) > 0)
+		ev_raw_to(port, buffer, n);
+}
+
+static void forward_all(void)
+{
+	static int console = -1, evidence = -1;
+
+	forward(&console, "/guest/console", CONSOLE_PORT);
+	forward(&evidence, "/guest/evidence", EVIDENCE_PORT);
+}
+
+int main(void)
+{
+	struct timespec nap = { 0, 20000000 };
+	int status = 0, kvm;
+	pid_t pid;
+
+	ev_open();
+	ioperm(EVIDENCE_PORT, 2, 1);
+	mkdir("/guest", 0755);
+	mkdir("/tmp", 0777);
+	mkdir("/dev", 0755);
+	mknod("/dev/null", S_IFCHR | 0666, makedev(1, 3));
+	mknod("/dev/urandom", S_IFCHR | 0666, makedev(1, 9));
+	load_modules();
+	mknod("/dev/kvm", S_IFCHR | 0600, makedev(10, 232));
+	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	ev_line("part kvm %d 1", kvm >= 0 && ioctl(kvm, KVM_GET_API_VERSION, 0) == 12);
+	close(kvm);
+	ev_line("mark running");
+	pid = start_qemu();
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		forward_all();
+		nanosleep(&nap, NULL);
+	}
+	forward_all();
+	ev_file("qemu", "/guest/qemu");
+	if (WIFEXITED(status))
+		ev_line("fact qemu.exit %d", WEXITSTATUS(status));
+	else
+		ev_line("fact qemu.signal %d", WTERMSIG(status));
+	ev_line("done %lu", ev_records);
+	reboot(RB_POWER_OFF);
+	return 1;
+}

@@ -1,0 +1,128 @@
+"""Initramfs: the root file system of a guest, as a cpio archive made here.
+
+The archive is uncompressed newc (the kernel's initramfs buffer format), so that
+every kernel with BLK_DEV_INITRD takes it and none spends time on unpacking. The
+programs in it are ours (``guest/*.c``), compiled in the machine image and cached
+by the hash of source, compiler arguments and image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from harness import cache
+from harness.container.job import Engine, Limits, Mount
+from harness.elf.file import read_file
+from harness.errors import InfraError
+
+GUEST = Path(__file__).resolve().parent / "guest"
+COMPILE = ("gcc", "-std=gnu11", "-Wall", "-Werror", "-Os", "-static", "-s")
+COMPILE_S = 120.0
+_SOURCES = {"init": ("init.c", "workload.c"), "host": ("host.c",)}
+_TRAILER = "TRAILER!!!"
+
+
+def cpio(files: Mapping[str, bytes]) -> bytes:
+    """Return a newc archive of ``files`` (path -> content), all executable.
+
+    The directories that the paths need, and the mount points /dev and /proc, are
+    made. The result's size is a multiple of 512, so that archives can be joined.
+    """
+    directories = {"dev", "proc"} | {
+        str(parent)
+        for path in files
+        for parent in PurePosixPath(path).parents
+        if str(parent) != "."
+    }
+    parts = [
+        _entry(path, b"", stat.S_IFDIR | 0o755, index)
+        for index, path in enumerate(sorted(directories), 1)
+    ]
+    first = len(parts) + 1
+    parts += [
+        _entry(path, data, stat.S_IFREG | 0o755, index)
+        for index, (path, data) in enumerate(sorted(files.items()), first)
+    ]
+    parts.append(_entry(_TRAILER, b"", 0, 0))
+    archive = b"".join(parts)
+    return archive + bytes(-len(archive) % 512)
+
+
+def _entry(path: str, data: bytes, mode: int, inode: int) -> bytes:
+    name = path.encode() + b"\0"
+    numbers = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
+    head = b"070701" + b"".join(b"%08X" % number for number in numbers) + name
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """Where guest programs are compiled and machines run: an engine and an image."""
+
+    engine: Engine
+    image: str
+
+    @property
+    def identity(self) -> str:
+        """What the image is, for cache keys."""
+        return f"{self.engine.runtime}:{self.engine.image_id(self.image)}"
+
+
+def program(toolbox: Toolbox, name: str) -> bytes:
+    """Return the static program ``name`` (``init`` or ``host``), compiled once.
+
+    Raises:
+        InfraError: the image's compiler does not compile it.
+    """
+    digest = hashlib.sha256(" ".join((*COMPILE, toolbox.identity)).encode())
+    for source in sorted(GUEST.iterdir()):
+        digest.update(source.name.encode() + source.read_bytes())
+    directory = cache.cache_dir() / "guest"
+    path = directory / f"{name}-{digest.hexdigest()[:20]}"
+    with cache.locked(directory / ".lock"):
+        if not path.exists():
+            _compile(toolbox, name, path)
+        return path.read_bytes()
+
+
+def _compile(toolbox: Toolbox, name: str, result: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="orc-cc-") as scratch:
+        source = Mount(GUEST, "/source")
+        output = Mount(Path(scratch), "/output", writable=True)
+        engine = toolbox.engine
+        files = [f"{engine.path(source)}/{file}" for file in _SOURCES[name]]
+        text: list[str] = []
+        done = engine.run(
+            toolbox.image,
+            [*COMPILE, "-o", f"{engine.path(output)}/{name}", *files],
+            mounts=(source, output),
+            limits=Limits(timeout_s=COMPILE_S),
+            on_text=text.append,
+        )
+        if done.returncode or done.timed_out:
+            raise InfraError(
+                f"cannot compile the guest's {name} in {toolbox.image} "
+                f"(exit {done.returncode}, deadline {COMPILE_S:g} s)\n{''.join(text)}",
+                hint="it needs gcc and libc6-dev; orc-harness doctor checks for them",
+            )
+        partial = result.with_suffix(".partial")
+        shutil.copyfile(Path(scratch) / name, partial)
+        partial.replace(result)
+
+
+def guest(init: bytes, modules: Iterable[Path]) -> bytes:
+    """Return the archive of the guest under test: init, and modules to load.
+
+    Modules may be compressed; the guest gets them plain.
+    """
+    files = {"init": init}
+    for path in modules:
+        name = path.name.partition(".ko")[0]
+        files[f"modules/{name}.ko"] = read_file(path).tobytes()
+    return cpio(files)

@@ -1,0 +1,303 @@
+"""Machine: one QEMU process in a container, with the files and sockets it serves.
+
+A Plan says what to run; a Machine runs it, paused at reset until ``cont``. Its
+directory holds the console, the evidence stream, QEMU's control socket and gdbstub.
+Leaving the block kills it and removes the directory, whatever happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.boot import qmp
+from harness.boot.evidence import Evidence, parse
+from harness.boot.initramfs import Toolbox
+from harness.boot.outcome import Ending, tail
+from harness.container.job import Limits, Mount, Running
+from harness.errors import InfraError
+
+EVIDENCE_PORT = 0xE9  # QEMU's isa-debugcon
+POLL_S = 0.02
+QUIT_S = 10.0
+OVERHEAD_MB = 1024  # what QEMU needs beside the guest's memory
+SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path, less the closing NUL
+TARGET = "/machine"
+
+
+class MissingMachine(InfraError):
+    """This machine has not what a platform takes: a MISS, not a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """What people may choose about a machine; the defaults suit each platform.
+
+    Attributes:
+        qemu: QEMU's name or path in the machine image.
+        xen: the hypervisor, in the machine image or on this host.
+        nested: directory in the machine image with ``vmlinuz`` and ``modules`` of
+            the kernel that hosts a nested KVM guest.
+        cpu: QEMU's -cpu; None is the platform's own.
+        memory_mb: the guest's memory; None is the platform's own.
+        timeout_s: deadline of one boot; None is the platform's own.
+        append: added to the kernel command line.
+        hold_s: how long the guest keeps its workload running, for a probe.
+        host_kvm: use this host's KVM where its probe passes.
+    """
+
+    qemu: str = "qemu-system-x86_64"
+    xen: str = "/opt/machine/xen"
+    nested: str = "/opt/machine/l1"
+    cpu: str | None = None
+    memory_mb: int | None = None
+    timeout_s: float | None = None
+    append: str = ""
+    hold_s: int = 0
+    host_kvm: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A machine to run: pure data.
+
+    Attributes:
+        argv: QEMU and its arguments; paths are as QEMU sees them.
+        files: name in the machine's directory -> content, or file to copy there.
+        nonce: what the guest's evidence is led by.
+        memory_mb: the guest's memory.
+        timeout_s: deadline of the whole boot, hold included.
+        devices: device nodes that QEMU needs.
+        nmi: an NMI that QEMU injects reaches the kernel under test.
+        outer_nonce: for a nested guest, what its host's evidence is led by.
+        facts: how the machine was made.
+    """
+
+    argv: tuple[str, ...]
+    files: Mapping[str, bytes | Path]
+    nonce: str
+    memory_mb: int
+    timeout_s: float
+    devices: tuple[str, ...] = ()
+    nmi: bool = False
+    outer_nonce: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Boards:
+    """The part of a QEMU command line that platforms choose.
+
+    Attributes:
+        kernel, initrd: what -kernel and -initrd take (paths as QEMU sees them).
+        console: file name of the first serial port.
+        ports: file name -> I/O port whose bytes go to it.
+    """
+
+    kernel: str
+    initrd: str
+    append: str
+    cpu: str
+    memory_mb: int
+    accel: str = "tcg"
+    smp: int = 1
+    console: str = "console"
+    ports: Mapping[str, int] = field(
+        default_factory=lambda: {"evidence": EVIDENCE_PORT}
+    )
+
+
+def qemu_argv(qemu: str, board: Boards, directory: str) -> tuple[str, ...]:
+    """Return QEMU's command line: paused at reset, its files in ``directory``."""
+    argv = [
+        *(qemu, "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-accel", board.accel, "-cpu", board.cpu),
+        *("-m", str(board.memory_mb), "-smp", str(board.smp)),
+        *("-kernel", board.kernel, "-initrd", board.initrd),
+        *("-append", board.append, "-no-reboot", "-S"),
+        *("-serial", f"file:{directory}/{board.console}"),
+        *("-qmp", f"unix:{directory}/qmp,server=on,wait=off"),
+        *("-gdb", f"unix:{directory}/gdb,server=on,wait=off"),
+    ]
+    for name, port in board.ports.items():
+        argv += ["-chardev", f"file,id={name},path={directory}/{name}"]
+        argv += ["-device", f"isa-debugcon,iobase={port:#x},chardev={name}"]
+    return tuple(argv)
+
+
+class Machine:
+    """A running QEMU; made by :func:`start`, paused until :meth:`cont`."""
+
+    def __init__(
+        self, plan: Plan, directory: Path, running: Running, control: qmp.Qmp
+    ) -> None:
+        self.plan = plan
+        self.directory = directory
+        self.qmp = control
+        self._running = running
+        self._started = time.monotonic()
+        self._injected = False
+
+    @property
+    def gdb_socket(self) -> Path:
+        """The gdbstub's socket."""
+        return self.directory / "gdb"
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return time.monotonic() - self._started
+
+    @property
+    def remaining_s(self) -> float:
+        """How long until its deadline (not below 0)."""
+        return max(self.plan.timeout_s - self.seconds, 0.0)
+
+    def console(self) -> str:
+        """Return the kernel's console so far."""
+        return self.read("console").decode(errors="replace").replace("\r", "")
+
+    def read(self, name: str) -> bytes:
+        """Return a file of the machine's directory so far; empty if there is none."""
+        try:
+            return (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def evidence(self) -> Evidence:
+        """Return what the guest's userspace has said so far."""
+        return parse(self.read("evidence"), self.plan.nonce)
+
+    def outer_evidence(self) -> Evidence:
+        """Return what a nested guest's host has said so far."""
+        return parse(self.read("outer-evidence"), self.plan.outer_nonce)
+
+    def alive(self) -> bool:
+        """Tell whether QEMU still runs."""
+        return self._running.alive()
+
+    def cont(self) -> None:
+        """Let the guest run."""
+        self.qmp.cont()
+
+    def wait_for_mark(self, mark: str, timeout_s: float) -> None:
+        """Wait until userspace passes ``mark``, serving the guest meanwhile.
+
+        Raises:
+            InfraError: it ended, or did not get there within ``timeout_s``.
+        """
+        deadline = time.monotonic() + timeout_s
+        while mark not in (seen := self.evidence()).marks:
+            if not self.alive() or time.monotonic() > deadline:
+                end = "ended" if not self.alive() else f"took over {timeout_s:g} s"
+                raise InfraError(
+                    f"the guest {end} before its mark {mark!r} "
+                    f"(record {seen.records})\n" + "\n".join(tail(self.console()))
+                )
+            self.serve(seen)
+            time.sleep(POLL_S)
+
+    def serve(self, seen: Evidence) -> None:
+        """Do what the guest asks of its host: one NMI, at its mark."""
+        if self.plan.nmi and "nmi" in seen.marks and not self._injected:
+            self._injected = True
+            self.qmp.inject_nmi()
+
+    def wait(self) -> Ending:
+        """Wait for the end, or the plan's deadline, and tell how it ended."""
+        closed_at: float | None = None
+        while self.alive() and self.remaining_s:
+            seen = self.evidence()
+            self.serve(seen)
+            if seen.complete and not self.plan.outer_nonce:
+                closed_at = closed_at or time.monotonic()
+                if time.monotonic() - closed_at > QUIT_S:
+                    self.qmp.quit()  # it said all, and cannot power off
+            time.sleep(POLL_S)
+        reason = self.qmp.shutdown_reason()
+        timed_out = self.alive()
+        if timed_out:
+            self._running.kill()
+        status = self._running.wait(QUIT_S)
+        return Ending(timed_out, status.returncode, reason, self._running.output())
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a directory whose socket paths are short enough; removed at the end.
+
+    Raises:
+        InfraError: the temporary directory's own path is too long for a socket.
+    """
+    with tempfile.TemporaryDirectory(prefix="orc-vm-") as name:
+        if len(f"{name}/qmp") > SOCKET_PATH_BYTES:
+            raise InfraError(
+                f"{name} is too long a path for a Unix socket",
+                hint="set TMPDIR to a shorter one",
+            )
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def start(toolbox: Toolbox, plan: Plan, directory: Path) -> Iterator[Machine]:
+    """Start ``plan`` in ``directory``, paused at reset; yield the Machine.
+
+    Raises:
+        InfraError: QEMU does not start; its own words are in the message.
+    """
+    for name, content in plan.files.items():
+        _place(directory / name, content)
+    mount = machine_mount(directory)
+    limits = Limits(
+        memory_mb=plan.memory_mb + OVERHEAD_MB, timeout_s=plan.timeout_s + QUIT_S
+    )
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(
+            toolbox.engine.start(
+                toolbox.image,
+                plan.argv,
+                mounts=(mount,),
+                limits=limits,
+                devices=plan.devices,
+            )
+        )
+        control = stack.enter_context(_control(directory / "qmp", running))
+        yield Machine(plan, directory, running, control)
+
+
+def machine_mount(directory: Path) -> Mount:
+    """Return how a machine's directory is mounted into its container."""
+    return Mount(directory, TARGET, writable=True)
+
+
+def _place(path: Path, content: bytes | Path) -> None:
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    else:
+        path.write_bytes(content)
+    path.chmod(0o644)
+
+
+@contextlib.contextmanager
+def _control(path: Path, running: Running) -> Iterator[qmp.Qmp]:
+    """Connect to QEMU's control socket, or tell why QEMU is not there."""
+    deadline = time.monotonic() + qmp.REPLY_S
+    while not path.exists() and running.alive() and time.monotonic() < deadline:
+        time.sleep(qmp.POLL_S)
+    if not path.exists():
+        said = "\n".join(tail(running.output())) or "it said nothing"
+        raise InfraError(f"qemu did not start within {qmp.REPLY_S:g} s: {said}")
+    with qmp.connect(path) as control:
+        yield control
+
+
+def xen_version(console: str) -> str:
+    """Return the version in Xen's banner, or an empty string."""
+    found = re.search(r"Xen version (\S+)", console)
+    return found.group(1) if found else ""

@@ -1,0 +1,1 @@
+"""Platforms: how each one boots a kernel, as pure plans."""

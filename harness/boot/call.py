@@ -1,0 +1,135 @@
+"""Call: make a stopped guest unwind itself from exactly the state it is stopped in.
+
+The guest's own ``stack_trace_save_regs()`` is called on the stopped vCPU and all
+registers are put back, so that the guest never knows. Nothing is written below its
+stack pointer (an entry stack has no room there): arguments, result and return address
+live on this CPU's double-fault stack, which nothing else uses.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.boot.gdb import Gdb, Registers
+from harness.boot.stack_info import KERNEL_HALF
+from harness.boot.unwind import PT_REGS, PT_REGS_SIZE, TRACE_LIMIT
+from harness.elf.program import Program
+from harness.errors import FormatError, InfraError
+
+CALL_S = 10.0
+_EFLAGS_TF, _EFLAGS_IF, _EFLAGS_DF = 1 << 8, 1 << 9, 1 << 10
+_KERNEL_CS, _KERNEL_SS = 0x10, 0x18
+_NO_SYSCALL = -1
+_REGS, _STORE, _RETURN = 0x100, 0x300, 0x308  # below the top of the stack
+
+
+@dataclass(frozen=True, slots=True)
+class UnwindCall:
+    """How to call the guest's unwinder.
+
+    Attributes:
+        function: address of stack_trace_save_regs().
+        return_address: text that never runs again, with a breakpoint on it.
+        stack_top: top of this CPU's double-fault stack.
+    """
+
+    function: int
+    return_address: int
+    stack_top: int
+
+
+def unwind_call(program: Program, stack_top: int) -> UnwindCall:
+    """Find what is to be called in ``program``.
+
+    Raises:
+        FormatError: this kernel has no such function, or no symbols.
+    """
+    function = program.symbols.find("stack_trace_save_regs")
+    cold = program.symbols.find("startup_64")
+    if function is None or cold is None:
+        raise FormatError(
+            f"{program.name} has no stack_trace_save_regs() that could be called",
+            hint="enable CONFIG_STACKTRACE, and keep the symbols of vmlinux",
+        )
+    return UnwindCall(function, cold, stack_top)
+
+
+def pt_regs(registers: Registers) -> dict[str, int]:
+    """Return the struct pt_regs that a trap here would push, by field name.
+
+    ``cs`` is the kernel's with privilege level 0, under Xen too: user_mode() asks
+    for no more.
+    """
+    named = {
+        name: getattr(registers, name if name.startswith("r") else f"r{name}")
+        for name in PT_REGS
+        if name not in ("orig_ax", "cs", "ss", "flags")
+    }
+    return named | {
+        "orig_ax": _NO_SYSCALL & 0xFFFF_FFFF_FFFF_FFFF,
+        "cs": _KERNEL_CS,
+        "ss": _KERNEL_SS,
+        "flags": registers.eflags,
+    }
+
+
+def guest_trace(
+    gdb: Gdb, call: UnwindCall, registers: Registers, regs: Mapping[str, int]
+) -> tuple[int, ...]:
+    """Return what the guest stores for ``regs``, innermost first.
+
+    ``registers`` are those of the stopped vCPU and are set again afterwards. A
+    breakpoint that the call itself runs into is removed: it lies in the unwinder.
+
+    Raises:
+        InfraError: the call did not come back.
+    """
+    store = call.stack_top - _STORE
+    prepare_call(gdb, call, regs)
+    stop = gdb.call(called(call, registers), CALL_S)
+    after, saved = gdb.registers_and_memory(store, 8 * TRACE_LIMIT)
+    while stop.trapped and after.rip in gdb.breakpoints - {call.return_address}:
+        gdb.remove_breakpoint(after.rip)
+        stop = gdb.run_for(CALL_S)
+        after, saved = gdb.registers_and_memory(store, 8 * TRACE_LIMIT)
+    gdb.write_registers(registers)
+    if not stop.trapped or after.rip != call.return_address:
+        raise InfraError(
+            f"the guest's unwinder did not come back: called at {registers.rip:#x}, "
+            f"stopped at {after.rip:#x} with signal {stop.signal}"
+        )
+    count = after.rax & 0xFFFF_FFFF
+    return struct.unpack_from(f"<{min(count, TRACE_LIMIT)}Q", saved)
+
+
+def prepare_call(gdb: Gdb, call: UnwindCall, regs: Mapping[str, int]) -> None:
+    """Write the arguments and the return address to the scratch stack."""
+    packed = struct.pack("<21Q", *(regs[name] for name in PT_REGS))
+    assert len(packed) == PT_REGS_SIZE
+    gdb.write_many(
+        [
+            (call.stack_top - _REGS, packed),
+            (call.stack_top - _RETURN, call.return_address.to_bytes(8, "little")),
+        ]
+    )
+
+
+def called(call: UnwindCall, registers: Registers) -> Registers:
+    """Return the registers that enter the function: interrupts off, kernel GS."""
+    gs_base, k_gs_base = registers.gs_base, registers.k_gs_base
+    if gs_base < KERNEL_HALF <= k_gs_base:  # entry code before its swapgs
+        gs_base, k_gs_base = k_gs_base, gs_base
+    return replace(
+        registers,
+        rip=call.function,
+        rsp=call.stack_top - _RETURN,
+        rdi=call.stack_top - _REGS,
+        rsi=call.stack_top - _STORE,
+        rdx=TRACE_LIMIT,
+        rcx=0,
+        eflags=registers.eflags & ~(_EFLAGS_TF | _EFLAGS_IF | _EFLAGS_DF),
+        gs_base=gs_base,
+        k_gs_base=k_gs_base,
+    )

@@ -1,0 +1,181 @@
+"""Point: one stopped state, unwound by the static table and by the guest itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from harness.boot.call import UnwindCall, guest_trace, pt_regs
+from harness.boot.gdb import Gdb, Registers
+from harness.boot.stack_info import TASK, CpuStacks, GuestStacks
+from harness.boot.unwind import Ended, KernelText, Trace, unwind
+from harness.elf.orc import OrcType, describe
+from harness.elf.program import Program
+from harness.finding import Finding, Location
+
+RULE = "runtime/unwind-differs"
+WINDOW_BYTES = 1024  # of stack, read at once: most traces need no more
+EVIDENCE_FRAMES = 18
+_NAME_COLUMNS = 34
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A stopped guest and all that stays the same about it during a probe."""
+
+    gdb: Gdb
+    program: Program
+    text: KernelText
+    cpu: CpuStacks
+    call: UnwindCall
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where the guest stopped, and how the two unwinders see it.
+
+    Attributes:
+        registers: of the stopped vCPU.
+        host: the unwind by the static table.
+        guest: what the guest's own unwinder stored.
+    """
+
+    registers: Registers
+    host: Trace
+    guest: tuple[int, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """The host knows all the text that is on this stack."""
+        return self.host.ended is not Ended.MODULE
+
+    @property
+    def agrees(self) -> bool:
+        """Both see the same frames (as far as the host can see)."""
+        if self.comparable:
+            return self.host.ips == self.guest
+        return self.host.ips == self.guest[: len(self.host.ips)]
+
+    @property
+    def first_difference(self) -> int:
+        """The number of the first frame that is not the same."""
+        pairs = itertools.zip_longest(self.host.ips, self.guest)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), len(self.guest))
+
+
+def check_point(guest: Guest, registers: Registers) -> Point:
+    """Unwind the stopped guest twice; it is left as it was.
+
+    Raises:
+        InfraError: memory that must be mapped is not, or the call did not return.
+    """
+    regs = pt_regs(registers)
+    memory = _StackMemory(guest.gdb)
+    stacks = memory.stacks(guest.cpu, registers.rsp)
+    host = unwind(regs, guest.text, stacks, memory.read_word)
+    return Point(registers, host, guest_trace(guest.gdb, guest.call, registers, regs))
+
+
+def in_entry_context(guest: Guest, point: Point) -> bool:
+    """Tell whether this is entry code, or runs because of an interrupt.
+
+    That is: registers rather than a return address lie where the table points, or
+    the unwind went through another stack than the task's, or through the registers
+    of interrupted kernel code.
+    """
+    index = guest.text.find(point.registers.rip)
+    at_entry = index is not None and guest.text.entry(index).type != OrcType.CALL
+    elsewhere = any(kind != TASK for kind in point.host.stacks)
+    return at_entry or elsewhere or point.host.kernel_regs
+
+
+def finding(guest: Guest, point: Point) -> Finding:
+    """Return the difference at ``point`` as a finding.
+
+    It is placed where the last frame that both see was looked up: that entry is the
+    one that leads them apart.
+    """
+    program, frames = guest.program, point.host.frames
+    number = point.first_difference
+    last = frames[min(max(number - 1, 0), len(frames) - 1)]
+    place = last.ip if last.looked_up is None else last.looked_up
+    index = guest.text.find(place)
+    declared = "no entry" if index is None else describe(guest.text.state[index])
+    told = _name(program, point.guest, number)
+    expected = _name(program, point.host.ips, number)
+    return Finding(
+        rule=RULE,
+        location=program.location(place),
+        message=f"the kernel unwinds to {told}, the table to {expected}",
+        declared=declared,
+        actual=f"guest: {told}",
+        window=evidence(guest, point),
+    )
+
+
+def evidence(guest: Guest, point: Point) -> tuple[str, ...]:
+    """Return the state and both frame lists side by side, at most 25 lines."""
+    registers, program = point.registers, guest.program
+    lines = [
+        f"stopped at {program.location(registers.rip)}, table's unwind ended: "
+        f"{point.host.ended}",
+        f"rip {registers.rip:016x} rsp {registers.rsp:016x} rbp {registers.rbp:016x}",
+        f"r10 {registers.r10:016x} r13 {registers.r13:016x} gs {registers.gs_base:016x}",
+        f"   # {'guest':{_NAME_COLUMNS}} {'table':{_NAME_COLUMNS}} entry used",
+    ]
+    total = max(len(point.host.frames), len(point.guest))
+    first = max(0, min(point.first_difference - 8, total - EVIDENCE_FRAMES))
+    for number in range(first, min(total, first + EVIDENCE_FRAMES)):
+        arrow = ">" if number == point.first_difference else " "
+        guests = _name(program, point.guest, number)
+        hosts = _name(program, point.host.ips, number)
+        lines.append(
+            f"{arrow}{number:>3} {guests:{_NAME_COLUMNS}} {hosts:{_NAME_COLUMNS}} "
+            f"{_entry(guest.text, point.host, number)}"[:100].rstrip()
+        )
+    return tuple(lines)
+
+
+@dataclass(slots=True)
+class _StackMemory:
+    # Reads guest memory in windows; good for one stop only.
+    gdb: Gdb
+    windows: list[tuple[int, bytes]] = field(default_factory=list)
+    find_end: Callable[[int], int] = lambda address: address + 8
+
+    def stacks(self, cpu: CpuStacks, rsp: int) -> GuestStacks:
+        stacks = cpu.current(self.gdb.read)
+
+        def find_end(address: int) -> int:
+            info = stacks.find(address)
+            return address + 8 if info is None else info.end
+
+        self.find_end = find_end
+        return stacks
+
+    def read_word(self, address: int) -> int:
+        for begin, data in self.windows:
+            if begin <= address and address + 8 <= begin + len(data):
+                at = address - begin
+                return int.from_bytes(data[at : at + 8], "little")
+        size = max(8, min(self.find_end(address) - address, WINDOW_BYTES))
+        self.windows.append((address, self.gdb.read(address, size)))
+        return int.from_bytes(self.windows[-1][1][:8], "little")
+
+
+def _entry(text: KernelText, trace: Trace, number: int) -> str:
+    if number >= len(trace.frames):
+        return ""
+    index = trace.frames[number].index
+    return "" if index is None else describe(text.state[index])
+
+
+def _name(program: Program, ips: tuple[int, ...], number: int) -> str:
+    if number >= len(ips):
+        return "nothing"
+    where: Location = program.location(ips[number])
+    name = str(where) if where.symbol else f"{ips[number]:#x}"
+    if len(name) <= _NAME_COLUMNS:
+        return name
+    return f"{name[: _NAME_COLUMNS - 10]}..{name[-8:]}"

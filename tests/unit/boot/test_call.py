@@ -1,0 +1,109 @@
+"""The call of the guest's unwinder: what is set up, and what is put back."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.boot.call import UnwindCall, called, guest_trace, pt_regs, unwind_call
+from harness.boot.gdb import Gdb
+from harness.boot.unwind import PT_REGS
+from harness.errors import FormatError, InfraError
+from tests.builders import guest as simulated
+from tests.builders import image
+from tests.builders.guest import SimulatedGuest
+from tests.builders.rspserver import serving
+
+
+@contextmanager
+def stopped(directory: Path, guest: SimulatedGuest) -> Iterator[tuple[Gdb, UnwindCall]]:
+    """Yield a client of ``guest`` and the call, its breakpoint in place."""
+    path = directory / "gdb.sock"
+    with serving(guest, path), Gdb.connect(path, timeout_s=5) as gdb:
+        call = unwind_call(image.image()[0], simulated.DOUBLE_FAULT_TOP)
+        gdb.insert_breakpoint(call.return_address)
+        yield gdb, call
+
+
+def test_pt_regs_has_every_field() -> None:
+    """The saved state is the stopped one; cs is the kernel's even under Xen."""
+    numbers = {name: 100 + i for i, name in enumerate(("rax", "rbx", "r8", "r13"))}
+    state = replace(simulated.at(0x400), **numbers, cs=0xE033)
+    regs = pt_regs(state)
+    assert sorted(regs, key=PT_REGS.__getitem__) == list(PT_REGS)
+    assert (regs["ax"], regs["bx"], regs["r8"], regs["r13"]) == (100, 101, 102, 103)
+    assert (regs["ip"], regs["sp"]) == (state.rip, state.rsp)
+    assert regs["cs"] & 3 == 0
+
+
+def test_called_enters_with_interrupts_off() -> None:
+    """The arguments are the scratch stack's places; IF, DF and TF are clear."""
+    call = UnwindCall(0x1000, 0x2000, 0x9000)
+    entered = called(call, replace(simulated.KERNEL, eflags=0x702))
+    assert entered.eflags == 0x2
+    assert (entered.rip, entered.rdi, entered.rsi) == (0x1000, 0x8F00, 0x8D00)
+    assert (entered.rdx, entered.rcx) == (64, 0)
+    assert (entered.rsp + 8) % 16 == 0  # as behind any call
+
+
+def test_called_before_swapgs() -> None:
+    """In entry code the two GS bases are swapped for the call."""
+    state = replace(simulated.KERNEL, gs_base=0x7F00, k_gs_base=simulated.GS_BASE)
+    entered = called(UnwindCall(0, 0, 0x9000), state)
+    assert (entered.gs_base, entered.k_gs_base) == (simulated.GS_BASE, 0x7F00)
+
+
+def test_guest_is_left_as_it_was(tmp_path: Path) -> None:
+    """All registers are put back; only the scratch stack was written to."""
+    guest = SimulatedGuest()
+    before = dict(guest.memory)
+    with stopped(tmp_path, guest) as (gdb, call):
+        registers = gdb.registers()
+        ips = guest_trace(gdb, call, registers, pt_regs(registers))
+        assert gdb.registers() == registers
+    assert ips == (image.TEXT + 0x402, image.TEXT + 0x508, image.TEXT + 0x604)
+    changed = {place for place, byte in guest.memory.items() if before[place] != byte}
+    top = simulated.DOUBLE_FAULT_TOP
+    assert changed
+    assert min(changed) >= top - 0x400
+    assert max(changed) < top
+
+
+def test_breakpoint_in_the_unwinder_is_dropped(tmp_path: Path) -> None:
+    """A probe point that the call runs into is removed, and the call goes on."""
+    guest = SimulatedGuest()
+    inside = image.TEXT + image.FUNCTIONS["stack_trace_save_regs"][0]
+    with stopped(tmp_path, guest) as (gdb, call):
+        gdb.insert_breakpoint(inside)
+        registers = gdb.registers()
+        guest.stops_first_at = inside
+        assert len(guest_trace(gdb, call, registers, pt_regs(registers))) == 3
+        assert gdb.breakpoints == {call.return_address}
+
+
+def test_call_that_does_not_come_back(tmp_path: Path) -> None:
+    """A call that stops anywhere else is an error that says where."""
+    with stopped(tmp_path, SimulatedGuest(stuck=True)) as (gdb, call):
+        registers = gdb.registers()
+        with pytest.raises(InfraError, match="did not come back: called at"):
+            guest_trace(gdb, call, registers, pt_regs(registers))
+
+
+def test_kernel_without_the_function() -> None:
+    """A kernel that cannot be asked is refused with the option that it lacks."""
+    program, _ = image.image(symbols={"_stext": 0})
+    with pytest.raises(FormatError, match="no stack_trace_save_regs") as caught:
+        unwind_call(program, 0)
+    assert "CONFIG_STACKTRACE" in str(caught.value.hint)
+
+
+def test_pt_regs_layout_is_the_kernels() -> None:
+    """ip, flags, sp where arch/x86/include/uapi/asm/ptrace.h has them."""
+    assert struct.calcsize("<21Q") == 0xA8
+    assert (PT_REGS["bp"], PT_REGS["di"], PT_REGS["ip"]) == (0x20, 0x70, 0x80)
+    assert (PT_REGS["cs"], PT_REGS["sp"], PT_REGS["ss"]) == (0x88, 0x98, 0xA0)

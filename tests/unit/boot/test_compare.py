@@ -1,0 +1,126 @@
+"""A whole probe of a simulated guest: honest, blind, short-sighted, dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.boot.compare import CompareResult, Needs, probe
+from harness.boot.gdb import Gdb
+from harness.errors import FormatError, InfraError
+from tests.builders import image
+from tests.builders.guest import SimulatedGuest
+from tests.builders.rspserver import serving
+
+SMALL = Needs(points=12, entry_context=0, inside_replacement=2, inside_other_cfa=1)
+
+
+@contextmanager
+def connected(directory: Path, guest: SimulatedGuest) -> Iterator[Gdb]:
+    """Yield a client that is connected to ``guest``."""
+    path = directory / "gdb.sock"
+    with serving(guest, path), Gdb.connect(path, timeout_s=5) as gdb:
+        yield gdb
+
+
+def run(
+    directory: Path,
+    guest: SimulatedGuest,
+    needs: Needs = SMALL,
+    deadline_s: float = 20,
+) -> CompareResult:
+    """Probe ``guest``."""
+    program, _ = image.image()
+    with connected(directory, guest) as gdb:
+        return probe(gdb, program, deadline_s=deadline_s, needs=needs)
+
+
+def test_honest_guest(tmp_path: Path) -> None:
+    """All points agree, the control was seen, patched starts were hit."""
+    guest = SimulatedGuest()
+    result = run(tmp_path, guest)
+    assert result.reason == ""
+    assert result.findings == ()
+    assert result.counts["points"] >= 12
+    assert result.counts["agree"] == result.counts["points"]
+    assert result.counts["control_reported"] == result.counts["control_clean"] == 1
+    assert result.counts["sites_patched"] == 1
+    assert result.counts["inside_replacement"] == 2
+    assert result.counts["inside_other_cfa"] == 1
+    assert guest.breakpoints == set()
+
+
+def test_blind_guest(tmp_path: Path) -> None:
+    """A guest that does not see the planted fault makes the run no verdict."""
+    result = run(tmp_path, SimulatedGuest(blind=True))
+    assert result.reason == "control did not fail: a wrong entry went unseen"
+    assert result.counts["points"] == 0
+
+
+def test_wrong_entry_in_the_guest(tmp_path: Path) -> None:
+    """A runtime table that is not the image's is found whole and in traces."""
+    guest = SimulatedGuest()
+    caller = [offset for offset, _ in image.TABLE].index(0x411)
+    guest.load(image.ORC + 4 * len(image.TABLE) + 6 * caller, b"\x18\0")
+    result = run(tmp_path, guest)
+    rules = {finding.rule for finding in result.findings}
+    assert rules == {"runtime/table-differs", "runtime/unwind-differs"}
+    assert result.counts["table_entries_differ"] == 1
+    differs = next(f for f in result.findings if f.rule == "runtime/unwind-differs")
+    assert str(differs.location) == "leaf+0x11"
+    assert differs.declared == "sp+16 call"
+    assert len(differs.window) <= 25
+    assert max(map(len, differs.window)) <= 100
+    assert any(line.startswith(">  1") for line in differs.window)
+
+
+def test_guest_that_loses_frames(tmp_path: Path) -> None:
+    """Without one trace that agrees the control has nothing to stand on."""
+    result = run(tmp_path, SimulatedGuest(short_sighted=True), deadline_s=0.3)
+    assert result.reason.startswith("control could not run")
+
+
+def test_too_few_points(tmp_path: Path) -> None:
+    """What was not reached before the deadline is said, with both numbers."""
+    needs = Needs(points=4, entry_context=0, inside_replacement=9)
+    result = run(tmp_path, SimulatedGuest(), needs, deadline_s=1)
+    assert result.reason == (
+        "not enough was sampled before the deadline: inside_replacement 2 of 9"
+    )
+
+
+def test_guest_that_ends_midway(tmp_path: Path) -> None:
+    """A guest that powers off during the probe leaves counts and a reason."""
+    guest = SimulatedGuest()
+    guest.script = {"m" + f"{image.ALT:x}": None, "s": None}
+    result = run(tmp_path, guest)
+    assert result.reason.startswith("the guest ended while it was probed")
+    assert result.counts["control_reported"] == 1
+
+
+def test_kernel_that_never_comes_up(tmp_path: Path) -> None:
+    """A kernel that is still booting at the deadline is told as such."""
+    with pytest.raises(InfraError, match=r"did not finish booting within 0\.3 s"):
+        run(tmp_path, SimulatedGuest(booted=False), deadline_s=0.3)
+
+
+def test_other_kernel(tmp_path: Path) -> None:
+    """A guest that runs another image (or KASLR) is not compared at all."""
+    guest = SimulatedGuest()
+    guest.load(image.RODATA, b"Linux version 5.0")
+    with pytest.raises(InfraError, match="no kernel was seen") as caught:
+        run(tmp_path, guest, deadline_s=0.3)
+    assert "nokaslr" in str(caught.value.hint)
+
+
+def test_image_without_symbols(tmp_path: Path) -> None:
+    """A stripped image is refused before the guest is touched."""
+    program, _ = image.image(symbols={"_stext": 0})
+    with (
+        connected(tmp_path, SimulatedGuest()) as gdb,
+        pytest.raises(FormatError, match="_stext"),
+    ):
+        probe(gdb, program, deadline_s=1)

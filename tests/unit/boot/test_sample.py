@@ -1,0 +1,107 @@
+"""Where the guest is stopped."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.boot.gdb import Gdb
+from harness.boot.sample import (
+    entry_points,
+    hits,
+    patched_starts,
+    starts_inside,
+    usable,
+    walk,
+    wander,
+)
+from harness.boot.unwind import KernelText, kernel_text
+from harness.elf.alternative import parse_alternatives
+from harness.elf.program import Program
+from tests.builders import image
+from tests.builders.guest import STATES, SimulatedGuest, at
+from tests.builders.rspserver import serving
+
+
+def kernel() -> tuple[Program, KernelText]:
+    """Return the image and its text."""
+    program, table = image.image()
+    return program, kernel_text(program, table)
+
+
+@contextmanager
+def connected(directory: Path, guest: SimulatedGuest) -> Iterator[Gdb]:
+    """Yield a client of ``guest``."""
+    path = directory / "gdb.sock"
+    with serving(guest, path), Gdb.connect(path, timeout_s=5) as gdb:
+        yield gdb
+
+
+def test_entry_points_are_found_by_their_state() -> None:
+    """Symbols that are not entered by a call; the first byte of all is cold."""
+    names = ("asm_exc_page_fault", "ret_from_fork_asm")
+    expected = [image.TEXT + image.FUNCTIONS[name][0] for name in names]
+    assert list(entry_points(*kernel())) == expected
+
+
+def test_starts_inside() -> None:
+    """Instruction starts behind the first one."""
+    assert starts_inside(b"\x9c\x58\x0f\x1f\x40\x00", 0x100) == {0x101, 0x102}
+    assert starts_inside(b"\xff\x15\x00\x00\x00\x00", 0x100) == set()
+
+
+def test_patched_starts_come_from_the_running_kernel(tmp_path: Path) -> None:
+    """Starts that the linked text has not; pushf makes another CFA at +1."""
+    program, text = kernel()
+    alternatives = parse_alternatives(program)
+    assert alternatives is not None
+    with connected(tmp_path, SimulatedGuest()) as gdb:
+        starts = patched_starts(gdb, program, alternatives, text)
+    site = image.TEXT + image.SITE
+    assert starts.sites == 1
+    assert starts.address.tolist() == [site + 1, site + 2]
+    assert starts.site.tolist() == [site, site]
+    assert starts.other_cfa.tolist() == [True, False]
+
+
+def test_unpatched_site_has_none(tmp_path: Path) -> None:
+    """A site that still is as linked adds no start."""
+    program, text = kernel()
+    alternatives = parse_alternatives(program)
+    assert alternatives is not None
+    guest = SimulatedGuest()
+    guest.load(image.TEXT, image.code())
+    with connected(tmp_path, guest) as gdb:
+        starts = patched_starts(gdb, program, alternatives, text)
+    assert (starts.sites, len(starts.address)) == (0, 0)
+
+
+def test_halted_vcpu_is_not_usable() -> None:
+    """Behind a hlt the vCPU may be halted; user and foreign text are no points."""
+    program, text = kernel()
+    assert usable(program, text, at(0x402))
+    assert not usable(program, text, at(0x703))
+    assert not usable(program, text, at(-0x1000))
+
+
+def test_walk_and_wander_yield_kernel_states(tmp_path: Path) -> None:
+    """A burst is the stop and one state for each step, until the text is left."""
+    program, text = kernel()
+    guest = SimulatedGuest(states=[*STATES[:3], at(-0x1000)])
+    with connected(tmp_path, guest) as gdb:
+        seen = [r.rip for r in walk(gdb, program, text, gdb.registers(), 9)]
+        assert seen == [state.rip for state in STATES[:3]]
+        burst = list(wander(gdb, program, text, random.Random(1), 2))
+        assert len(burst) <= 3
+
+
+def test_hits_are_one_shot(tmp_path: Path) -> None:
+    """Each place is yielded once; what is never reached ends the wait."""
+    guest = SimulatedGuest()
+    wanted = [STATES[4].rip, STATES[2].rip, image.TEXT + 0x1000]
+    with connected(tmp_path, guest) as gdb:
+        found = [registers.rip for registers in hits(gdb, wanted, 0.05)]
+        assert sorted(found) == sorted(wanted[:2])
+        assert gdb.breakpoints == frozenset()

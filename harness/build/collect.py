@@ -1,0 +1,95 @@
+"""Collect: move what a build left into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.artifacts import Artifacts, Manifest, Store, load, write_manifest
+from harness.build.workplace import Workplace
+from harness.errors import BuildError
+
+CPUFEATURES = "arch/x86/include/asm/cpufeatures.h"
+ORC_SECTION = b".orc_unwind\0"
+# Built for another world than the kernel's own text, or only linked from others.
+_NOT_OBJECTS = (
+    "vmlinux.o",
+    "arch/x86/boot/",
+    "arch/x86/realmode/",
+    "tools/",
+    "scripts/",
+)
+_FILES = {
+    "vmlinux": "vmlinux",
+    "vmlinux.o": "vmlinux.o",
+    "arch/x86/boot/bzImage": "bzImage",
+    ".config": ".config",
+    "System.map": "System.map",
+}
+_HASHED = ("vmlinux", "vmlinux.o", "bzImage", ".config")
+
+
+def collect(place: Workplace, store: Store) -> Artifacts:
+    """Fill the store's entry for ``place`` and return it.
+
+    Raises:
+        BuildError: make succeeded and left no kernel.
+    """
+    order = place.order
+    place.progress(f"storing {order.variant.name}")
+    with store.adding(order.key) as entry:
+        modules = tuple(_move_modules(place.out, entry / "modules"))
+        objects = tuple(_move_objects(place.out, entry / "objects"))
+        for name, target in _FILES.items():
+            if not (place.out / name).exists():
+                raise BuildError(f"make succeeded and left no {name}")
+            shutil.move(place.out / name, entry / target)
+        shutil.copyfile(order.tree.source / CPUFEATURES, entry / "cpufeatures.h")
+        shutil.copyfile(place.log, entry / "build.log")
+        manifest = Manifest(
+            key=order.key,
+            variant=order.variant.name,
+            platform=order.variant.platform.value,
+            tree=order.tree.name,
+            kernel_release=place.release,
+            toolchain=order.image.identity,
+            modules=modules,
+            objects=objects,
+            sha256={name: _sha256(entry / name) for name in _HASHED},
+            seconds=round(time.monotonic() - place.started, 1),
+            compiled=place.compiled,
+        )
+        write_manifest(entry, manifest)
+    return load(store.root / order.key)
+
+
+def _move_modules(out: Path, target: Path) -> Iterator[str]:
+    for module in sorted(out.rglob("*.ko")):
+        yield _move(module, out, target)
+
+
+def _move_objects(out: Path, target: Path) -> Iterator[str]:
+    """Move the objects that objtool gave a table.
+
+    Without IBT or LTO that is every object, and where it runs on vmlinux.o (v5.18
+    and later) only those of modules.
+    """
+    for path in sorted(out.rglob("*.o")):
+        name = path.relative_to(out).as_posix()
+        if not name.startswith(_NOT_OBJECTS) and ORC_SECTION in path.read_bytes():
+            yield _move(path, out, target)
+
+
+def _move(path: Path, out: Path, target: Path) -> str:
+    name = path.relative_to(out)
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, target / name)
+    return name.as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,170 @@
+"""Workplace: an order for a kernel, and the scratch directory it is filled in.
+
+The output directory is fresh, and deleted whatever happens: what an infrastructure
+failure left in it would make a plausible-looking wrong kernel. Only a failed build's
+log is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.build.tree import Tree
+from harness.cache import cache_dir, require_space
+from harness.container.image import Image
+from harness.container.job import Engine, Mount, own
+from harness.errors import UserError
+from harness.kconfig import Request, read_fragments
+from harness.progress import Progress
+from harness.variant import Variant
+
+RECIPE_VERSION = "1"  # change it when the same input would give other artifacts
+TARGETS = ("vmlinux", "bzImage", "modules")
+SPACE = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a build may take: jobs at once, and seconds in all."""
+
+    jobs: int = 2
+    timeout_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One build to do: everything that its key is made of, and where it happens."""
+
+    tree: Tree
+    variant: Variant
+    image: Image
+    requests: tuple[Request, ...]
+    base: str
+    limit: Limit = field(default=Limit(), compare=False)
+
+    @property
+    def key(self) -> str:
+        """Hash all that decides what comes out."""
+        parts = {
+            "recipe": RECIPE_VERSION,
+            "tree": self.tree.digest,
+            "variant": [self.variant.name, self.variant.platform.value],
+            "base": self.base,
+            "requests": [str(request) for request in self.requests],
+            "image": [self.image.tag, sorted(self.image.identity.items())],
+            "targets": TARGETS,
+        }
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def read_order(tree: Tree, variant: Variant, image: Image, limit: Limit) -> Order:
+    """Read the variant's files into an order.
+
+    Raises:
+        UserError: a file is missing, or fragments contradict each other.
+    """
+    base = variant.base
+    if isinstance(base, Path):
+        try:
+            base = base.read_text()
+        except OSError as exc:
+            raise UserError(f"cannot read {base}: {exc.strerror}") from exc
+    requests = tuple(read_fragments(variant.fragments))
+    return Order(tree, variant, image, requests, base, limit)
+
+
+@dataclass(slots=True)
+class Workplace:
+    """A build in its scratch directory.
+
+    Attributes:
+        out: the output directory, seen by commands as ``path(out)``.
+        release, config: known once it is configured.
+        compiled: how many objects were compiled so far.
+    """
+
+    engine: Engine
+    order: Order
+    progress: Progress
+    scratch: Path
+    mounts: tuple[Mount, Mount, Mount]
+    release: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
+    compiled: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def out(self) -> Path:
+        """The output directory on the host."""
+        return self.scratch / "out"
+
+    @property
+    def log(self) -> Path:
+        """The log of everything that ran."""
+        return self.scratch / "build.log"
+
+    def paths(self) -> list[str]:
+        """Where commands see the source and the output."""
+        return [self.engine.path(mount) for mount in self.mounts[:2]]
+
+
+@contextlib.contextmanager
+def workplace(engine: Engine, order: Order, progress: Progress) -> Iterator[Workplace]:
+    """Yield a fresh place to build in; it is deleted whole, the log is kept."""
+    cache = cache_dir()
+    require_space(cache / "build", SPACE, f"building {order.variant.name}")
+    scratch = cache / "build" / f"{order.key}-{uuid.uuid4().hex[:8]}"
+    # A directory that one user filled breaks every compile of another.
+    ccache = cache / f"ccache-{engine.user.replace(':', '-')}"
+    for directory in (scratch / "out", ccache):
+        directory.mkdir(parents=True, exist_ok=True)
+        own(directory, engine.user)
+    mounts = (
+        Mount(order.tree.source, "/src"),
+        Mount(scratch / "out", "/out", writable=True),
+        Mount(ccache, "/ccache", writable=True),
+    )
+    place = Workplace(engine, order, progress, scratch, mounts)
+    try:
+        yield place
+    except BaseException:
+        _keep_log(place)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def kept_log(order: Order) -> Path:
+    """Return where the log of a failed build is kept."""
+    return cache_dir() / "logs" / f"{order.variant.name}-{order.key[:12]}.log"
+
+
+def _keep_log(place: Workplace) -> None:
+    if place.log.exists():
+        kept = kept_log(place.order)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place.log, kept)
+
+
+def environment(ccache: str) -> dict[str, str]:
+    """Return what a build's commands see: the same everywhere, so that bytes are."""
+    return {
+        "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+        "KBUILD_BUILD_USER": "orc",
+        "KBUILD_BUILD_HOST": "harness",
+        "KBUILD_BUILD_VERSION": "1",
+        "LOCALVERSION": "",
+        "CCACHE_DIR": ccache,
+        "CCACHE_NOHASHDIR": "1",
+        "CCACHE_COMPILERCHECK": "content",
+        "CCACHE_TEMPDIR": f"{ccache}/tmp",
+        "LC_ALL": "C",
+    }

@@ -111,6 +111,8 @@ class Program:
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that ``address`` lies in, or None."""
+        if not 0 <= address < 1 << 64:
+            return None
         index = int(self.sections_at(np.array([address], dtype=np.uint64))[0])
         return None if index < 0 else self.sections[index]
 
@@ -130,12 +132,11 @@ class Program:
 
     def location(self, address: int) -> Location:
         """Name the place ``address``: symbol, or section where no symbol is near."""
-        section = self.section_at(address)
+        # The end of a section is where its table ends: the last symbol names it.
+        section = self.section_at(address) or self.section_at(address - 1)
         if section is None:
-            name, offset = self.externals.get(address, ""), 0
-            if not name:
-                name, offset = "", address
-            return Location(self.name, name, offset, address)
+            name = self.externals.get(address, f"{address:#x}")
+            return Location(self.name, name, 0, address)
         shown = address - section.address if self.relocatable else address
         index = self.symbols.index(address)
         if index < 0 or self.symbols.section[index] != section.index:

@@ -13,6 +13,7 @@ from harness.elf.program import Program, parse
 ET_REL, ET_EXEC = 1, 2
 EM_X86_64, EM_AARCH64 = 62, 183
 PROGBITS, SYMTAB, STRTAB, RELA, NOTE, NOBITS = 1, 2, 3, 4, 7, 8
+SYMTAB_SHNDX = 18
 WRITE, ALLOC, EXEC = 1, 2, 4
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 NOTYPE, OBJECT, FUNC, SECTION, FILE = 0, 1, 2, 3, 4
@@ -76,14 +77,25 @@ class ElfWriter:
         """Add a relocation of ``section``."""
         self.sections[section].relocations.append((offset, kind, symbol, addend))
 
-    def build(self, symbols: bool = True) -> bytes:
-        """Return the file; without ``symbols`` it is stripped."""
+    def build(self, symbols: bool = True, *, extended: bool = False) -> bytes:
+        """Return the file; without ``symbols`` it is stripped.
+
+        ``extended`` writes the symbols' sections as huge objects do.
+        """
         sections = list(self.sections)
         if symbols:
             strings, table = _strings([s[0] for s in self.symbols])
             symtab = len(sections)
             records = b"".join(
-                struct.pack("<IBBHQQ", at, b << 4 | k, 0, where, value, size)
+                struct.pack(
+                    "<IBBHQQ",
+                    at,
+                    b << 4 | k,
+                    0,
+                    0xFFFF if extended else where,
+                    value,
+                    size,
+                )
                 for at, (_, where, value, size, k, b) in zip(
                     table, self.symbols, strict=True
                 )
@@ -99,6 +111,13 @@ class ElfWriter:
                 )
             )
             sections.append(_Section(".strtab", bytearray(strings), STRTAB, 0))
+            if extended:
+                numbers = struct.pack(
+                    f"<{len(self.symbols)}I", *(s[1] for s in self.symbols)
+                )
+                sections.append(
+                    _Section(".symtab_shndx", bytearray(numbers), SYMTAB_SHNDX, 0)
+                )
             for index, section in enumerate(self.sections):
                 if section.relocations:
                     sections.append(_rela(section, index, symtab))

@@ -81,7 +81,9 @@ def test_a_place_without_a_symbol_is_in_its_section() -> None:
     program = _kernel()
     assert str(program.location(TEXT + 3)) == ".text+0x3"
     assert str(program.location(TEXT + 0x1003)) == ".rodata+0x3"
-    assert str(program.location(0x10)) == "+0x10"
+    assert str(program.location(TEXT + 64)) == "do_idle+0x30"
+    assert str(program.location(0x10)) == "0x10"
+    assert str(program.location(0)) == "0x0"
 
 
 def test_data_is_not_code_even_if_it_may_run() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from harness.elf.program import parse
 from harness.elf.symbol import STT_FUNC
 from harness.errors import FormatError
 from tests.builders.elfwriter import (
     ABS,
     FILE,
-    FUNC,
     LOCAL,
     NOTYPE,
     SECTION,
@@ -72,7 +74,7 @@ def test_what_is_no_place_is_left_out() -> None:
     symbols = writer.program().symbols
     assert symbols.names.tolist() == ["function"]
     assert symbols.functions.tolist() == [True]
-    assert symbols.kind.tolist() == [STT_FUNC == FUNC and 2]
+    assert symbols.kind.tolist() == [STT_FUNC]
 
 
 def test_a_symbol_of_no_section_is_refused() -> None:
@@ -80,4 +82,29 @@ def test_a_symbol_of_no_section_is_refused() -> None:
     writer, _ = _writer()
     writer.symbol("lost", 99)
     with pytest.raises(FormatError, match="symbol lost is in section 99"):
+        writer.program()
+
+
+def test_section_numbers_may_be_in_a_table_of_their_own() -> None:
+    """Objects with very many sections keep them in .symtab_shndx."""
+    writer, text = _writer()
+    writer.symbol("function", text, 8)
+    program = parse(writer.build(extended=True), "x.o", Path("x.o"))
+    assert program.symbols.find("function") == program.sections[0].address + 8
+
+
+def test_an_extended_section_number_beyond_the_file_is_refused() -> None:
+    """It is checked like any other."""
+    writer, _ = _writer()
+    writer.symbol("function", 0xFF01)
+    data = writer.build(extended=True)
+    with pytest.raises(FormatError, match="symbol function is in section 65281"):
+        parse(data, "x.o", Path("x.o"))
+
+
+def test_a_missing_table_of_section_numbers_is_refused() -> None:
+    """A symbol that refers to it needs it."""
+    writer, _ = _writer()
+    writer.symbol("function", 0xFFFF)
+    with pytest.raises(FormatError, match=r"need \.symtab_shndx"):
         writer.program()

@@ -1,0 +1,44 @@
+"""Fill: long runs of one byte in code, which are not worth decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.text.insn import U8
+
+FILL_BYTES = 64  # runs of one fill byte from here on are left out
+FILL = (0x00, 0x90, 0xCC)
+LONGEST = 16  # an instruction before the run may reach that far into it
+
+
+def stretches(data: U8) -> list[tuple[int, int]]:
+    """Return what lies between long fill runs, as offsets [first, last)."""
+    between, at = [], 0
+    for begin, end in _fill_runs(data):
+        if begin > at:  # an immediate may reach into the run: keep its first bytes
+            between.append((at, begin + LONGEST))
+        at = end
+    if at < len(data):
+        between.append((at, len(data)))
+    return between
+
+
+def _fill_runs(data: U8) -> list[tuple[int, int]]:
+    """Return the runs of FILL_BYTES or more of one fill byte, as [first, last).
+
+    Looks at eight bytes at a time; a run may start up to seven bytes late.
+    """
+    words = data[: len(data) & ~7].view("<u8")
+    fill = np.zeros(len(words) + 2, np.int8)
+    for number, byte in enumerate(FILL, 1):
+        fill[1:-1][words == np.uint64(byte * 0x0101010101010101)] = number
+    edges = np.flatnonzero(fill[1:] != fill[:-1])
+    first, last = edges[:-1], edges[1:]
+    runs = (last - first >= FILL_BYTES // 8) & (fill[first + 1] > 0)
+    found = []
+    for begin, end in zip(first[runs].tolist(), last[runs].tolist(), strict=True):
+        byte, stop = data[begin * 8], end * 8
+        while stop < len(data) and data[stop] == byte:
+            stop += 1
+        found.append((begin * 8, stop))
+    return found

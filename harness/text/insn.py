@@ -1,0 +1,160 @@
+"""Insns: decoded instructions as columns, and Insn, one of them.
+
+The kinds are what stack checks need to tell apart, not an instruction set.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+CODE_BYTES = 16  # the longest x86 instruction has 15
+
+U64 = npt.NDArray[np.uint64]
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+
+class InsnKind(enum.IntEnum):
+    """What an instruction does to control flow and to the stack registers."""
+
+    OTHER = 0
+    NOP = 1
+    CALL = 2  # direct
+    CALL_INDIRECT = 3
+    JMP = 4  # direct
+    JMP_INDIRECT = 5
+    JCC = 6  # every conditional branch, LOOP and XBEGIN among them
+    RET = 7
+    PUSH = 8
+    POP = 9
+    PUSHF = 10
+    POPF = 11
+    LEAVE = 12
+    STACK = 13  # anything else that writes %rsp
+    FRAME = 14  # anything else that writes %rbp
+    TRAP = 15  # int3: control does not continue
+    UD = 16  # ud0, ud1, ud2: continues only where a bug table says so
+    END = 17  # iret, sysret, sysexit, eretu, erets
+    ENDBR = 18
+    BAD = 19  # no instruction that the decoder knows
+
+    @property
+    def falls_through(self) -> bool:
+        """Whether control can reach the following instruction."""
+        return self not in _ENDS
+
+
+_ENDS = frozenset(
+    {
+        InsnKind.JMP,
+        InsnKind.JMP_INDIRECT,
+        InsnKind.RET,
+        InsnKind.TRAP,
+        InsnKind.UD,
+        InsnKind.END,
+        InsnKind.BAD,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Insn:
+    """One instruction; ``target`` is 0 but for a direct branch, ``code`` is its bytes."""
+
+    address: int
+    size: int
+    kind: InsnKind
+    target: int
+    code: bytes
+
+    @property
+    def end(self) -> int:
+        """Address of the byte after it."""
+        return self.address + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Insns:
+    """Instructions in address order.
+
+    Attributes:
+        address: u64[n], strictly increasing; gaps are fill that was skipped.
+        size: u8[n] bytes.
+        kind: u8[n], an InsnKind each.
+        target: u64[n], where a direct branch goes, else 0.
+        code: u8[n, 16], the bytes from its start (beyond ``size``: those that follow).
+    """
+
+    address: U64
+    size: U8
+    kind: U8
+    target: U64
+    code: U8
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @property
+    def end(self) -> U64:
+        """u64[n], address of the byte after each."""
+        return self.address + self.size
+
+    def index(self, addresses: U64) -> I64:
+        """Return where an instruction starts at each of ``addresses``, else -1."""
+        if not len(self):
+            return np.full(np.shape(addresses), -1, np.int64)
+        wanted = np.asarray(addresses, np.uint64)
+        at = np.searchsorted(self.address, wanted)
+        at[at == len(self)] = 0
+        return np.where(self.address[at] == wanted, at, -1).astype(np.int64)
+
+    def covering(self, addresses: U64) -> I64:
+        """Return the instruction that each of ``addresses`` lies in, else -1."""
+        if not len(self):
+            return np.full(np.shape(addresses), -1, np.int64)
+        wanted = np.asarray(addresses, np.uint64)
+        at = np.searchsorted(self.address, wanted, side="right").astype(np.int64) - 1
+        inside = (at >= 0) & (wanted < self.end[np.maximum(at, 0)])
+        return np.where(inside, at, -1).astype(np.int64)
+
+    def at(self, index: int) -> Insn:
+        """Return one of them as a value."""
+        size = int(self.size[index])
+        return Insn(
+            int(self.address[index]),
+            size,
+            InsnKind(int(self.kind[index])),
+            int(self.target[index]),
+            self.code[index, :size].tobytes(),
+        )
+
+    def take(self, rows: npt.NDArray[np.int64] | slice) -> Insns:
+        """Return the instructions at ``rows``."""
+        return Insns(
+            self.address[rows],
+            self.size[rows],
+            self.kind[rows],
+            self.target[rows],
+            self.code[rows],
+        )
+
+
+def join(parts: list[Insns]) -> Insns:
+    """Return the instructions of ``parts``, which lie in address order."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        none = np.zeros(0, np.uint64)
+        byte = np.zeros(0, np.uint8)
+        return Insns(none, byte, byte, none, np.zeros((0, CODE_BYTES), np.uint8))
+    return Insns(
+        np.concatenate([part.address for part in parts]),
+        np.concatenate([part.size for part in parts]),
+        np.concatenate([part.kind for part in parts]),
+        np.concatenate([part.target for part in parts]),
+        np.concatenate([part.code for part in parts]),
+    )

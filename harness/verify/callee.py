@@ -1,0 +1,89 @@
+"""Callee: what a called function does to its caller's stack, by its own ORC.
+
+Nearly all leave it as they found it. A few of the entry code's return with %rsp
+moved (error_entry leaves the registers that it saved), and some never return. Both
+are read off the callee's own exits, never off its name.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from harness.elf.orc import OrcReg, pack, unpack
+from harness.elf.program import Program
+from harness.text.insn import InsnKind, Insns
+from harness.verify.lookup import Lookup
+from harness.verify.transfer import ENTRY, WORD, is_defined
+
+
+class Returns(enum.Enum):
+    """How a function comes back to its caller."""
+
+    BALANCED = "balanced"
+    NEVER = "never"  # it has no exit at all
+    MOVED = "moved"  # with the state in ``Callee.state``
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """How one function returns; ``state`` holds right after the call if MOVED."""
+
+    returns: Returns
+    state: int = 0
+
+
+_BALANCED = Callee(Returns.BALANCED)
+
+
+@dataclass(slots=True)
+class Callees:
+    """The functions of one program, judged when they are asked for."""
+
+    program: Program
+    insns: Insns
+    lookup: Lookup
+    _known: dict[int, Callee] = field(default_factory=dict)
+
+    def at(self, target: int) -> Callee:
+        """Judge the function at ``target``; unknown code is taken as balanced."""
+        if (known := self._known.get(target)) is None:
+            known = self._known[target] = self._judge(target)
+        return known
+
+    def _judge(self, target: int) -> Callee:
+        symbols = self.program.symbols
+        index = symbols.index(target)
+        if index < 0 or int(symbols.address[index]) != target:
+            return _BALANCED
+        size = int(symbols.size[index])
+        if not size or symbols.section[index] < 0:
+            return _BALANCED
+        first, last = np.searchsorted(
+            self.insns.address, np.array([target, target + size], np.uint64)
+        ).tolist()
+        body = self.insns.take(slice(first, last))
+        leaves = np.isin(body.kind, (InsnKind.RET, InsnKind.JMP_INDIRECT))
+        outside = (body.target < np.uint64(target)) | (
+            body.target >= np.uint64(target + size)
+        )
+        jumps = np.isin(body.kind, (InsnKind.JMP, InsnKind.JCC))
+        exits = body.address[leaves | (jumps & outside)]
+        if not len(exits):
+            # falling off its end is an exit that we do not follow
+            runs_off = not len(body) or InsnKind(int(body.kind[-1])).falls_through
+            return _BALANCED if runs_off else Callee(Returns.NEVER)
+        return _from_exits(set(self.lookup.at(exits).tolist()))
+
+
+def _from_exits(states: set[int]) -> Callee:
+    if ENTRY in states or not all(is_defined(state) for state in states):
+        return _BALANCED
+    entry = unpack(states.pop())
+    if states or entry.sp_reg != OrcReg.SP:
+        return Callee(Returns.UNCLEAR)
+    after = replace(entry, sp_offset=entry.sp_offset - WORD)
+    return Callee(Returns.MOVED, pack(after))

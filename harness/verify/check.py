@@ -1,0 +1,147 @@
+"""Check: the whole validation of one program, and of many in parallel."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.elf.alternative import parse_alternatives
+from harness.elf.feature import Features, image_features
+from harness.elf.orc import parse_orc
+from harness.elf.paravirt import parse_parainstructions
+from harness.elf.program import Program, load
+from harness.errors import HarnessError
+from harness.finding import Finding, number
+from harness.text.decode import decode_program
+from harness.text.patch import build_streams
+from harness.verify.lookup import lookup_of
+from harness.verify.sites import check_sites
+from harness.verify.table import check_table, ships_sorted
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the validation of one program came to.
+
+    Attributes:
+        findings: numbered and sorted, not grouped by cause.
+        counts: what was looked at, by name, in printing order.
+        notes: what a reader should know and need not act on.
+        seconds: how long it took.
+    """
+
+    findings: tuple[Finding, ...]
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The verdict on one file of many, or the error that stands in its place."""
+
+    path: Path
+    verdict: Verdict | None
+    error: HarnessError | None = None
+
+
+def check(
+    program: Program,
+    *,
+    features: Features | None = None,
+    vmlinux: Program | None = None,
+    threads: int | None = None,
+) -> Verdict:
+    """Validate ``program``: its ORC table against its code and its alternatives.
+
+    ``features`` names the feature bits; without it the names are those that the
+    image (of ``vmlinux``, if ``program`` is a module) holds itself.
+
+    Raises:
+        FormatError: a section that must be read has no layout that we know.
+    """
+    started = time.perf_counter()
+    table = parse_orc(program)
+    if table is None:
+        note = "carries no ORC: nothing to validate"
+        seconds = time.perf_counter() - started
+        return Verdict((), {}, (*program.notes, note), seconds)
+    names = features or image_features(vmlinux or program)
+    alternatives = parse_alternatives(program)
+    insns = decode_program(program, threads)
+    counts = {"orc entries": len(table), "instructions": len(insns)}
+    notes = [*program.notes, f"ORC format {table.format}"]
+    streams = None
+    findings: list[Finding] = []
+    if alternatives is not None:
+        streams = build_streams(program, alternatives)
+        sites = check_sites(
+            program, alternatives, streams, lookup_of(table), insns, names
+        )
+        findings += sites.findings
+        counts |= sites.counts
+        notes.append(
+            f"alternatives of era {sites.era}, {alternatives.entry_size} bytes"
+        )
+    lints = check_table(program, table, insns, alternatives, streams)
+    findings += lints.findings
+    notes += _notes(program, lints.equal_neighbours, ships_sorted(program, table))
+    return Verdict(
+        tuple(number(findings)),
+        counts,
+        tuple(notes),
+        time.perf_counter() - started,
+    )
+
+
+def _notes(program: Program, equal: int, is_sorted: bool) -> list[str]:
+    notes = []
+    if not is_sorted and not program.relocatable:
+        notes.append("the table is sorted by the kernel when it boots")
+    if equal:
+        notes.append(f"{equal} entries repeat the one before")
+    paravirt = parse_parainstructions(program)
+    if paravirt is not None:
+        notes.append(
+            f"{len(paravirt)} sites in .parainstructions: not checked by this version"
+        )
+    return notes
+
+
+def check_file(path: Path, features: Features | None = None) -> Checked:
+    """Load and validate ``path`` on one thread; its errors become the result."""
+    try:
+        return Checked(path, check(load(path), features=features, threads=1))
+    except HarnessError as exc:
+        return Checked(path, None, exc)
+
+
+def check_many(
+    paths: Iterable[Path], *, jobs: int | None = None, features: Features | None = None
+) -> list[Checked]:
+    """Validate many files, in ``jobs`` processes; results are in the order of path."""
+    ordered = sorted(set(paths))
+    workers = min(jobs or os.cpu_count() or 1, max(1, len(ordered) // 4))
+    if workers <= 1:
+        return [check_file(path, features) for path in ordered]
+    # big files first, or the last one is waited for alone
+    by_size = sorted(ordered, key=lambda p: -p.stat().st_size if p.exists() else 0)
+    with ProcessPoolExecutor(workers) as pool:
+        jobs_ = [features] * len(by_size)
+        results = list(pool.map(check_file, by_size, jobs_, chunksize=1))
+    return sorted(results, key=lambda result: result.path)
+
+
+def renamed(checked: Checked, name: str) -> Checked:
+    """Return ``checked`` with its findings' object called ``name`` (a short path)."""
+    if checked.verdict is None:
+        return checked
+    findings = tuple(
+        replace(f, location=replace(f.location, object=name))
+        for f in checked.verdict.findings
+    )
+    return replace(checked, verdict=replace(checked.verdict, findings=findings))

@@ -1,0 +1,223 @@
+"""Judge: what is wrong at one alternative site, given the walks through its texts.
+
+Three classes of conflict (docs/findings.md): a two texts disagree at one offset,
+b the table is wrong where an instruction of a text starts, c the table is wrong at
+the last byte of a call, where the unwinder looks its return address up.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.verify.transfer import is_defined
+from harness.verify.walk import Site, Walk
+
+
+class Rule(enum.StrEnum):
+    """Ids of the findings about alternatives."""
+
+    CONFLICT = "alternative/conflict"  # class a
+    STATE = "alternative/state"  # class b
+    RETURN = "alternative/ret-1"  # class c
+    END = "alternative/end"
+    STACK = "alternative/stack"
+    JUMP = "alternative/jump"
+    LOOP = "alternative/loop"
+    ENTRY = "alternative/entry"
+    BOUNDARY = "alternative/boundary"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One wrong thing at a site.
+
+    ``stream`` and ``other`` count the site's streams from 0 (``other`` is -1 where
+    no second one is involved); ``offset`` counts from the site's start.
+    """
+
+    rule: Rule
+    stream: int
+    offset: int
+    message: str
+    declared: int | None = None
+    actual: int | None = None
+    other: int = -1
+    callee: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The walks through a site: ``merged`` as executed after patching, one for each
+    stream; ``linked`` through the original as it is in the file."""
+
+    merged: Sequence[Walk]
+    linked: Walk
+
+
+def judge(site: Site, texts: Texts, lookup: Callable[[int], int]) -> list[Defect]:
+    """Return what is wrong, the first of each rule and stream only.
+
+    ``lookup`` gives the table's state at an address outside of the site.
+    """
+    conflicts = list(_conflicts(site, texts.merged))
+    defects = list(conflicts)
+    conflicting = {defect.stream for defect in conflicts}
+    for stream, walk in enumerate(texts.merged):
+        if stream not in conflicting:
+            defects += _states(site, stream, walk)
+        defects += _returns(site, stream, walk)
+        defects += _jumps(stream, walk, lookup)
+        defects += _loops(stream, walk)
+    defects += _stack(site, texts.merged)
+    if not defects:
+        defects += _entries(site, texts)
+    return defects
+
+
+def _known(walk: Walk) -> Iterable[tuple[int, int]]:
+    return (
+        (offset, state)
+        for offset, state in sorted(walk.state.items())
+        if offset not in walk.assumed
+    )
+
+
+def _conflicts(site: Site, walks: Sequence[Walk]) -> Iterable[Defect]:
+    """Class a: two texts have instructions at one offset, in different states."""
+    at: dict[int, dict[int, int]] = {}
+    for stream, walk in enumerate(walks):
+        for offset, state in _known(walk):
+            if offset < site.length:
+                at.setdefault(offset, {})[stream] = state
+    seen = set()
+    for offset, states in sorted(at.items()):
+        if len(set(states.values())) < 2:
+            continue
+        declared = site.table[offset]
+        for stream, state in states.items():
+            others = [s for s, other in states.items() if other != state]
+            if state == declared or not others or stream in seen:
+                continue
+            seen.add(stream)
+            yield Defect(
+                Rule.CONFLICT,
+                stream,
+                offset,
+                "two texts of one site need different entries at one offset",
+                declared,
+                state,
+                others[0],
+                walks[stream].callee.get(offset, 0),
+            )
+
+
+def _states(site: Site, stream: int, walk: Walk) -> Iterable[Defect]:
+    """Class b, and the state behind the site: the first wrong one of a text."""
+    for offset, state in _known(walk):
+        if site.table[offset] == state:
+            continue
+        rule = Rule.STATE if offset < site.length else Rule.END
+        message = (
+            "the table is wrong where an instruction of this text starts"
+            if rule is Rule.STATE
+            else "this text leaves the site in another state than the table says"
+        )
+        callee = walk.callee.get(offset, 0)
+        yield Defect(
+            rule, stream, offset, message, site.table[offset], state, callee=callee
+        )
+        return
+
+
+def _returns(site: Site, stream: int, walk: Walk) -> Iterable[Defect]:
+    """Class c: what the unwinder finds for the frame that a call returns to."""
+    for offset in sorted(walk.calls):
+        if offset in walk.assumed:
+            continue
+        last = offset + walk.insns[offset].size - 1
+        declared, actual = site.table[last], walk.state[offset]
+        if declared != actual and site.table[offset] == actual:
+            yield Defect(
+                Rule.RETURN,
+                stream,
+                last,
+                "while this call is active its frame unwinds by another text's entry",
+                declared,
+                actual,
+            )
+            return
+
+
+def _jumps(stream: int, walk: Walk, lookup: Callable[[int], int]) -> Iterable[Defect]:
+    for offset, target in sorted(walk.jumps):
+        declared, actual = lookup(target), walk.state[offset]
+        if offset in walk.assumed or not is_defined(declared):
+            continue
+        if is_defined(actual) and declared != actual:
+            yield Defect(
+                Rule.JUMP,
+                stream,
+                offset,
+                "the jump's target expects another state",
+                declared,
+                actual,
+            )
+            return
+
+
+def _loops(stream: int, walk: Walk) -> Iterable[Defect]:
+    for offset, state in sorted(walk.disputed.items()):
+        yield Defect(
+            Rule.LOOP,
+            stream,
+            offset,
+            "two paths through this text arrive in different states",
+            walk.state[offset],
+            state,
+        )
+        return
+
+
+def _stack(site: Site, walks: Sequence[Walk]) -> Iterable[Defect]:
+    """Where the CFA is not counted from %rsp its move shows nowhere else."""
+    ends = {
+        stream: depth
+        for stream, walk in enumerate(walks)
+        if (depth := walk.depth.get(site.length)) is not None
+    }
+    for stream, depth in ends.items():
+        if depth != ends[min(ends)]:
+            yield Defect(
+                Rule.STACK,
+                stream,
+                site.length,
+                f"this text moves %rsp by {depth} bytes, another one by "
+                f"{ends[min(ends)]}",
+                other=min(ends),
+            )
+            return
+
+
+def _entries(site: Site, texts: Texts) -> Iterable[Defect]:
+    """Each byte has the state of some text's instruction there or before."""
+    walks = [*texts.merged, texts.linked]
+    if not is_defined(site.table[0]) or any(walk.assumed for walk in walks):
+        return
+    floors = [walk.state[0] for walk in walks]
+    for offset in range(site.length):
+        floors = [
+            walk.state.get(offset, floor)
+            for walk, floor in zip(walks, floors, strict=True)
+        ]
+        if site.table[offset] not in floors:
+            yield Defect(
+                Rule.ENTRY,
+                0,
+                offset,
+                "an entry inside the site fits none of its texts",
+                site.table[offset],
+                floors[0],
+            )
+            return

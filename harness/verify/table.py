@@ -1,0 +1,228 @@
+"""Table: lints of the ORC table itself, without any execution."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.alternative import Alternatives
+from harness.elf.orc import OrcReg, OrcTable, OrcType, describe
+from harness.elf.program import Program
+from harness.elf.symbol import STT_OBJECT
+from harness.finding import Finding
+from harness.text.insn import I64, U64, Insns
+from harness.text.patch import Streams
+
+_AROUND = 4  # entries shown on each side of a bad one
+
+
+class Rule(enum.StrEnum):
+    """Ids of the findings about the table."""
+
+    ORDER = "table/order"
+    DUPLICATE = "table/duplicate"
+    FIELD = "table/field"
+    TERMINATOR = "table/terminator"
+    BOUNDARY = "table/boundary"
+    TEXT = "table/text"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What the lints came to; ``equal_neighbours`` counts entries that say nothing."""
+
+    findings: tuple[Finding, ...]
+    equal_neighbours: int
+
+
+def check_table(
+    program: Program,
+    table: OrcTable,
+    insns: Insns,
+    alternatives: Alternatives | None,
+    streams: Streams | None,
+) -> Table:
+    """Lint ``table``: order, duplicates, fields, terminators, entries off boundaries.
+
+    A linked kernel ships its table sorted (scripts/sorttable since 5.6, f14bf6a350df);
+    older ones and modules sort when they boot or load, so order counts only where
+    the table is all but sorted.
+    """
+    ordered = table.sorted()
+    findings = [
+        *_order(program, table),
+        *_duplicates(program, ordered),
+        *_fields(program, ordered),
+        *_terminators(program, ordered),
+        *_off_boundary(program, ordered, insns, alternatives, streams),
+    ]
+    state = ordered.state
+    return Table(tuple(findings), int((state[1:] == state[:-1]).sum()))
+
+
+def ships_sorted(program: Program, table: OrcTable) -> bool:
+    """Whether somebody sorted the table at build time.
+
+    An unsorted table is in the order in which objtool met the sections, so it goes
+    back many times; a sorted one that somebody spoilt goes back once or twice.
+    """
+    if program.relocatable:
+        return False
+    back = int((table.ip[1:] < table.ip[:-1]).sum())
+    return back * 100 <= len(table)
+
+
+def _order(program: Program, table: OrcTable) -> Iterator[Finding]:
+    if not ships_sorted(program, table):
+        return
+    for row in np.flatnonzero(table.ip[1:] < table.ip[:-1]).tolist():
+        yield _finding(
+            program,
+            table,
+            row + 1,
+            Rule.ORDER,
+            "the entry lies before the one that precedes it: lookups miss it",
+        )
+
+
+def _duplicates(program: Program, table: OrcTable) -> Iterator[Finding]:
+    """Two entries of one address; that of a terminator and what follows is legal."""
+    same = table.ip[1:] == table.ip[:-1]
+    live = table.type != OrcType.UNDEFINED
+    both = same & (live[1:] == live[:-1])
+    # two sections without code between them end at one address
+    both &= live[1:]
+    for row in np.flatnonzero(both).tolist():
+        yield _finding(
+            program,
+            table,
+            row + 1,
+            Rule.DUPLICATE,
+            "two entries for one address: which one holds is left to the sort",
+        )
+
+
+def _illegal(table: OrcTable) -> npt.NDArray[np.bool_]:
+    framed = table.type >= OrcType.CALL
+    legal = table.type <= OrcType.REGS_PARTIAL
+    legal &= table.sp_reg <= OrcReg.AX
+    legal &= ~framed | ~np.isin(table.sp_reg, (OrcReg.UNDEFINED, OrcReg.PREV_SP))
+    legal &= np.isin(table.bp_reg, (OrcReg.UNDEFINED, OrcReg.PREV_SP, OrcReg.BP))
+    legal &= framed | (table.sp_reg == OrcReg.UNDEFINED)
+    return np.asarray(~legal | (table.raw >> np.uint16(12) != 0))
+
+
+def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
+    for row in np.flatnonzero(_illegal(table)).tolist():
+        yield _finding(
+            program,
+            table,
+            row,
+            Rule.FIELD,
+            f"the entry's fields make no sense (flags {int(table.raw[row]):#06x})",
+        )
+
+
+def _ends(program: Program) -> U64:
+    return np.array(sorted({s.end for s in program.executable}), np.uint64)
+
+
+def _terminators(program: Program, table: OrcTable) -> Iterator[Finding]:
+    """Each section that has entries must not lend its last one to what follows.
+
+    In a linked kernel the sections of the objects are joined: only the end of what
+    was joined can be checked.
+    """
+    covered = program.sections_at(table.ip)
+    for index, section in enumerate(program.sections):
+        if not section.executable or not (covered == index).any():
+            continue
+        row = int(table.find(np.array([section.end], np.uint64))[0])
+        holds = int(table.type[row])
+        follows = program.section_at(section.end)
+        own = follows is not None and follows.executable
+        if holds != OrcType.UNDEFINED and not (
+            own and int(table.ip[row]) == section.end
+        ):
+            yield _finding(
+                program,
+                table,
+                row,
+                Rule.TERMINATOR,
+                f"nothing ends the table at the end of {section.name}",
+            )
+
+
+def _off_boundary(
+    program: Program,
+    table: OrcTable,
+    insns: Insns,
+    alternatives: Alternatives | None,
+    streams: Streams | None,
+) -> Iterator[Finding]:
+    """Entries that start where no instruction of any text does.
+
+    A boundary of a replacement only is legal inside a site.
+    """
+    off = np.flatnonzero(insns.index(table.ip) < 0)
+    off = off[~np.isin(table.ip[off], _ends(program))]
+    if alternatives is not None and streams is not None and len(off):
+        off = off[~np.isin(table.ip[off], streams.insns.address)]
+    if not len(off):
+        return
+    in_code = _may_be_code(program, table.ip[off])
+    inside = insns.covering(table.ip[off]) >= 0
+    for row, code, within in zip(
+        off.tolist(), in_code.tolist(), inside.tolist(), strict=True
+    ):
+        if not code:
+            yield _finding(
+                program, table, row, Rule.TEXT, "the entry is for no code at all"
+            )
+        elif within:
+            yield _finding(
+                program,
+                table,
+                row,
+                Rule.BOUNDARY,
+                "the entry starts in the middle of an instruction",
+            )
+
+
+def _may_be_code(program: Program, addresses: U64) -> npt.NDArray[np.bool_]:
+    """Places in a section of code, or behind a label that is no object.
+
+    Since 6.14 relocate_kernel() lies in .data (vmlinux.lds.S).
+    """
+    symbols = program.symbols
+    code = program.in_code(addresses)
+    mapped = program.sections_at(addresses) >= 0
+    for at in np.flatnonzero(mapped & ~code).tolist():
+        index = symbols.index(int(addresses[at]))
+        code[at] = index >= 0 and int(symbols.kind[index]) != STT_OBJECT
+    return code
+
+
+def _finding(
+    program: Program, table: OrcTable, row: int, rule: Rule, message: str
+) -> Finding:
+    first, last = max(0, row - _AROUND), min(len(table), row + _AROUND + 1)
+    state: I64 = table.state[first:last]
+    lines = []
+    for at in range(first, last):
+        address = int(table.ip[at])
+        mark = "->" if at == row else "  "
+        place = str(program.location(address))
+        text = describe(int(state[at - first]))
+        lines.append(f"{mark} {address:#x} {place:<44} {text}"[:100])
+    return Finding(
+        rule=rule.value,
+        location=program.location(int(table.ip[row])),
+        message=message,
+        declared=describe(int(state[row - first])),
+        window=tuple(lines),
+    )

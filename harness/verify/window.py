@@ -1,0 +1,77 @@
+"""Window: the evidence of a finding, at most 25 lines of at most 100 columns.
+
+One column per variant, the table's own column last, an arrow on the bad row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.elf.orc import describe
+from harness.elf.program import Program
+from harness.text.decode import format_insn
+from harness.text.insn import Insn
+
+WIDTH = 100
+LINES = 25
+_OFFSET = 9
+_ORC = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One variant: its name and its instructions by offset in the site."""
+
+    title: str
+    insns: dict[int, Insn]
+
+
+def draw(
+    program: Program,
+    columns: Sequence[Column],
+    table: Sequence[int],
+    bad: int,
+    verdict: Sequence[str],
+) -> tuple[str, ...]:
+    """Return the lines: the site byte by byte as far as something happens.
+
+    ``table`` has the state of each byte, ``bad`` is the offset of the arrow,
+    ``verdict`` the lines below it.
+    """
+    rows = sorted(_rows(columns, table) | {bad})
+    room = LINES - 1 - len(verdict)
+    if len(rows) > room:
+        at = max(0, min(rows.index(bad) - room // 2, len(rows) - room))
+        rows = rows[at : at + room]
+    width = (WIDTH - _OFFSET - _ORC) // max(1, len(columns)) - 1
+    head = " " * _OFFSET + "".join(_cell(c.title, width) for c in columns) + "ORC"
+    lines = [head.rstrip()]
+    for row in rows:
+        mark = "->" if row == bad else "  "
+        cells = "".join(_cell(_text(program, c.insns.get(row)), width) for c in columns)
+        state = describe(table[row]) if row < len(table) else ""
+        line = f"{mark} {f'+{row:#x}':<{_OFFSET - 3}}{cells}{state}"
+        lines.append(line[:WIDTH].rstrip())
+    return (*lines, *(line[:WIDTH] for line in verdict))
+
+
+def _rows(columns: Sequence[Column], table: Sequence[int]) -> set[int]:
+    rows = {0} | {at for at in range(1, len(table)) if table[at] != table[at - 1]}
+    for column in columns:
+        rows |= column.insns.keys()
+    return rows
+
+
+def _cell(text: str, width: int) -> str:
+    short = text if len(text) <= width else text[: width - 2] + ".."
+    return f"{short:<{width}} "
+
+
+def _text(program: Program, insn: Insn | None) -> str:
+    if insn is None:
+        return ""
+    text = format_insn(insn.code, insn.address)
+    if not insn.target:
+        return text
+    return f"{text.split()[0]} {program.location(insn.target)}"

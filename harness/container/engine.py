@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import os
+import socket
 import stat
 import tarfile
 import threading
@@ -77,6 +78,7 @@ def _first_that_answers(runtime: str, stack: contextlib.ExitStack) -> ContainerE
     seen: list[str] = []
     for name, url in _sockets(runtime):
         try:
+            _knock(url)
             client = docker.DockerClient(base_url=url, timeout=API_TIMEOUT_S)
         except (docker.errors.DockerException, OSError) as exc:
             seen.append(f"{url}: {_reason(exc)}")
@@ -86,6 +88,14 @@ def _first_that_answers(runtime: str, stack: contextlib.ExitStack) -> ContainerE
     wanted = "docker or podman" if runtime == "auto" else runtime
     tried = "".join(f"\n  {line}" for line in seen)
     raise InfraError(f"no {wanted} daemon answers{tried}", hint=NO_ENGINE_HINT)
+
+
+def _knock(url: str) -> None:
+    """Raise OSError if nobody listens on a local ``url``; the SDK would leak it."""
+    if url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.settimeout(API_TIMEOUT_S)
+            line.connect(url.removeprefix("unix://"))
 
 
 def _sockets(runtime: str, environ: Mapping[str, str] = os.environ) -> Iterator[Any]:

@@ -23,6 +23,7 @@ _EFLAGS_TF, _EFLAGS_IF, _EFLAGS_DF = 1 << 8, 1 << 9, 1 << 10
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
 _NO_SYSCALL = -1
 _REGS, _STORE, _RETURN = 0x100, 0x300, 0x308  # below the top of the stack
+_STORE_SIZE = 8 * TRACE_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,17 @@ def guest_trace(
         InfraError: the call did not come back.
     """
     store = call.stack_top - _STORE
-    prepare_call(gdb, call, regs)
-    stop = gdb.call(called(call, registers), CALL_S)
-    after, saved = gdb.registers_and_memory(store, 8 * TRACE_LIMIT)
-    while stop.trapped and after.rip in gdb.breakpoints - {call.return_address}:
-        gdb.remove_breakpoint(after.rip)
-        stop = gdb.run_for(CALL_S)
-        after, saved = gdb.registers_and_memory(store, 8 * TRACE_LIMIT)
-    gdb.write_registers(registers)
+    mine = frozenset({call.return_address})
+    stop = gdb.call(called(call, registers), arguments(call, regs), CALL_S)
+    if gdb.breakpoints == mine:
+        after, saved = gdb.registers_and_memory(store, _STORE_SIZE, then=registers)
+    else:
+        after, saved = gdb.registers_and_memory(store, _STORE_SIZE)
+        while stop.trapped and after.rip in gdb.breakpoints - mine:
+            gdb.remove_breakpoint(after.rip)
+            stop = gdb.run_for(CALL_S)
+            after, saved = gdb.registers_and_memory(store, _STORE_SIZE)
+        gdb.write_registers(registers)
     if not stop.trapped or after.rip != call.return_address:
         raise InfraError(
             f"the guest's unwinder did not come back: called at {registers.rip:#x}, "
@@ -104,16 +108,14 @@ def guest_trace(
     return struct.unpack_from(f"<{min(count, TRACE_LIMIT)}Q", saved)
 
 
-def prepare_call(gdb: Gdb, call: UnwindCall, regs: Mapping[str, int]) -> None:
-    """Write the arguments and the return address to the scratch stack."""
+def arguments(call: UnwindCall, regs: Mapping[str, int]) -> list[tuple[int, bytes]]:
+    """Return what goes to the scratch stack: struct pt_regs and the return address."""
     packed = struct.pack("<21Q", *(regs[name] for name in PT_REGS))
     assert len(packed) == PT_REGS_SIZE
-    gdb.write_many(
-        [
-            (call.stack_top - _REGS, packed),
-            (call.stack_top - _RETURN, call.return_address.to_bytes(8, "little")),
-        ]
-    )
+    return [
+        (call.stack_top - _REGS, packed),
+        (call.stack_top - _RETURN, call.return_address.to_bytes(8, "little")),
+    ]
 
 
 def called(call: UnwindCall, registers: Registers) -> Registers:

@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from harness.errors import InfraError
@@ -93,8 +93,10 @@ class Registers:
 
     def pack(self) -> bytes:
         """Return what ``G`` takes: the inverse of :meth:`parse`."""
-        *core, rest = astuple(self)
-        return _CORE.pack(*core) + bytes(rest)
+        return _CORE.pack(*(getattr(self, name) for name in _CORE_NAMES)) + self.rest
+
+
+_CORE_NAMES = tuple(each.name for each in fields(Registers))[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +190,15 @@ class Gdb:
             result.append(b"".join(map(_unhex, parts)))
         return result
 
-    def registers_and_memory(self, address: int, size: int) -> tuple[Registers, bytes]:
-        """Return registers and a window of memory in one round trip."""
-        registers, *replies = self._exchange(["g", *_reads(address, size)])
+    def registers_and_memory(
+        self, address: int, size: int, then: Registers | None = None
+    ) -> tuple[Registers, bytes]:
+        """Return registers and a window of memory, and set ``then``: one round trip."""
+        packets = ["g", *_reads(address, size)]
+        restore = [] if then is None else [_set_registers(then)]
+        registers, *replies = self._exchange(packets + restore)
+        if restore and replies.pop() != b"OK":
+            raise InfraError("gdbstub refused registers")
         return Registers.parse(_unhex(registers)), b"".join(map(_unhex, replies))
 
     def write(self, address: int, data: bytes) -> None:
@@ -254,7 +262,7 @@ class Gdb:
 
     def step_registers(self, registers: Registers | None = None) -> Registers:
         """Set ``registers`` if given, execute one instruction, return the new ones."""
-        self._resume("s", registers)
+        self._resume([] if registers is None else [_set_registers(registers)], "s")
         self.wait(REPLY_S)
         return self.registers()
 
@@ -287,9 +295,15 @@ class Gdb:
             self.interrupt()
             return self.wait(REPLY_S)
 
-    def call(self, registers: Registers, timeout_s: float) -> Stop:
-        """Set all registers and let the guest run until it stops: one round trip."""
-        self._resume("c", registers)
+    def call(
+        self,
+        registers: Registers,
+        windows: Iterable[tuple[int, bytes]],
+        timeout_s: float,
+    ) -> Stop:
+        """Write memory, set all registers and let the guest run until it stops."""
+        packets = [packet for window in windows for packet in _writes(*window)]
+        self._resume([*packets, _set_registers(registers)], "c")
         return self.wait(timeout_s)
 
     def monitor(self, command: str) -> str:
@@ -312,13 +326,13 @@ class Gdb:
         if reply[:1] not in (b"S", b"T"):
             raise InfraError(f"gdbstub sent {_text(reply)!r} for a stop reason")
 
-    def _resume(self, how: str, registers: Registers | None) -> None:
-        if registers is None:
-            self._send([how])
-            return
-        self._send([_set_registers(registers), how])
-        if (reply := self._receive(time.monotonic() + REPLY_S, "G")) != b"OK":
-            raise InfraError(f"gdbstub refused registers: {_text(reply)}")
+    def _resume(self, first: Sequence[str], how: str) -> None:
+        # All in one write: nothing may arrive once the guest runs.
+        self._send([*first, how])
+        deadline = time.monotonic() + REPLY_S
+        for packet in first:
+            if (reply := self._receive(deadline, packet[:40])) != b"OK":
+                raise InfraError(f"gdbstub refused {packet[:40]}: {_text(reply)!r}")
 
     def _ask(self, packet: str) -> bytes:
         return self._exchange([packet])[0]

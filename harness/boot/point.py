@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from harness.boot.call import UnwindCall, guest_trace, pt_regs
 from harness.boot.gdb import Gdb, Registers
@@ -15,7 +14,7 @@ from harness.elf.program import Program
 from harness.finding import Finding, Location
 
 RULE = "runtime/unwind-differs"
-WINDOW_BYTES = 1024  # of stack, read at once: most traces need no more
+WINDOW_BYTES = 1880  # of stack, read at once: one packet; few traces need more
 EVIDENCE_FRAMES = 18
 _NAME_COLUMNS = 34
 
@@ -71,8 +70,9 @@ def check_point(guest: Guest, registers: Registers) -> Point:
         InfraError: memory that must be mapped is not, or the call did not return.
     """
     regs = pt_regs(registers)
-    memory = _StackMemory(guest.gdb)
-    stacks = memory.stacks(guest.cpu, registers.rsp)
+    sp = registers.rsp
+    stacks, window = guest.cpu.current(guest.gdb.read_many, sp, WINDOW_BYTES)
+    memory = _StackMemory(guest.gdb, stacks, [(sp, window)])
     host = unwind(regs, guest.text, stacks, memory.read_word)
     return Point(registers, host, guest_trace(guest.gdb, guest.call, registers, regs))
 
@@ -141,25 +141,16 @@ def evidence(guest: Guest, point: Point) -> tuple[str, ...]:
 class _StackMemory:
     # Reads guest memory in windows; good for one stop only.
     gdb: Gdb
-    windows: list[tuple[int, bytes]] = field(default_factory=list)
-    find_end: Callable[[int], int] = lambda address: address + 8
-
-    def stacks(self, cpu: CpuStacks, rsp: int) -> GuestStacks:
-        stacks = cpu.current(self.gdb.read)
-
-        def find_end(address: int) -> int:
-            info = stacks.find(address)
-            return address + 8 if info is None else info.end
-
-        self.find_end = find_end
-        return stacks
+    stacks: GuestStacks
+    windows: list[tuple[int, bytes]]
 
     def read_word(self, address: int) -> int:
         for begin, data in self.windows:
             if begin <= address and address + 8 <= begin + len(data):
                 at = address - begin
                 return int.from_bytes(data[at : at + 8], "little")
-        size = max(8, min(self.find_end(address) - address, WINDOW_BYTES))
+        info = self.stacks.find(address)
+        size = 8 if info is None else min(info.end - address, WINDOW_BYTES)
         self.windows.append((address, self.gdb.read(address, size)))
         return int.from_bytes(self.windows[-1][1][:8], "little")
 

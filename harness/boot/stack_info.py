@@ -11,8 +11,8 @@ kernel without debug information tells it nowhere else.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,7 @@ _TSS_IST_DF = 0x24  # struct x86_hw_tss: u32, sp0, sp1, sp2, u64, ist[7]; packed
 _PCPU_HOT_HARDIRQ = (0x18, 0x20)
 
 Read = Callable[[int, int], bytes]
+ReadMany = Callable[[Sequence[tuple[int, int]]], list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +67,6 @@ class StackLayout:
 
 
 @dataclass(frozen=True, slots=True)
-class CpuStacks:
-    """The stacks of one CPU, and how to find its current task's."""
-
-    layout: StackLayout
-    gs_base: int
-    fixed: tuple[StackInfo, ...]
-    double_fault_top: int
-
-    def current(self, read: Read) -> GuestStacks:
-        """Read the current task's stack; the answer is good for this stop."""
-        task = _u64(read(self.gs_base + self.layout.current_task & _WORD, 8))
-        stack = _u64(read(task + self.layout.task_stack & _WORD, 8))
-        info = StackInfo(TASK, stack, stack + self.layout.thread_size, "task")
-        return GuestStacks((info, *self.fixed))
-
-
-@dataclass(frozen=True, slots=True)
 class GuestStacks:
     """All stacks that get_stack_info() knows at one stop, in its order."""
 
@@ -94,6 +78,55 @@ class GuestStacks:
             if info.begin <= address < info.end:
                 return info
         return None
+
+
+@dataclass(slots=True)
+class LastTask:
+    """The task that was current at the last stop: a guess that saves a round trip."""
+
+    task: int = 0
+    stacks: GuestStacks = field(default_factory=lambda: GuestStacks(()))
+
+
+@dataclass(frozen=True, slots=True)
+class CpuStacks:
+    """The stacks of one CPU, and how to find its current task's.
+
+    Attributes:
+        gs_base: the CPU's per-CPU base.
+        fixed: all but the current task's.
+        double_fault_top: top of the double-fault stack.
+        last: what :meth:`current` saw last; it is never trusted.
+    """
+
+    layout: StackLayout
+    gs_base: int
+    fixed: tuple[StackInfo, ...]
+    double_fault_top: int
+    last: LastTask = field(default_factory=LastTask, compare=False)
+
+    def current(
+        self, read_many: ReadMany, address: int, limit: int
+    ) -> tuple[GuestStacks, bytes]:
+        """Read the stacks of this stop, and at once what lies from ``address`` up.
+
+        That is at most ``limit`` bytes, to the end of the stack; none if that was
+        not the stack of the last stop, either.
+        """
+        last, layout = self.last, self.layout
+        info = last.stacks.find(address)
+        wanted = [(self.gs_base + layout.current_task & _WORD, 8)]
+        if info is not None:
+            wanted.append((last.task + layout.task_stack & _WORD, 8))
+            wanted.append((address, min(limit, info.end - address)))
+        found = read_many(wanted)
+        task = _u64(found[0])
+        if info is None or task != last.task:
+            found[1:] = read_many([(task + layout.task_stack & _WORD, 8)])
+        stack = _u64(found[1])
+        mine = StackInfo(TASK, stack, stack + layout.thread_size, "task")
+        last.task, last.stacks = task, GuestStacks((mine, *self.fixed))
+        return last.stacks, found[2] if len(found) > 2 else b""
 
 
 def stack_layout(program: Program) -> StackLayout:

@@ -9,6 +9,7 @@ frame), to see what the probe makes of it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.boot.gdb import Registers, frame
@@ -81,6 +82,10 @@ class SimulatedGuest(FakeStub):
     def bytes_at(self, address: int, size: int) -> bytes:
         """Read its memory."""
         return bytes(self.memory[place] for place in range(address, address + size))
+
+    def read_many(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read several windows of its memory."""
+        return [self.bytes_at(address, size) for address, size in wanted]
 
     def reply(self, packet: str) -> bytes | None:
         """Run, step or call; all else as any stub."""

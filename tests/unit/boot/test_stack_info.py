@@ -42,7 +42,7 @@ def test_all_stacks_of_a_cpu() -> None:
     layout = stack_layout(image.image()[0])
     simulated = guest.SimulatedGuest()
     cpu = cpu_stacks(layout, guest.GS_BASE, simulated.bytes_at)
-    stacks = cpu.current(simulated.bytes_at)
+    stacks, _ = cpu.current(simulated.read_many, guest.SP, 64)
     kinds = {info.type: (info.begin, info.end) for info in stacks.all}
     assert cpu.double_fault_top == guest.DOUBLE_FAULT_TOP
     assert kinds == {
@@ -71,12 +71,42 @@ def test_irq_stack_pointer_behind_the_call_depth() -> None:
 
 
 def test_current_task_follows_the_guest() -> None:
-    """Another current task has another stack: nothing is remembered."""
+    """Another current task has another stack: what was seen last is only a guess."""
     layout = stack_layout(image.image()[0])
     simulated = guest.SimulatedGuest()
     cpu = cpu_stacks(layout, guest.GS_BASE, simulated.bytes_at)
+    for _ in range(2):
+        stacks, _ = cpu.current(simulated.read_many, guest.SP, 64)
+        assert stacks.find(guest.SP) is not None
     simulated.word(guest.TASK + image.TASK_STACK, guest.STACK + 0x10000)
-    assert cpu.current(simulated.bytes_at).find(guest.STACK) is None
+    stacks, _ = cpu.current(simulated.read_many, guest.SP, 64)
+    assert stacks.find(guest.SP) is None
+
+
+def test_switched_task_is_read_again() -> None:
+    """After a switch the new task's stack counts, not the last one's."""
+    layout = stack_layout(image.image()[0])
+    simulated = guest.SimulatedGuest()
+    cpu = cpu_stacks(layout, guest.GS_BASE, simulated.bytes_at)
+    cpu.current(simulated.read_many, guest.SP, 64)
+    other = guest.TASK + 0x1000
+    simulated.load(other, bytes(0x100))
+    simulated.word(other + image.TASK_STACK, guest.STACK + 0x10000)
+    simulated.word(guest.GS_BASE + image.PER_CPU["pcpu_hot"], other)
+    stacks, _ = cpu.current(simulated.read_many, guest.SP, 64)
+    assert stacks.all[0].begin == guest.STACK + 0x10000
+
+
+def test_window_comes_with_the_stacks() -> None:
+    """From the second stop on the stack is read in the same round trip."""
+    layout = stack_layout(image.image()[0])
+    simulated = guest.SimulatedGuest()
+    cpu = cpu_stacks(layout, guest.GS_BASE, simulated.bytes_at)
+    assert cpu.current(simulated.read_many, guest.SP, 64)[1] == b""
+    _, window = cpu.current(simulated.read_many, guest.SP, 64)
+    assert window == simulated.bytes_at(guest.SP, 64)
+    top = guest.STACK + 0x4000
+    assert len(cpu.current(simulated.read_many, top - 16, 64)[1]) == 16
 
 
 def test_per_cpu_base_is_the_kernels_gs() -> None:

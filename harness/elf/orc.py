@@ -301,11 +301,13 @@ class _Layout:
             bad |= ~stateless & ((word & self.end_bit) != 0)
         return np.asarray(bad)
 
-    def ordinary(self, word: npt.NDArray[np.uint16]) -> int:
+    def ordinary(
+        self, words: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]
+    ) -> int:
         """Count what most code looks like: calls, and a CFA based on RSP or RBP."""
-        sp_reg, _, kind, _ = self.decode(word)
+        sp_reg, _, kind, _ = self.decode(words)
         based = np.isin(sp_reg, (OrcReg.SP, OrcReg.BP))
-        return int(based.sum() + (kind == OrcType.CALL).sum())
+        return int(counts[based].sum() + counts[kind == OrcType.CALL].sum())
 
 
 _REGS_TYPES = (OrcType.REGS, OrcType.REGS_PARTIAL)
@@ -399,15 +401,17 @@ def _sniff(program: Program, word: npt.NDArray[np.uint16]) -> OrcFormat:
     register numbering gives saved RBPs an impossible base, a wrong type field
     gives states to undefined code), then by how ordinary the rest looks.
     """
-    ranked = sorted(
-        _LAYOUTS,
-        key=lambda f: (
-            int(_LAYOUTS[f].illegal(word).sum()),
-            -_LAYOUTS[f].ordinary(word),
-        ),
-    )
-    best = ranked[0]
-    faults = int(_LAYOUTS[best].illegal(word).sum())
+    words, counts = np.unique(word, return_counts=True)
+
+    def fit(orc_format: OrcFormat) -> tuple[int, int]:
+        layout = _LAYOUTS[orc_format]
+        return (
+            int(counts[layout.illegal(words)].sum()),
+            -layout.ordinary(words, counts),
+        )
+
+    best = min(_LAYOUTS, key=fit)
+    faults, _ = fit(best)
     if faults * 100 > len(word):
         raise FormatError(
             f"{program.name}: the ORC entries fit no known layout: {faults} of "

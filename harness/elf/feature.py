@@ -28,6 +28,8 @@ _STABLE = {
     9 * 32 + 9: "ERMS",
     9 * 32 + 20: "SMAP",
 }
+# Kernels with SEV_ES in their place print that in /proc/cpuinfo.
+_SINCE_5_13 = {8 * 32 + 20: "PVUNLOCK", 8 * 32 + 21: "VCPUPREEMPT"}
 _WORDS = re.compile(r"^#define\s+NCAPINTS\s+(\d+)", re.MULTILINE)
 _FEATURE = re.compile(
     r"^#define\s+X86_FEATURE_(\w+)\s+\(\s*(\d+)\s*\*\s*32\s*\+\s*(\d+)\s*\)",
@@ -102,8 +104,10 @@ def image_features(program: Program) -> Features:
     for i, text in enumerate(_strings(program, "x86_bug_flags") if words else []):
         if text:
             names[words * 32 + i] = f"BUG_{text.upper()}"
-    names.update(_STABLE)
-    return Features(names, words, "image" if words else "numbers that never changed")
+    known = _STABLE | _SINCE_5_13 if words else _STABLE
+    return Features(
+        known | names, words, "image" if words else "numbers that never changed"
+    )
 
 
 def _strings(program: Program, symbol: str) -> list[str]:

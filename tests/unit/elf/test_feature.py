@@ -69,6 +69,20 @@ def test_the_image_names_what_cpuinfo_prints() -> None:
     assert features.name(33) == "VMX_X"
     assert features.name(2 * 32 + 2) == "BUG_SPLIT"
     assert features.name(8 * 32 + 16) == "XENPV"
+    assert features.name(8 * 32 + 20) == "PVUNLOCK"
+
+
+def test_a_printed_name_goes_before_a_known_number() -> None:
+    """8*32+20 was SEV_ES before it became PVUNLOCK."""
+    pointers = [0] * 288
+    pointers[8 * 32 + 20] = ADDRESS + 8 * 288
+    data = struct.pack("<288Q", *pointers) + b"sev_es\0"
+    writer = ElfWriter(ET_EXEC)
+    writer.section(".text", bytes(8), flags=ALLOC | EXEC, address=ADDRESS - 0x1000)
+    section = writer.section(".rodata", data, address=ADDRESS)
+    writer.symbol("x86_cap_flags", section, ADDRESS, 8 * 288, kind=OBJECT)
+    features = image_features(parse(writer.build(), "vmlinux", Path("vmlinux")))
+    assert features.name(8 * 32 + 20) == "SEV_ES"
 
 
 def test_without_symbols_only_stable_numbers_have_names() -> None:
@@ -78,4 +92,5 @@ def test_without_symbols_only_stable_numbers_have_names() -> None:
     features = image_features(writer.program())
     assert features.words == 0
     assert features.name(8 * 32 + 16) == "XENPV"
+    assert features.name(8 * 32 + 20) == "8*32+20"
     assert features.name(40 * 32 + 3) == "40*32+3"

@@ -9,15 +9,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.elf.alternative import parse_alternatives
+from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.feature import Features, image_features
-from harness.elf.orc import parse_orc
+from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program, load
 from harness.errors import HarnessError
 from harness.finding import Finding, number
 from harness.text.decode import decode_program
-from harness.text.patch import build_streams
+from harness.text.insn import Insns
+from harness.text.patch import Streams, build_streams
 from harness.verify.lookup import lookup_of
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table, ships_sorted
@@ -49,6 +50,35 @@ class Checked:
     error: HarnessError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a program is checked on, read and decoded: nothing is opened after this."""
+
+    program: Program
+    table: OrcTable
+    insns: Insns
+    alternatives: Alternatives | None
+    streams: Streams | None
+    features: Features
+
+
+def read_columns(
+    program: Program, features: Features, threads: int | None = None
+) -> Columns | None:
+    """Read and decode ``program``; None if it carries no ORC.
+
+    Raises:
+        FormatError: a section that must be read has no layout that we know.
+    """
+    table = parse_orc(program)
+    if table is None:
+        return None
+    alternatives = parse_alternatives(program)
+    streams = None if alternatives is None else build_streams(program, alternatives)
+    insns = decode_program(program, threads)
+    return Columns(program, table, insns, alternatives, streams, features)
+
+
 def check(
     program: Program,
     *,
@@ -65,37 +95,42 @@ def check(
         FormatError: a section that must be read has no layout that we know.
     """
     started = time.perf_counter()
-    table = parse_orc(program)
-    if table is None:
-        note = "carries no ORC: nothing to validate"
-        seconds = time.perf_counter() - started
-        return Verdict((), {}, (*program.notes, note), seconds)
     names = features or image_features(vmlinux or program)
-    alternatives = parse_alternatives(program)
-    insns = decode_program(program, threads)
-    counts = {"orc entries": len(table), "instructions": len(insns)}
+    columns = read_columns(program, names, threads)
+    if columns is None:
+        note = "carries no ORC: nothing to validate"
+        verdict = Verdict((), {}, (*program.notes, note), 0.0)
+    else:
+        verdict = check_columns(columns)
+    return replace(verdict, seconds=time.perf_counter() - started)
+
+
+def check_columns(columns: Columns) -> Verdict:
+    """Validate a program that is read already."""
+    started = time.perf_counter()
+    program, table, streams = columns.program, columns.table, columns.streams
+    counts = {"orc entries": len(table), "instructions": len(columns.insns)}
     notes = [*program.notes, f"ORC format {table.format}"]
-    streams = None
     findings: list[Finding] = []
-    if alternatives is not None:
-        streams = build_streams(program, alternatives)
+    alternatives = columns.alternatives
+    if alternatives is not None and streams is not None:
         sites = check_sites(
-            program, alternatives, streams, lookup_of(table), insns, names
+            program,
+            alternatives,
+            streams,
+            lookup_of(table),
+            columns.insns,
+            columns.features,
         )
         findings += sites.findings
         counts |= sites.counts
-        notes.append(
-            f"alternatives of era {sites.era}, {alternatives.entry_size} bytes"
-        )
-    lints = check_table(program, table, insns, alternatives, streams)
+        size = alternatives.entry_size
+        notes.append(f"alternatives of era {sites.era}, {size} bytes per entry")
+    lints = check_table(program, table, columns.insns, streams)
     findings += lints.findings
     notes += _notes(program, lints.equal_neighbours, ships_sorted(program, table))
-    return Verdict(
-        tuple(number(findings)),
-        counts,
-        tuple(notes),
-        time.perf_counter() - started,
-    )
+    numbered = tuple(number(findings))
+    return Verdict(numbered, counts, tuple(notes), time.perf_counter() - started)
 
 
 def _notes(program: Program, equal: int, is_sorted: bool) -> list[str]:

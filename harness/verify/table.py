@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcReg, OrcTable, OrcType, describe
 from harness.elf.program import Program
 from harness.elf.symbol import STT_OBJECT
@@ -43,7 +42,6 @@ def check_table(
     program: Program,
     table: OrcTable,
     insns: Insns,
-    alternatives: Alternatives | None,
     streams: Streams | None,
 ) -> Table:
     """Lint ``table``: order, duplicates, fields, terminators, entries off boundaries.
@@ -58,7 +56,7 @@ def check_table(
         *_duplicates(program, ordered),
         *_fields(program, ordered),
         *_terminators(program, ordered),
-        *_off_boundary(program, ordered, insns, alternatives, streams),
+        *_off_boundary(program, ordered, insns, streams),
     ]
     state = ordered.state
     return Table(tuple(findings), int((state[1:] == state[:-1]).sum()))
@@ -161,7 +159,6 @@ def _off_boundary(
     program: Program,
     table: OrcTable,
     insns: Insns,
-    alternatives: Alternatives | None,
     streams: Streams | None,
 ) -> Iterator[Finding]:
     """Entries that start where no instruction of any text does.
@@ -170,7 +167,7 @@ def _off_boundary(
     """
     off = np.flatnonzero(insns.index(table.ip) < 0)
     off = off[~np.isin(table.ip[off], _ends(program))]
-    if alternatives is not None and streams is not None and len(off):
+    if streams is not None and len(off):
         off = off[~np.isin(table.ip[off], streams.insns.address)]
     if not len(off):
         return

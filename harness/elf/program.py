@@ -27,7 +27,7 @@ from harness.elf.file import (
     parse_elf,
     read_file,
 )
-from harness.elf.layout import Layout, lay_out, relocated
+from harness.elf.layout import ZONE_END, Layout, lay_out, relocated
 from harness.elf.symbol import (
     SHN_ABS,
     SHN_LORESERVE,
@@ -111,7 +111,7 @@ class Program:
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that ``address`` lies in, or None."""
-        if not 0 <= address < 1 << 64:
+        if not 0 <= address < ZONE_END:
             return None
         index = int(self.sections_at(np.array([address], dtype=np.uint64))[0])
         return None if index < 0 else self.sections[index]
@@ -236,8 +236,14 @@ def _sections(
     # Of sections that share an address only the one that takes space can be
     # found by address, so it goes last.
     sections.sort(key=lambda s: (s.address, s.size, s.index))
-    for section, following in itertools.pairwise(sections):
-        if section.end > following.address and section.size and following.size:
+    sized = [s for s in sections if s.size]
+    if sized and sized[-1].end > ZONE_END:
+        raise FormatError(
+            f"{elf.name}: section {sized[-1].name} ends at {sized[-1].end:#x}, "
+            "beyond 64 bits"
+        )
+    for section, following in itertools.pairwise(sized):
+        if section.end > following.address:
             raise FormatError(
                 f"{elf.name}: sections {section.name} and {following.name} overlap "
                 f"at {following.address:#x}"

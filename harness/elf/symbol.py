@@ -92,8 +92,9 @@ class Symbols:
 
     def index(self, address: int) -> int:
         """Return the best name's index at or before ``address``, -1 if none."""
-        last = int(np.searchsorted(self.address, np.uint64(address), "right")) - 1
-        if last < 0:
+        clamped = np.uint64(min(max(address, 0), (1 << 64) - 1))
+        last = int(np.searchsorted(self.address, clamped, "right")) - 1
+        if last < 0 or address < 0:
             return -1
         return int(np.searchsorted(self.address, self.address[last], "left"))
 

@@ -158,6 +158,17 @@ def test_overlapping_sections_are_refused() -> None:
         writer.program()
 
 
+def test_a_section_beyond_the_address_space_is_refused() -> None:
+    """Addresses have 64 bits; a place beyond them is a number."""
+    writer = ElfWriter(ET_EXEC)
+    writer.section(".text", bytes(64), flags=ALLOC | EXEC, address=(1 << 64) - 63)
+    with pytest.raises(FormatError, match=r"\.text ends at 0x1\w+1, beyond 64 bits"):
+        writer.program()
+    assert str(_kernel().location(1 << 64)) == "0x10000000000000000"
+    assert _kernel().symbols.locate((1 << 64) + 5)[0] == "do_idle"
+    assert _kernel().symbols.locate(-5) == ("", -5)
+
+
 def _read_everything(data: bytes) -> None:
     """Parse all there is; only FormatError may come out of it."""
     try:

@@ -130,6 +130,10 @@ class Store:
         directory = self.root / key
         return load(directory) if (directory / MANIFEST).exists() else None
 
+    def keys(self) -> frozenset[str]:
+        """Return the keys of all finished entries."""
+        return frozenset(path.parent.name for path in self.root.glob(f"*/{MANIFEST}"))
+
     @contextlib.contextmanager
     def adding(self, key: str) -> Iterator[Path]:
         """Yield a directory to fill (``write_manifest`` last), then publish it.

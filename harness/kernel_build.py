@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.errors import UserError
 
 MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+BZIMAGE = "arch/x86/boot/bzImage"
 _SKIPPED = {".git", "Documentation", "scripts", "tools", "certs", "source"}
 
 
@@ -28,6 +29,7 @@ class KernelBuild:
         modules: .ko files, compressed or not.
         config: the .config, if there is one.
         cpufeatures: asm/cpufeatures.h, if the source is at hand.
+        bzimage: the bootable image, if there is one.
     """
 
     root: Path
@@ -36,6 +38,7 @@ class KernelBuild:
     modules: tuple[Path, ...]
     config: Path | None
     cpufeatures: Path | None
+    bzimage: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -80,12 +83,10 @@ def _single(path: Path) -> KernelBuild:
 
 def _directory(root: Path) -> KernelBuild:
     vmlinux = root / "vmlinux"
-    bzimage = root / "arch/x86/boot/bzImage"
+    images = (root / BZIMAGE, *sorted(root.glob("vmlinu[xz]-*")))
     kernels = [vmlinux] if vmlinux.is_file() else []
     if not kernels:
-        kernels = [
-            p for p in (bzimage, *sorted(root.glob("vmlinu[xz]-*"))) if p.is_file()
-        ]
+        kernels = [path for path in images if path.is_file()]
     objects = root / "objects"
     return KernelBuild(
         root,
@@ -101,6 +102,7 @@ def _directory(root: Path) -> KernelBuild:
             root / "arch/x86/include/asm/cpufeatures.h",
             root / "source/arch/x86/include/asm/cpufeatures.h",
         ),
+        bzimage=_first(root / "bzImage", root / BZIMAGE),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -91,6 +93,28 @@ def exit_code(stages: Iterable[StageResult]) -> ExitCode:
         elif stage.status is Status.FAIL:
             worst = max(worst, ExitCode.FINDINGS)
     return worst
+
+
+def run_result(
+    profile: str,
+    tree: str,
+    stages: Iterable[StageResult],
+    *,
+    started: datetime,
+    tools: dict[str, str] | None = None,
+) -> RunResult:
+    """Return the result of a run that ``started`` then and ends now."""
+    stages = tuple(stages)
+    return RunResult(
+        schema=SCHEMA,
+        run_id=f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
+        started=started.isoformat(timespec="seconds"),
+        seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
+        profile=profile,
+        tree=tree,
+        tools=tools or {},
+        stages=stages,
+    )
 
 
 _RUN = TypeAdapter(RunResult)

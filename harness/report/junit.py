@@ -22,8 +22,8 @@ def to_junit(result: RunResult) -> bytes:
             if stage.variant == variant:
                 suite.add_testcases(_cases(stage))
         xml.add_testsuite(suite)
-    xml.update_statistics()
-    return bytes(xml.tostring())
+    xml.update_statistics()  # type: ignore[no-untyped-call]
+    return bytes(xml.tostring())  # type: ignore[no-untyped-call]
 
 
 def _cases(stage: StageResult) -> list[TestCase]:

@@ -24,11 +24,13 @@ def table(result: RunResult) -> Table:
     """Return the matrix: a row per variant, a column per stage."""
     drawn = Table(title=f"orc-harness {result.profile}: {result.tree}", expand=False)
     drawn.add_column("variant", style="bold", no_wrap=True)
-    for stage in Stage:
+    done = {stage.stage for stage in result.stages}
+    columns = [stage for stage in Stage if stage in done]
+    for stage in columns:
         drawn.add_column(stage.value)
     for variant in dict.fromkeys(stage.variant for stage in result.stages):
         stages = {s.stage: s for s in result.stages if s.variant == variant}
-        drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in Stage))
+        drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in columns))
     return drawn
 
 
@@ -71,3 +73,17 @@ def problems(stages: Iterable[StageResult]) -> Iterator[str]:
             yield f"{stage.status} {stage.variant} {stage.stage}: {stage.reason}"
             if stage.hint:
                 yield f"  hint: {stage.hint}"
+
+
+def summary(result: RunResult) -> str:
+    """Return the closing line: counts of what is new, known and without verdict."""
+    new = sum(len(stage.findings) for stage in result.stages)
+    known = {finding.key for stage in result.stages for finding in stage.known}
+    none = sum(
+        stage.status in (Status.ERROR, Status.MISS, Status.SKIP)
+        for stage in result.stages
+    )
+    return (
+        f"{new} new findings, {len(known)} known causes, "
+        f"{none} stages without a verdict, {result.seconds:.1f} s"
+    )

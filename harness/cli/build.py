@@ -1,0 +1,49 @@
+"""``orc-harness build``: kernels into the store."""
+
+from __future__ import annotations
+
+import os
+
+from harness import matrix
+from harness.cli import options
+from harness.cli.console import OUT, board
+
+
+def command(
+    tree: options.TreeOption = None,
+    variant: options.VariantOption = None,
+    profile: options.ProfileOption = options.Profile.SMALL,
+    config: options.ConfigOption = None,
+    toolchain: options.ToolchainOption = "bookworm",
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
+    jobs: options.JobsOption = None,
+    rebuild_images: options.RebuildImagesOption = False,
+    output: options.FormatOption = options.Format.TEXT,
+) -> None:
+    """Build kernels in containers; print where each one's artifacts are.
+
+    What was built before is found, not built.
+    """
+    request = matrix.Request(
+        tree=tree,
+        profile=profile.value,
+        platforms=options.platforms(variant, config),
+        configs=options.configs(config),
+        toolchain=toolchain,
+        runtime=runtime.value,
+        jobs=jobs or os.cpu_count() or 1,
+        rebuild_images=rebuild_images,
+    )
+    with board() as lines:
+        built = matrix.build_variants(request, lines)
+    if output is options.Format.JSON:
+        OUT.out(options.to_json([artifacts.manifest for artifacts in built]))
+        return
+    for artifacts in built:
+        manifest = artifacts.manifest
+        OUT.print(
+            f"{manifest.variant}: Linux {manifest.kernel_release}, "
+            f"{manifest.compiled} objects compiled in {manifest.seconds:.0f} s, "
+            f"{len(manifest.modules)} modules\n  {artifacts.directory}",
+            markup=False,
+        )

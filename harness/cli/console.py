@@ -1,0 +1,85 @@
+"""Console: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from harness import progress
+
+OUT = Console(soft_wrap=True, highlight=False)
+ERR = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Board = Callable[[str], progress.Progress]
+
+PLAIN_INTERVAL_S = 10.0
+
+
+@contextlib.contextmanager
+def board() -> Iterator[Board]:
+    """Yield what opens a progress line by name: drawn live, or a line at times.
+
+    A terminal gets bars; a log gets a line when the step changes and every
+    ten seconds.
+    """
+    if not ERR.is_terminal:
+        yield _plain_board()
+        return
+    columns = (
+        TextColumn("[bold]{task.fields[name]:>14}[/bold]"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=ERR, transient=True) as live:
+
+        def open_line(name: str) -> progress.Progress:
+            return _LiveLine(live, live.add_task("", name=name, total=None))
+
+        yield open_line
+
+
+class _LiveLine:
+    def __init__(self, live: Progress, task: TaskID) -> None:
+        self._live = live
+        self._task = task
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None) -> None:
+        self._live.update(self._task, description=what, completed=done, total=total)
+
+
+def _plain_board() -> Board:
+    lock = threading.Lock()
+    started = time.monotonic()
+
+    def open_line(name: str) -> progress.Progress:
+        last_what = ""
+        last_time = 0.0
+
+        def line(what: str, done: int = 0, total: int | None = None) -> None:
+            nonlocal last_what, last_time
+            now = time.monotonic()
+            with lock:
+                stage = what.split(":", 1)[0]
+                if stage == last_what and now - last_time < PLAIN_INTERVAL_S:
+                    return
+                last_what, last_time = stage, now
+                of = f" {done}/{total}" if total else ""
+                ERR.print(f"[{now - started:6.1f} s] {name}:{of} {what}", markup=False)
+
+        return line
+
+    return open_line

@@ -1,0 +1,168 @@
+"""Options: those that several commands share, spelt once."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic_core import to_json as to_json_bytes
+
+from harness.boot.machine import MachineConfig
+from harness.errors import UserError
+from harness.result import SCHEMA
+from harness.variant import Platform
+
+
+class Format(enum.StrEnum):
+    """What results are written as on stdout."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Profile(enum.StrEnum):
+    """How much of a kernel is built."""
+
+    SMALL = "small"
+    FULL = "full"
+
+
+class Runtime(enum.StrEnum):
+    """Where builds and machines run."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    PODMAN = "podman"
+    HOST = "host"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="Results as text, or JSON for machines.")
+]
+TreeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tree",
+        help="Kernel source: git (dirty too) or a directory. "
+        "Default: Debian's linux-source-6.12.",
+        show_default=False,
+    ),
+]
+ProfileOption = Annotated[
+    Profile, typer.Option("--profile", help="How much of a kernel to build.")
+]
+VariantOption = Annotated[
+    list[Platform] | None,
+    typer.Option(
+        "--variant", help="Only this variant (repeatable). Default: all four."
+    ),
+]
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        metavar="FILE[:PLATFORM]",
+        help="A whole .config that takes part like a variant (repeatable); "
+        "booted on native unless said otherwise.",
+    ),
+]
+ToolchainOption = Annotated[
+    str, typer.Option("--toolchain", help="Toolchain image: a recipe's name.")
+]
+RuntimeOption = Annotated[
+    Runtime, typer.Option("--runtime", help="Where builds and machines run.")
+]
+JobsOption = Annotated[
+    int | None, typer.Option("--jobs", "-j", help="Parallel jobs. Default: all cores.")
+]
+QemuOption = Annotated[
+    str | None,
+    typer.Option(
+        "--qemu", help="QEMU: a name or path in the machine image.", show_default=False
+    ),
+]
+XenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--xen",
+        help="Xen: a path on this host or in the machine image.",
+        show_default=False,
+    ),
+]
+CpuOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cpu",
+        help="QEMU's -cpu. Default: what suits the platform.",
+        show_default=False,
+    ),
+]
+AppendOption = Annotated[
+    str, typer.Option("--append", help="Added to the kernel command line.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        help="Deadline of one boot, in seconds. Default: what suits the platform.",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Where the sampling of the comparison starts.")
+]
+RebuildImagesOption = Annotated[
+    bool, typer.Option("--rebuild-images", help="Make the images anew.")
+]
+
+
+def platforms(
+    variant: list[Platform] | None, config: list[str] | None
+) -> tuple[Platform, ...]:
+    """Return the platforms to build for: those named, else all unless --config."""
+    if variant:
+        return tuple(variant)
+    return () if config else tuple(Platform)
+
+
+def machine_config(
+    qemu: str | None,
+    xen: str | None,
+    cpu: str | None,
+    append: str,
+    timeout_s: float | None,
+) -> MachineConfig:
+    """Return the machine that the options ask for; the rest are its defaults."""
+    usual = MachineConfig(append=append, cpu=cpu, timeout_s=timeout_s)
+    return replace(usual, qemu=qemu or usual.qemu, xen=xen or usual.xen)
+
+
+def configs(config: list[str] | None) -> tuple[tuple[Path, Platform], ...]:
+    """Split each ``FILE[:PLATFORM]`` of --config.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+    return tuple(_config(text) for text in config or ())
+
+
+def _config(text: str) -> tuple[Path, Platform]:
+    name, colon, platform = text.rpartition(":")
+    if not (colon and platform in list(Platform)):
+        name, platform = text, Platform.NATIVE.value
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(
+            f"--config {path} does not exist",
+            hint="FILE or FILE:PLATFORM, such as /boot/config-6.12:xen",
+        )
+    return path, Platform(platform)
+
+
+def to_json(value: object) -> str:
+    """Return dataclasses (or lists of them) as an indented JSON document."""
+    document = {"schema": SCHEMA, "data": value}
+    return to_json_bytes(document, indent=2).decode() + "\n"

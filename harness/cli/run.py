@@ -1,0 +1,60 @@
+"""``orc-harness run``: the main job, on every platform."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import matrix
+from harness.cli import options
+from harness.cli.console import OUT, board
+from harness.cli.show import show
+from harness.report import folder
+
+
+def command(
+    tree: options.TreeOption = None,
+    variant: options.VariantOption = None,
+    profile: options.ProfileOption = options.Profile.SMALL,
+    config: options.ConfigOption = None,
+    toolchain: options.ToolchainOption = "bookworm",
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
+    jobs: options.JobsOption = None,
+    rebuild_images: options.RebuildImagesOption = False,
+    qemu: options.QemuOption = None,
+    xen: options.XenOption = None,
+    cpu: options.CpuOption = None,
+    append: options.AppendOption = "",
+    timeout: options.TimeoutOption = None,
+    seed: options.SeedOption = 0,
+    report: Annotated[
+        Path, typer.Option("--report", help="Where result.json and junit.xml go.")
+    ] = Path("report"),
+    output: options.FormatOption = options.Format.TEXT,
+) -> None:
+    """Build, validate, boot and compare kernels; print one table; write report/.
+
+    The whole matrix is four variants of one tree. A second run builds nothing.
+    """
+    request = matrix.Request(
+        tree=tree,
+        profile=profile.value,
+        platforms=options.platforms(variant, config),
+        configs=options.configs(config),
+        toolchain=toolchain,
+        runtime=runtime.value,
+        jobs=jobs or os.cpu_count() or 1,
+        rebuild_images=rebuild_images,
+        machine=options.machine_config(qemu, xen, cpu, append, timeout),
+        seed=seed,
+    )
+    with board() as lines:
+        result = matrix.run_matrix(request, lines)
+    written = folder.write(result, report)
+    show(result, output)
+    if output is options.Format.TEXT:
+        OUT.print(f"wrote {', '.join(map(str, written))}", markup=False)
+    raise typer.Exit(result.exit_code)

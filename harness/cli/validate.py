@@ -1,0 +1,57 @@
+"""``orc-harness validate``: is the ORC of what somebody built right?"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import kernel_build
+from harness.cli import options
+from harness.cli.console import board
+from harness.cli.show import show
+from harness.result import Stage, StageResult, run_result
+from harness.stages import validate
+from harness.stages.guard import guard
+
+
+def command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BUILD_DIR|FILE...",
+            help="Kernel builds, vmlinux, bzImage, .o or .ko[.xz|.zst|.gz] files.",
+        ),
+    ],
+    jobs: options.JobsOption = None,
+    output: options.FormatOption = options.Format.TEXT,
+) -> None:
+    """Validate ORC against every alternative: no Docker, no source tree needed.
+
+    A directory is searched for vmlinux, vmlinux.o, modules, .config and
+    cpufeatures.h, as any kernel build leaves them.
+    """
+    builds = [kernel_build.find(path) for path in paths]
+    started = datetime.now(UTC)
+    workers = jobs or os.cpu_count() or 1
+    with board() as lines:
+
+        def stage(build: kernel_build.KernelBuild) -> StageResult:
+            name = build.root.name or str(build.root)
+            return guard(
+                Stage.VALIDATE,
+                name,
+                lambda: validate.stage(build, name, workers, lines(name)),
+            )
+
+        result = run_result(
+            "validate",
+            ", ".join(map(str, paths)),
+            map(stage, builds),
+            started=started,
+        )
+    show(result, output)
+    raise typer.Exit(result.exit_code)

@@ -1,0 +1,212 @@
+"""Matrix: the main job, all variants through all stages.
+
+Builds run one after another, each on all cores; what follows a build (validate,
+boot, compare) runs beside the next build, since a booting guest takes one core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import kernel_build
+from harness.artifacts import Artifacts, Store
+from harness.boot.boot import Kernel, kernel_of
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.build.tree import open_tree
+from harness.cache import cache_dir
+from harness.container import image
+from harness.container.engine import connect
+from harness.errors import HarnessError, UserError
+from harness.progress import Progress
+from harness.result import RunResult, Stage, StageResult, run_result
+from harness.stages import boot, build, compare, validate
+from harness.stages.guard import skipped
+from harness.stages.shop import Shop
+from harness.variant import Platform, Variant, from_config, variant
+
+Board = Callable[[str], Progress]
+GUESTS_AT_ONCE = 2
+VALIDATE_JOBS = 1  # builds and guests want the cores too
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run is asked to do.
+
+    Attributes:
+        tree: kernel source, or None for Debian's.
+        profile: ``small`` or ``full``.
+        platforms: the variants to build, in this order.
+        configs: whole .config files that take part like variants, and where
+            each boots.
+        toolchain: recipe name of the toolchain image.
+        runtime: auto, docker, podman or host.
+        jobs: parallel jobs of a build.
+        rebuild_images: make the images anew.
+        machine: what people override of the machines (QEMU, Xen, CPU model).
+        seed: what the sampling of the comparison starts from.
+    """
+
+    tree: Path | None = None
+    profile: str = "small"
+    platforms: tuple[Platform, ...] = tuple(Platform)
+    configs: tuple[tuple[Path, Platform], ...] = ()
+    toolchain: str = "bookworm"
+    runtime: str = "auto"
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    rebuild_images: bool = False
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    seed: int = 0
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants of this request, in order."""
+        return (
+            *(variant(platform, self.profile) for platform in self.platforms),
+            *(from_config(path, platform) for path, platform in self.configs),
+        )
+
+
+@contextlib.contextmanager
+def workshop(request: Request, board: Board) -> Iterator[Shop]:
+    """Yield the engine with its images and the kernel source, made if need be.
+
+    The machine image is made beside the first build. Orphans of runs that were
+    killed are reaped first.
+
+    Raises:
+        HarnessError: no engine, no toolchain image or no source.
+    """
+    with (
+        connect(request.runtime) as engine,
+        ThreadPoolExecutor(1, thread_name_prefix="images") as background,
+    ):
+        engine.reap()
+        rebuild = request.rebuild_images
+        recipe = image.toolchain(request.toolchain)
+        toolchain = image.ensure(engine, recipe, board("toolchain"), rebuild=rebuild)
+        machine = background.submit(
+            image.ensure, engine, image.machine(), board("machine"), rebuild=rebuild
+        )
+        tree = open_tree(engine, toolchain, request.tree, board("tree"))
+        yield Shop(engine, toolchain, machine, tree, Store(cache_dir() / "store"))
+
+
+def build_variants(request: Request, board: Board) -> list[Artifacts]:
+    """Build (or find) every variant of ``request``; for those who want no more.
+
+    Raises:
+        HarnessError: the first that does not build.
+    """
+    with workshop(request, board) as shop:
+        return [
+            build.make(shop, wanted, request.jobs, board(wanted.name))
+            for wanted in request.variants
+        ]
+
+
+def boot_build(
+    request: Request, directory: Path, platform: Platform, probed: bool, board: Board
+) -> tuple[list[StageResult], dict[str, str]]:
+    """Boot what is built in ``directory`` on ``platform``; compare it if ``probed``.
+
+    Returns the stages, and the tools they used.
+
+    Raises:
+        HarnessError: no engine, no machine image, or no kernel there.
+    """
+    found = kernel_build.find(directory)
+    if found.bzimage is None or not found.kernels:
+        raise UserError(
+            f"{directory} has no bzImage and vmlinux to boot",
+            hint="name the directory of a finished kernel build",
+        )
+    kernel = Kernel(found.bzimage, found.kernels[0], found.modules)
+    with connect(request.runtime) as engine:
+        engine.reap()
+        made = image.ensure(engine, image.machine(), board("machine"))
+        arguments = (Toolbox(engine, made.tag), kernel, directory.name, platform)
+        line = board(platform.value)
+        stages = [boot.stage(*arguments, request.machine, line)]
+        if probed:
+            stages.append(
+                compare.stage(*arguments, request.machine, request.seed, line)
+            )
+    return stages, dict(made.identity)
+
+
+def run_matrix(request: Request, board: Board) -> RunResult:
+    """Do the main job and return what it came to.
+
+    Raises:
+        HarnessError: nothing could be done at all (no engine, no image, no tree);
+            what goes wrong in one stage is in its result instead.
+    """
+    started = datetime.now(UTC)
+    with workshop(request, board) as shop:
+        stages = _run_stages(request, shop, board)
+        tools = _tools(shop)
+    return run_result(
+        request.profile, shop.tree.name, stages, started=started, tools=tools
+    )
+
+
+def _run_stages(request: Request, shop: Shop, board: Board) -> list[StageResult]:
+    pool = ThreadPoolExecutor(GUESTS_AT_ONCE, thread_name_prefix="guests")
+    chains: list[Future[list[StageResult]]] = []
+    builds: list[StageResult] = []
+    try:
+        for wanted in request.variants:
+            progress = board(wanted.name)
+            built, artifacts = build.stage(shop, wanted, request.jobs, progress)
+            builds.append(built)
+            chains.append(
+                pool.submit(_after_build, request, shop, wanted, artifacts, progress)
+            )
+        rest = [chain.result() for chain in chains]
+    finally:
+        # On Ctrl-C: the guests die with the engine's owner label, not in minutes.
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [
+        stage
+        for built, later in zip(builds, rest, strict=True)
+        for stage in (built, *later)
+    ]
+
+
+def _after_build(
+    request: Request,
+    shop: Shop,
+    wanted: Variant,
+    artifacts: Artifacts | None,
+    progress: Progress,
+) -> list[StageResult]:
+    if artifacts is None:
+        later = (Stage.VALIDATE, Stage.BOOT, Stage.COMPARE)
+        return [skipped(stage, wanted.name, "there is no build") for stage in later]
+    found = kernel_build.find(artifacts.directory)
+    validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
+    kernel, platform = kernel_of(artifacts), wanted.platform
+    toolbox = shop.toolbox
+    booted = boot.stage(
+        toolbox, kernel, wanted.name, platform, request.machine, progress
+    )
+    compared = compare.stage(
+        toolbox, kernel, wanted.name, platform, request.machine, request.seed, progress
+    )
+    progress("done", 1, 1)
+    return [validated, booted, compared]
+
+
+def _tools(shop: Shop) -> dict[str, str]:
+    tools = dict(shop.toolchain.identity)
+    with contextlib.suppress(HarnessError):
+        tools |= shop.machine.result().identity
+    return tools

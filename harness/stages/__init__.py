@@ -1,0 +1,1 @@
+"""Stages: one step of the main job each; a room is called, a result returned."""

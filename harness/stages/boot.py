@@ -1,0 +1,40 @@
+"""Boot: a build on its platform, to the evidence that its userspace gives."""
+
+from __future__ import annotations
+
+from harness.boot import boot
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig, MissingMachine
+from harness.progress import Progress
+from harness.result import Stage, StageResult
+from harness.stages.guard import Missing, guard, judged
+from harness.variant import Platform
+
+
+def stage(
+    toolbox: Toolbox,
+    kernel: boot.Kernel,
+    name: str,
+    platform: Platform,
+    config: MachineConfig,
+    progress: Progress,
+) -> StageResult:
+    """Boot ``kernel`` on ``platform`` and judge how it ended."""
+
+    def work() -> StageResult:
+        progress(f"booting {name} on {platform}")
+        try:
+            result = boot.boot(toolbox, kernel, platform, config)
+        except MissingMachine as exc:
+            raise Missing(exc.message, exc.hint or "") from exc
+        findings = boot.findings(result)
+        notes = [
+            result.message,
+            *(f"{key}: {value}" for key, value in result.facts.items()),
+            *(f"{key}: {value}" for key, value in result.versions.items()),
+        ]
+        if findings:
+            notes += ["console:", *result.console_tail]
+        return judged(Stage.BOOT, name, findings, result.counts, notes)
+
+    return guard(Stage.BOOT, name, work)

@@ -1,0 +1,79 @@
+"""Guard: a stage always ends in a StageResult, whatever went wrong in it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from harness import baseline
+from harness.errors import ExitCode, HarnessError
+from harness.finding import Finding, group_by_cause, number
+from harness.result import Stage, StageResult, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Missing(Exception):
+    """This machine has not what the stage takes: MISS, with the reason."""
+
+    reason: str
+    hint: str = ""
+
+
+def guard(stage: Stage, variant: str, work: Callable[[], StageResult]) -> StageResult:
+    """Return what ``work`` returns, timed; turn what it raises into its status."""
+    started = time.monotonic()
+    try:
+        result = work()
+    except Missing as exc:
+        result = StageResult(
+            stage, variant, Status.MISS, reason=exc.reason, hint=exc.hint
+        )
+    except HarnessError as exc:
+        result = StageResult(
+            stage,
+            variant,
+            Status.ERROR,
+            reason=exc.message,
+            hint=exc.hint or "",
+            exit_code=exc.exit_code,
+        )
+    except Exception as exc:  # noqa: BLE001 - one broken stage must not lose the others
+        result = StageResult(
+            stage,
+            variant,
+            Status.ERROR,
+            reason=f"internal error: {type(exc).__name__}: {exc}",
+            hint="a bug in orc-harness: please report the notes of this stage",
+            exit_code=ExitCode.INTERNAL,
+            notes=tuple(traceback.format_exc().splitlines()),
+        )
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def skipped(stage: Stage, variant: str, reason: str) -> StageResult:
+    """Return the result of a stage that an earlier one made impossible."""
+    return StageResult(stage, variant, Status.SKIP, reason=reason)
+
+
+def judged(
+    stage: Stage,
+    variant: str,
+    findings: Iterable[Finding],
+    counts: Mapping[str, int],
+    notes: Iterable[str] = (),
+) -> StageResult:
+    """Return PASS or FAIL: findings grouped by cause, the known ones apart."""
+    grouped = group_by_cause(number(findings))
+    new, known = baseline.split(grouped, baseline.load(), datetime.now(UTC).date())
+    return StageResult(
+        stage,
+        variant,
+        Status.FAIL if new else Status.PASS,
+        counts=dict(counts),
+        findings=new,
+        known=known,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,128 @@
+"""Validate: every file of a build, and what the build's own tools said about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.build import log
+from harness.elf.feature import Features, parse_cpufeatures
+from harness.finding import Finding
+from harness.kernel_build import KernelBuild
+from harness.progress import Progress
+from harness.result import Stage, StageResult, Status
+from harness.stages.guard import guard, judged
+from harness.verify.check import Checked, Verdict, check_many
+
+UNREADABLE_SHOWN = 5
+
+
+def stage(found: KernelBuild, name: str, jobs: int, progress: Progress) -> StageResult:
+    """Validate what was ``found``; a file that cannot be read is an ERROR."""
+
+    def work() -> StageResult:
+        progress(f"validating {len(found.files)} files", 0, len(found.files))
+        checked = check_many(found.files, jobs=jobs, features=_features(found))
+        progress(f"validated {len(checked)} files", len(checked), len(checked))
+        return _judged(found, name, checked)
+
+    return guard(Stage.VALIDATE, name, work)
+
+
+def _features(found: KernelBuild) -> Features | None:
+    header = found.cpufeatures
+    return None if header is None else parse_cpufeatures(header.read_text())
+
+
+def _judged(found: KernelBuild, name: str, checked: Sequence[Checked]) -> StageResult:
+    verdicts = {c.path: c.verdict for c in checked if c.verdict is not None}
+    ours = [
+        replace(finding, reproduce=f"orc-harness validate {path}")
+        for path, verdict in verdicts.items()
+        for finding in verdict.findings
+    ]
+    theirs = log.findings(_log(found))
+    judgement = judged(
+        Stage.VALIDATE,
+        name,
+        join(_without_repeats(ours, found), theirs),
+        _counts(found, verdicts),
+        _notes(found, verdicts),
+    )
+    errors = [c.error for c in checked if c.error is not None]
+    if not errors:
+        return judgement
+    shown = "; ".join(error.message for error in errors[:UNREADABLE_SHOWN])
+    return replace(
+        judgement,
+        status=Status.ERROR,
+        reason=f"{len(errors)} of {len(checked)} files cannot be judged: {shown}",
+        hint=errors[0].hint or "",
+        exit_code=max(error.exit_code for error in errors),
+    )
+
+
+def _counts(found: KernelBuild, verdicts: Mapping[Path, Verdict]) -> dict[str, int]:
+    """Sum what was looked at; vmlinux.o is vmlinux once more and is not added."""
+    total: Counter[str] = Counter(files=len(verdicts))
+    for path, verdict in verdicts.items():
+        if not (found.kernels and path.name == "vmlinux.o"):
+            total.update(verdict.counts)
+    return dict(total)
+
+
+def _notes(found: KernelBuild, verdicts: Mapping[Path, Verdict]) -> Iterable[str]:
+    without = 0
+    for path, verdict in verdicts.items():
+        without += not verdict.counts
+        if path in found.kernels:
+            yield from (f"{path.name}: {note}" for note in verdict.notes)
+    if without:
+        yield f"{without} files carry no ORC: nothing to validate in them"
+    if found.config is None:
+        yield "no .config beside it"
+
+
+def _log(found: KernelBuild) -> str:
+    path = found.root / "build.log"
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _without_repeats(
+    findings: Iterable[Finding], found: KernelBuild
+) -> Iterable[Finding]:
+    """Drop what vmlinux.o or an object says again about the linked kernel."""
+    linked = {path.name for path in found.kernels}
+    seen = {_place(f) for f in findings if f.location.object in linked}
+    relocatable = {path.name for path in found.relocatables}
+    return [
+        finding
+        for finding in findings
+        if finding.location.object not in relocatable or _place(finding) not in seen
+    ]
+
+
+def _place(finding: Finding) -> tuple[str, str, int, str]:
+    where = finding.location
+    return (finding.rule, where.symbol, where.offset, finding.variant)
+
+
+def join(ours: Iterable[Finding], theirs: Iterable[Finding]) -> list[Finding]:
+    """Join our findings with objtool's and modpost's at the same place.
+
+    A place is a symbol and an offset. What both see is one finding, ours, with
+    their words as evidence; what only they see stays a finding of its own.
+    """
+    said = {(t.location.symbol, t.location.offset): t for t in theirs}
+    joined: list[Finding] = []
+    used: set[tuple[str, int]] = set()
+    for finding in ours:
+        place = (finding.location.symbol, finding.location.offset)
+        if (their := said.get(place)) is not None:
+            used.add(place)
+            words = f"{their.rule}: {their.message}"
+            finding = replace(finding, window=(*finding.window, words))
+        joined.append(finding)
+    return joined + [their for place, their in said.items() if place not in used]

@@ -1,0 +1,120 @@
+"""The main job, cold and warm, as the README tells people to start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from harness.result import RunResult, Stage, Status, load
+
+ROOT = Path(__file__).resolve().parents[2]
+PLATFORMS = ["native", "kvm", "xen", "vsmp"]
+COLD_LIMIT_S = 45 * 60
+WARM_LIMIT_S = 10 * 60
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache that the cold run fills and the others find filled."""
+    yield tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reports")
+
+
+def matrix(cache: Path, report: Path, *arguments: str, limit_s: float) -> float:
+    """Run ./ci/matrix on ``cache``; return its seconds. Its output is the test's."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [ROOT / "ci/matrix", "--report", report, *arguments],
+        env={**os.environ, "ORC_HARNESS_CACHE": str(cache)},
+        timeout=limit_s,
+        check=False,
+    )
+    assert done.returncode == 0
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def cold(cache: Path, reports: Path) -> RunResult:
+    """The first run: new images, new tree, four builds."""
+    seconds = matrix(cache, reports / "cold", "--rebuild-images", limit_s=COLD_LIMIT_S)
+    print(f"cold: {seconds:.0f} s")
+    return load(reports / "cold/result.json")
+
+
+@pytest.fixture(scope="module")
+def warm(cold: RunResult, cache: Path, reports: Path) -> RunResult:
+    """The second run, on what the first left."""
+    seconds = matrix(cache, reports / "warm", limit_s=WARM_LIMIT_S)
+    print(f"warm: {seconds:.0f} s")
+    return load(reports / "warm/result.json")
+
+
+def counts(result: RunResult, stage: Stage) -> dict[str, dict[str, int]]:
+    return {s.variant: s.counts for s in result.stages if s.stage is stage}
+
+
+@pytest.mark.slow
+@pytest.mark.build
+@pytest.mark.boot
+@pytest.mark.parametrize("run", ["cold", "warm"])
+def test_every_stage_of_every_platform_passes(
+    run: str, request: pytest.FixtureRequest
+) -> None:
+    """Four variants are built, validated, booted and compared; nothing is missed."""
+    result: RunResult = request.getfixturevalue(run)
+
+    assert {(s.variant, s.stage): s.status for s in result.stages} == {
+        (platform, stage): Status.PASS for platform in PLATFORMS for stage in Stage
+    }
+
+
+@pytest.mark.slow
+def test_the_second_run_builds_nothing(cold: RunResult, warm: RunResult) -> None:
+    """All builds come from the store: not one object is compiled."""
+    assert all(c["compiled"] > 500 for c in counts(cold, Stage.BUILD).values())
+    assert all(c["compiled"] == 0 for c in counts(warm, Stage.BUILD).values())
+
+
+@pytest.mark.slow
+def test_every_site_and_variant_was_checked(warm: RunResult) -> None:
+    """Thousands of alternatives; on the kernel with Xen PV more than without."""
+    checked = counts(warm, Stage.VALIDATE)
+
+    assert all(c["sites"] > 1000 for c in checked.values())
+    assert checked["xen"]["variants"] > checked["native"]["variants"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["native", "xen", "vsmp"])
+def test_the_comparison_saw_enough(warm: RunResult, platform: str) -> None:
+    """Points, entry and interrupt context, insides of replacements, the control."""
+    seen = counts(warm, Stage.COMPARE)[platform]
+
+    assert seen["points"] >= 500
+    assert seen["entry_context"] >= 100
+    assert seen["inside_replacement"] >= 50
+    assert seen["control_detected"] >= 1
+    if platform == "native":
+        assert seen["inside_replacement_other_cfa"] >= 10
+
+
+@pytest.mark.slow
+def test_junit_agrees(warm: RunResult, reports: Path) -> None:
+    """The CI system sees one case per stage of each variant, all of them passed."""
+    root = ElementTree.parse(reports / "warm/junit.xml").getroot()
+
+    cases = [
+        (case.get("classname"), case.get("name")) for case in root.iter("testcase")
+    ]
+    assert len(cases) == len(PLATFORMS) * len(Stage)
+    assert not list(root.iter("failure")) + list(root.iter("error"))

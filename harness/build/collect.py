@@ -8,12 +8,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from harness.artifacts import Artifacts, Manifest, Store, load, write_manifest
 from harness.build.workplace import Workplace
+from harness.elf.file import parse_elf
 from harness.errors import BuildError
 
 CPUFEATURES = "arch/x86/include/asm/cpufeatures.h"
-ORC_SECTION = b".orc_unwind\0"
+ORC_SECTION = ".orc_unwind"
 # Built for another world than the kernel's own text, or only linked from others.
 _NOT_OBJECTS = (
     "vmlinux.o",
@@ -79,8 +82,15 @@ def _move_objects(out: Path, target: Path) -> Iterator[str]:
     """
     for path in sorted(out.rglob("*.o")):
         name = path.relative_to(out).as_posix()
-        if not name.startswith(_NOT_OBJECTS) and ORC_SECTION in path.read_bytes():
+        if not name.startswith(_NOT_OBJECTS) and _has_orc(path):
             yield _move(path, out, target)
+
+
+def _has_orc(path: Path) -> bool:
+    data = path.read_bytes()
+    if ORC_SECTION.encode() not in data:
+        return False  # most have not even the word
+    return ORC_SECTION in parse_elf(np.frombuffer(data, np.uint8), path.name).names
 
 
 def _move(path: Path, out: Path, target: Path) -> str:

@@ -49,7 +49,8 @@ _CONFIGURE = """\
 set -e
 src=$1 out=$2 target=$3
 test "$target" = . || make -s -C "$src" O="$out" "$target"
-cat "$out/request" >> "$out/.config"
+grep -v -x -E -f "$out/replaced" "$out/.config" > "$out/merged" || true
+cat "$out/merged" "$out/request" > "$out/.config"
 make -s -C "$src" O="$out" olddefconfig
 make -s -C "$src" O="$out" kernelrelease > "$out/release"
 """
@@ -97,7 +98,9 @@ def _configure(place: Workplace) -> None:
             hint=f"delete {place.mounts[2].source}, or make the image again",
         )
     symbols = read_symbols(order.tree.source)
-    (place.out / "request").write_text(render(order.requests, symbols.names))
+    request = render(order.requests, symbols.names)
+    (place.out / "request").write_text(request)
+    (place.out / "replaced").write_text(_replaced(request))
     target = "."
     if isinstance(order.variant.base, Path):
         (place.out / ".config").write_text(order.base)
@@ -113,10 +116,20 @@ def _configure(place: Workplace) -> None:
     require(order.requests, place.config, symbols.why)
 
 
+def _replaced(request: str) -> str:
+    """Return patterns of the .config lines that ``request`` replaces."""
+    symbols = parse_config(request)
+    return "".join(
+        f"CONFIG_{symbol}=.*\n# CONFIG_{symbol} is not set\n" for symbol in symbols
+    )
+
+
 def _make(place: Workplace) -> None:
     """Run make, and check that it built what was configured."""
     order = place.order
-    targets = [t for t in TARGETS if t != "modules" or "MODULES" in place.config]
+    targets = [
+        t for t in TARGETS if t != "modules" or place.config.get("MODULES") == "y"
+    ]
     src, out = place.paths()
     argv = ["make", "-C", src, f"O={out}", f"-j{order.limit.jobs}", *targets]
     counter = _Steps(place)

@@ -98,7 +98,11 @@ def _slug(message: str) -> str:
         if pattern.search(message):
             return slug
     words = message.partition(":")[0].lower().split()
-    plain = [word.strip("',.!") for word in words if re.fullmatch(r"['!a-z][a-z'!,.-]*", word)]
+    plain = [
+        word.strip("',.!")
+        for word in words
+        if re.fullmatch(r"['!a-z][a-z'!,.-]*", word)
+    ]
     return (
         "-".join(re.sub(r"[^a-z]+", "-", word).strip("-") for word in plain) or "other"
     )

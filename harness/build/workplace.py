@@ -26,7 +26,7 @@ from harness.kconfig import Request, read_fragments
 from harness.progress import Progress
 from harness.variant import Variant
 
-RECIPE_VERSION = "1"  # change it when the same input would give other artifacts
+RECIPE_VERSION = "2"  # change it when the same input would give other artifacts
 TARGETS = ("vmlinux", "bzImage", "modules")
 SPACE = 2 << 30
 

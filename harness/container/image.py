@@ -149,6 +149,11 @@ def machine() -> Recipe:
     return recipes()["machine"]
 
 
+def is_present(engine: Engine, recipe: Recipe) -> bool:
+    """Tell whether :func:`ensure` would find the image of ``recipe`` made."""
+    return engine.has_image(HOST_IMAGE) or engine.has_image(recipe.tag)
+
+
 def ensure(
     engine: Engine,
     recipe: Recipe,

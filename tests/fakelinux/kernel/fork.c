@@ -1,0 +1,6 @@
+const char stamp[] = STAMP;
+
+int fork(void)
+{
+	return 0;
+}

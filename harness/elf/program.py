@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,8 @@ class Section:
         address: of its first byte.
         size: bytes in memory.
         data: u8[size], relocated; no bytes for SHT_NOBITS.
-        executable: it holds code; a section that is mostly data does not count.
+        executable: it holds code. A section of a linked kernel that is writable
+            too is split into its code and its data.
         alloc: it is in memory; false for ``.discard.*`` annotations only.
         entsize: bytes per entry where the file tells, else 0.
     """
@@ -65,7 +66,7 @@ class Section:
     index: int
     address: int
     size: int
-    data: Bytes
+    data: Bytes = field(repr=False)
     executable: bool
     alloc: bool
     entsize: int
@@ -94,9 +95,9 @@ class Program:
     name: str
     path: Path
     relocatable: bool
-    sections: tuple[Section, ...]
-    symbols: Symbols
-    externals: dict[int, str]
+    sections: tuple[Section, ...] = field(repr=False)
+    symbols: Symbols = field(repr=False)
+    externals: dict[int, str] = field(repr=False)
     release: str
     notes: tuple[str, ...]
 
@@ -233,6 +234,15 @@ def _sections(
         for index, data in contents.items()
     ]
     _require_code_bytes(elf, contents)
+    if any(_is_mixed(elf, section.index) for section in sections):
+        ips = _orc_ips(sections)
+        sections = [
+            part
+            for section in sections
+            for part in (
+                _split(section, ips) if _is_mixed(elf, section.index) else [section]
+            )
+        ]
     # Of sections that share an address only the one that takes space can be
     # found by address, so it goes last.
     sections.sort(key=lambda s: (s.address, s.size, s.index))
@@ -252,16 +262,50 @@ def _sections(
 
 
 def _is_code(elf: ElfFile, index: int) -> bool:
-    """Tell whether a section is code as a whole.
-
-    A linked kernel with kexec can have relocate_kernel in .data (.text..relocate_kernel
-    of arch/x86/kernel/vmlinux.lds.S, v6.14), which makes all of .data executable;
-    it is data still, and relocate_kernel is never unwound.
-    """
+    """Tell whether a section is code as a whole; see :func:`_split`."""
     flags = int(elf.headers[index]["flags"])
-    if elf.type != ET_REL and flags & SHF_WRITE:
-        return False
-    return bool(flags & SHF_EXECINSTR)
+    return bool(flags & SHF_EXECINSTR) and not _is_mixed(elf, index)
+
+
+def _is_mixed(elf: ElfFile, index: int) -> bool:
+    flags = int(elf.headers[index]["flags"])
+    return elf.type != ET_REL and not ~flags & (SHF_EXECINSTR | SHF_WRITE)
+
+
+def _split(section: Section, ips: npt.NDArray[np.uint64]) -> list[Section]:
+    """Split a section that is both writable and executable into code and data.
+
+    The linker script puts relocate_kernel into .data (.text..relocate_kernel in
+    arch/x86/kernel/vmlinux.lds.S, v6.14), which makes all of it executable. Code
+    is what the ORC table ``ips`` covers.
+    """
+    start, end = np.uint64(section.address), np.uint64(section.end)
+    inside = ips[(ips >= start) & (ips < end)]
+    if not len(inside):
+        return [section]
+    cuts = [0, int(inside.min() - start), int(inside.max() - start), section.size]
+    return [
+        replace(
+            section,
+            name=f"{section.name}+{first:#x}" if first else section.name,
+            address=section.address + first,
+            size=last - first,
+            data=section.data[first:last],
+            executable=place == 1,
+        )
+        for place, (first, last) in enumerate(itertools.pairwise(cuts))
+        if first < last
+    ]
+
+
+def _orc_ips(sections: list[Section]) -> npt.NDArray[np.uint64]:
+    for section in sections:
+        if section.name == ".orc_unwind_ip":
+            whole = section.data[: len(section.data) & ~3]
+            offsets = np.frombuffer(whole, dtype="<i4").astype(np.int64)
+            places = np.arange(len(offsets), dtype=np.uint64) * np.uint64(4)
+            return np.uint64(section.address) + places + offsets.view(np.uint64)
+    return np.zeros(0, dtype=np.uint64)
 
 
 def _require_code_bytes(elf: ElfFile, contents: dict[int, Bytes]) -> None:

@@ -87,8 +87,27 @@ def test_a_place_without_a_symbol_is_in_its_section() -> None:
 
 
 def test_data_is_not_code_even_if_it_may_run() -> None:
-    """In a linked kernel a writable section is data, executable or not."""
+    """A writable section of a linked kernel is data where ORC covers nothing."""
     assert [s.name for s in _kernel().executable] == [".text"]
+
+
+def test_code_inside_data_is_what_orc_covers() -> None:
+    """relocate_kernel lies in .data: the section is split around it."""
+    writer = ElfWriter(ET_EXEC)
+    text = writer.section(".text", b"\x90" * 64, flags=ALLOC | EXEC, address=TEXT)
+    data = writer.section(
+        ".data", b"\x90" * 64, flags=WRITE | ALLOC | EXEC, address=TEXT + 0x1000
+    )
+    writer.symbol("relocate_kernel", data, TEXT + 0x1010)
+    rows = [(0, call()), (0x1010, call()), (0x1020, call(16)), (0x1030, UND)]
+    add_orc(writer, text, rows, address=TEXT + 0x2000)
+    program = parse(writer.build(), "vmlinux", Path("vmlinux"))
+    code = [(s.name, s.address - TEXT, s.size) for s in program.executable]
+    assert code == [(".text", 0, 64), (".data+0x10", 0x1010, 32)]
+    names = [s.name for s in program.sections if s.index == data]
+    assert names == [".data", ".data+0x10", ".data+0x30"]
+    assert str(program.location(TEXT + 0x1021)) == "relocate_kernel+0x11"
+    assert str(program.location(TEXT + 0x1004)) == ".data+0x4"
 
 
 def test_bss_reads_as_zeros_and_nothing_beyond_a_section() -> None:

@@ -71,7 +71,7 @@ class SimulatedGuest(FakeStub):
         self.word(GS_BASE + image.PER_CPU["cea_exception_stacks"], ESTACKS)
         self.word(GS_BASE + image.PER_CPU["cpu_tss_rw"] + 0x24, DOUBLE_FAULT_TOP)
         self.word(SP, image.TEXT + 0x508)
-        self.word(SP + 8 + 16, image.TEXT + 0x604)
+        self.word(SP + 8 + 16, image.TEXT + 0x605)
         state = image.DATA + image.THREAD_SIZE + 0x100
         self.word(state, 3 if self.booted else 0)
 

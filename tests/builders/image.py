@@ -47,8 +47,11 @@ FUNCTIONS = {
     "leaf": (0x400, 0x40, 2),
     "caller": (0x500, 0x40, 2),
     "ret_from_fork_asm": (0x600, 0x10, NOTYPE),
-    "idle": (0x700, 0x10, 2),
+    "idle": (0x700, 0x20, 2),
+    "tail": (0x800, 0x10, 2),
+    "open": (0x900, 0x10, 2),
 }
+CALLS = {0x503: 0x400, 0x600: 0x500, 0x710: 0x400}  # place -> target
 SITE, SITE_LENGTH = 0x410, 6  # ``call *disp(%rip)``, replaced by ``pushf; pop %rax``
 TABLE: list[tuple[int, OrcEntry]] = [
     (0x0, END),
@@ -62,7 +65,11 @@ TABLE: list[tuple[int, OrcEntry]] = [
     (0x600, END),
     (0x610, UND),
     (0x700, call(8)),
-    (0x710, UND),
+    (0x720, UND),
+    (0x800, call(8)),
+    (0x810, UND),
+    (0x900, call(8)),
+    (0x910, UND),
 ]
 
 
@@ -93,7 +100,11 @@ def image(
 def code() -> bytes:
     """Return .text as linked: NOPs, a hlt in ``idle`` and the original of the site."""
     data = bytearray(b"\x90" * TEXT_SIZE)
+    for place, target in CALLS.items():
+        data[place : place + 5] = b"\xe8" + struct.pack("<i", target - place - 5)
     data[0x702] = 0xF4
+    data[0x800:0x805] = b"\xe9" + struct.pack("<i", 0x400 - 0x805)  # jmp leaf
+    data[0x900:0x902] = b"\xff\xe0"  # jmp *%rax
     data[SITE : SITE + SITE_LENGTH] = b"\xff\x15" + struct.pack("<i", 0x1000)
     return bytes(data)
 

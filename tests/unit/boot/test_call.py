@@ -66,7 +66,7 @@ def test_guest_is_left_as_it_was(tmp_path: Path) -> None:
         registers = gdb.registers()
         ips = guest_trace(gdb, call, registers, pt_regs(registers))
         assert gdb.registers() == registers
-    assert ips == (image.TEXT + 0x402, image.TEXT + 0x508, image.TEXT + 0x604)
+    assert ips == (image.TEXT + 0x402, image.TEXT + 0x508, image.TEXT + 0x605)
     changed = {place for place, byte in guest.memory.items() if before[place] != byte}
     top = simulated.DOUBLE_FAULT_TOP
     assert changed

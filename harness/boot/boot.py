@@ -120,6 +120,7 @@ class Session:
         seconds = running.seconds
         if plan.outer_nonce:
             ending = _inner_ending(running, ending)
+            self._facts["nested.pokes"] = str(running.pokes)
         evidence, console = running.evidence(), running.console()
         status, message = outcome.judge(ending, evidence, console, plan.timeout_s)
         if ending.reason == "host-qmp-quit":
@@ -183,7 +184,7 @@ def _inner_ending(running: Machine, outer: Ending) -> Ending:
             return Ending(False, 0, "guest-shutdown", words)
         code = int(status) if status.isdecimal() else -1
         return Ending(False, code, "", words)
-    if outer.timed_out and "running" in said.marks:
+    if outer.timed_out and outer.host_alive and "running" in said.marks:
         return outer
     words = running.read("outer-console").decode(errors="replace")
     return Ending(False, outer.returncode, "", f"{outer.output}\n{words}")

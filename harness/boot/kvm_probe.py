@@ -83,4 +83,5 @@ def reason_against(
         return ""
     if done.timed_out:
         return f"{device} opens, but a guest makes no progress in {DEADLINE_S:g} s"
-    return f"{device}: {''.join(text).strip() or f'qemu ended with {done.returncode}'}"
+    words_of_qemu = "; ".join("".join(text).strip().splitlines())
+    return f"{device}: {words_of_qemu or f'qemu ended with {done.returncode}'}"

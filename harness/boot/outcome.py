@@ -47,12 +47,14 @@ class Ending:
         returncode: its exit status.
         reason: the reason in its SHUTDOWN event, empty if it told none.
         output: what it wrote itself (errors, not the guest's console).
+        host_alive: at the deadline, a nested guest's host still ran.
     """
 
     timed_out: bool
     returncode: int
     reason: str = ""
     output: str = ""
+    host_alive: bool = True
 
     @property
     def by_guest(self) -> bool:

@@ -56,6 +56,10 @@ class Qmp:
         """Raise an NMI on the default vCPU."""
         self.command("inject-nmi")
 
+    def poke(self) -> None:
+        """Raise a keyboard interrupt that means nothing."""
+        self.command("send-key", keys=[{"type": "qcode", "data": "shift"}])
+
     def shutdown_reason(self) -> str:
         """Return QEMU's reason for a SHUTDOWN that it has told, or an empty string.
 

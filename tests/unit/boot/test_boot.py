@@ -1,0 +1,184 @@
+"""A boot from reset to its outcome, on a QEMU that is a thread of ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harness.boot import machine
+from harness.boot.boot import Kernel, boot, findings
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.boot.outcome import BootResult, Status
+from harness.container.job import Exit, Job
+from harness.errors import UserError
+from harness.variant import Platform
+from tests.builders.machines import Process, ScriptedEngine, qmp_server
+
+OFF = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}}
+SAID = ("hello", "fact release 6.12.1", "part traps 3 3")
+
+
+@dataclass
+class Guest:
+    """What a machine's guest does once it runs.
+
+    Attributes:
+        files: name -> records, each to be led by the nonce of its machine.
+        hangs: it never ends.
+        exit: how QEMU ends.
+    """
+
+    said: Sequence[str] = ()
+    console: str = ""
+    outer: Sequence[str] = ()
+    hangs: bool = False
+    exit: Exit = field(default_factory=lambda: Exit(0))
+    powers_off: bool = True
+
+    def start(self, job: Job) -> Process:
+        """Act as QEMU for one boot."""
+        process = Process(self.exit, text="qemu: a word")
+        directory = Path(job.mounts[0].source)
+        answers = {"cont": ({"return": {}}, *((OFF,) if self.powers_off else ()))}
+        ready = threading.Event()
+
+        def run() -> None:
+            with qmp_server(directory / "qmp", answers) as seen:
+                ready.set()
+                while "cont" not in seen and not process.killed:
+                    threading.Event().wait(0.005)
+                self._speak(job, directory)
+                if not self.hangs:
+                    process.ended.set()
+                process.ended.wait(10)
+
+        threading.Thread(target=run, daemon=True).start()
+        assert ready.wait(5)
+        return process
+
+    def _speak(self, job: Job, directory: Path) -> None:
+        command_line = job.argv[job.argv.index("-append") + 1]
+        nonce = command_line.partition("orc.nonce=")[2].split()[0]
+        inner = nonce
+        if self.outer:
+            archive = (directory / "outer-initrd").read_bytes()
+            inner = archive.rpartition(b"orc.nonce=")[2].split()[0].decode()
+            _write(directory / "outer-evidence", nonce, self.outer)
+        _write(directory / "evidence", inner, self.said)
+        (directory / "console").write_text(self.console)
+
+
+def _write(path: Path, nonce: str, records: Sequence[str]) -> None:
+    path.write_text("".join(f"{nonce} {record}\n" for record in records))
+
+
+def fills(job: Job) -> Exit:
+    """Act as every command that machines need files of."""
+    if "-o" in job.argv:
+        Path(job.argv[job.argv.index("-o") + 1]).write_bytes(b"program")
+        return Exit(0)
+    out = Path(job.argv[4])
+    (out / "vmlinuz").write_bytes(b"outer kernel")
+    (out / "root").mkdir()
+    (out / "modules").mkdir()
+    return Exit(0)
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache out of it, and the waits short."""
+    monkeypatch.setenv("ORC_HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(machine, "BEAT_S", 0.1)
+
+
+def booted(
+    tmp_path: Path, guest: Guest, platform: Platform = Platform.NATIVE
+) -> BootResult:
+    """Boot ``guest`` with a short deadline."""
+    (tmp_path / "bzImage").write_bytes(b"our kernel")
+    engine = ScriptedEngine(fills, running=guest.start)
+    kernel = Kernel(tmp_path / "bzImage", tmp_path / "vmlinux")
+    config = MachineConfig(timeout_s=0.7, host_kvm=False)
+    return boot(Toolbox(engine, "image"), kernel, platform, config)
+
+
+def test_good_boot(tmp_path: Path) -> None:
+    """Evidence and QEMU's word make a boot, with its versions and counts."""
+    result = booted(tmp_path, Guest((*SAID, "done 3"), "console\n"))
+    assert result.status is Status.BOOTED
+    assert result.versions == {"qemu": "10.0.13", "linux": "6.12.1"}
+    assert result.counts == {"traps": 3, "records": 4}
+    assert result.console == "console\n"
+    assert result.facts["accel"] == "tcg"
+    assert result.command[0] == "qemu-system-x86_64"
+    assert findings(result) == ()
+
+
+@pytest.mark.parametrize(
+    ("guest", "status", "message"),
+    [
+        (Guest(SAID, "Kernel panic - not syncing: x\n"), Status.PANICKED, "syncing: x"),
+        (Guest(SAID), Status.PANICKED, "reset without a word"),
+        (Guest((*SAID, "done 99")), Status.PANICKED, "reset without a word"),
+        (Guest(SAID, hangs=True, powers_off=False), Status.HUNG, "deadline of 0.7 s"),
+        (Guest(SAID, exit=Exit(134), powers_off=False), Status.LOST, "134 (qemu: a"),
+    ],
+)
+def test_bad_ends(tmp_path: Path, guest: Guest, status: Status, message: str) -> None:
+    """Panic, silent reset, hang and lost machine are told apart."""
+    result = booted(tmp_path, guest)
+    assert result.status is status
+    assert message in result.message
+
+
+OUTER = ("hello", "part kvm 1 1", "mark running")
+
+
+@pytest.mark.parametrize(
+    ("outer", "said", "status", "message"),
+    [
+        ((*OUTER, "fact qemu.exit 0", "done 4"), (*SAID, "done 3"), "booted", "4 rec"),
+        ((*OUTER, "fact qemu.exit 0", "done 4"), SAID, "panicked", "without a word"),
+        ((*OUTER, "fact qemu.exit 1", "done 4"), SAID, "lost", "ended with 1"),
+        ((*OUTER, "fact qemu.signal 6", "done 4"), SAID, "lost", "ended with -1"),
+        (OUTER, SAID, "lost", "not by the guest"),
+    ],
+)
+def test_nested_ends(
+    tmp_path: Path,
+    outer: Sequence[str],
+    said: Sequence[str],
+    status: str,
+    message: str,
+) -> None:
+    """How the inner QEMU ended counts; an outer machine that dies is lost."""
+    result = booted(tmp_path, Guest(said, outer=outer), Platform.KVM)
+    assert result.status == status
+    assert message in result.message
+
+
+def test_hang_of_nested_host_is_not_the_kernels(tmp_path: Path) -> None:
+    """If the host's heartbeat stops with its guest, the machine is lost."""
+    guest = Guest(SAID, outer=OUTER, hangs=True, powers_off=False)
+    assert booted(tmp_path, guest, Platform.KVM).status is Status.LOST
+
+
+def test_platform_without_its_proof(tmp_path: Path) -> None:
+    """A KVM guest whose kernel did not take PVUNLOCK is a finding."""
+    outer = (*OUTER, "fact qemu.exit 0", "done 4")
+    guest = Guest((*SAID, "done 3"), "Hypervisor detected: KVM\n", outer)
+    (found,) = findings(booted(tmp_path, guest, Platform.KVM))
+    assert found.rule == "boot/platform"
+    assert "PVUNLOCK was not selected" in found.message
+
+
+def test_no_kernel(tmp_path: Path) -> None:
+    """A bzImage that is not there is the user's mistake, told before any machine."""
+    kernel = Kernel(tmp_path / "none", tmp_path / "vmlinux")
+    with pytest.raises(UserError, match="none does not exist, expected a bzImage"):
+        boot(Toolbox(ScriptedEngine(), "image"), kernel, Platform.NATIVE)

@@ -1,0 +1,69 @@
+"""QEMU's control socket: commands, refusals, and its word for the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.boot import qmp
+from harness.errors import InfraError
+from tests.builders.machines import qmp_server
+
+OK = {"return": {}}
+
+
+def shutdown(reason: str) -> dict[str, object]:
+    """Return QEMU's event for the machine's end."""
+    return {"event": "SHUTDOWN", "data": {"guest": True, "reason": reason}}
+
+
+def test_greeting_tells_the_version(tmp_path: Path) -> None:
+    """Connecting negotiates, and learns which QEMU this is."""
+    with qmp_server(tmp_path / "q") as seen, qmp.connect(tmp_path / "q") as control:
+        assert control.version == "10.0.13"
+        control.cont()
+        control.inject_nmi()
+    assert seen == ["qmp_capabilities", "cont", "inject-nmi"]
+
+
+def test_events_between_answers_are_kept(tmp_path: Path) -> None:
+    """An event that comes before an answer is not taken for it."""
+    answers = {"cont": ({"event": "RESUME"}, shutdown("guest-reset"), OK)}
+    with (
+        qmp_server(tmp_path / "q", answers),
+        qmp.connect(tmp_path / "q") as control,
+    ):
+        assert control.shutdown_reason() == ""
+        control.cont()
+        assert control.shutdown_reason() == "guest-reset"
+
+
+def test_reason_survives_the_hang_up(tmp_path: Path) -> None:
+    """QEMU tells the reason and is gone; the reason is still there to read."""
+    path = tmp_path / "q"
+    answers = {"quit": (OK, shutdown("host-qmp-quit"))}
+    with qmp_server(path, answers), qmp.connect(path) as control:
+        control.quit()
+        assert control.shutdown_reason() == "host-qmp-quit"
+
+
+def test_refused_command_says_why(tmp_path: Path) -> None:
+    """QEMU's own words are in the error."""
+    path = tmp_path / "q"
+    answers = {"cont": ({"error": {"class": "x", "desc": "no such thing"}},)}
+    with (
+        qmp_server(path, answers),
+        qmp.connect(path) as control,
+        pytest.raises(InfraError, match="qmp cont failed: no such thing"),
+    ):
+        control.cont()
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    """The wait for QEMU's socket has a deadline, which the error names."""
+    with (
+        pytest.raises(InfraError, match=r"no qemu listens .* after 0.05 s"),
+        qmp.connect(tmp_path / "none", timeout_s=0.05),
+    ):
+        pass

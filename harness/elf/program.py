@@ -7,6 +7,7 @@ an address into one space, whatever the file was.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from dataclasses import dataclass, field, replace
@@ -112,10 +113,10 @@ class Program:
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that ``address`` lies in, or None."""
-        if not 0 <= address < ZONE_END:
+        place = bisect.bisect_right(self.sections, address, key=lambda s: s.address)
+        if not place or address >= self.sections[place - 1].end:
             return None
-        index = int(self.sections_at(np.array([address], dtype=np.uint64))[0])
-        return None if index < 0 else self.sections[index]
+        return self.sections[place - 1]
 
     def sections_at(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Return for each address its section's place in ``sections``, -1 if none."""
@@ -143,8 +144,8 @@ class Program:
         if index < 0 or self.symbols.section[index] != section.index:
             within = address - section.address
             return Location(self.name, section.name, within, shown)
-        name, offset = self.symbols.locate(address)
-        return Location(self.name, name, offset, shown)
+        offset = address - int(self.symbols.address[index])
+        return Location(self.name, str(self.symbols.names[index]), offset, shown)
 
     def read(self, address: int, size: int) -> Bytes:
         """Return ``size`` bytes at ``address``; .bss reads as zeros.

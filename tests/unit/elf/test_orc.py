@@ -114,6 +114,20 @@ def test_assembly_without_calls_is_told_apart_too(orc_format: OrcFormat) -> None
     assert [unpack(state) for state in table.state.tolist()] == [e for _, e in rows]
 
 
+REAL = st.sampled_from([call(8), call(16), call(24, -16), call(64, -24), regs(), UND])
+
+
+@pytest.mark.parametrize("orc_format", sorted(OrcFormat))
+@given(entries=st.lists(REAL, max_size=30))
+def test_entries_of_real_code_always_tell(
+    orc_format: OrcFormat, entries: list[OrcEntry]
+) -> None:
+    """However few there are, they read as what was written, without a header."""
+    rows = list(enumerate([call(), *entries]))
+    table = _table(_program(orc_format, rows, header=b""))
+    assert [unpack(state) for state in table.state.tolist()] == [e for _, e in rows]
+
+
 def test_an_object_without_orc_is_none() -> None:
     """No sections, or empty ones, are no error."""
     writer = ElfWriter()

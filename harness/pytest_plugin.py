@@ -3,23 +3,29 @@
     pytest --artifacts DIR                   a kernel that is built already
     pytest --kernel-tree TREE --kernel-variant xen   build it first (once)
 
-A suite asks for ``kernel_object`` (each file of the build) and ``kernel_check``
-(each group of rules) and becomes one item per pair, in a stable order. The build
-happens once, before collection, in the process that people started.
+A test that takes ``kernel_object`` becomes one item per file of each kernel, one
+that takes ``kernel`` an item per kernel, in a stable order. The build happens once,
+before collection, in the process that people started; xdist's workers get its paths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import kernel_build
+from harness import artifacts, kernel_build
 from harness.errors import HarnessError
 from harness.progress import silent
 from harness.variant import Platform
+
+if TYPE_CHECKING:
+    from harness.boot.initramfs import Toolbox
+    from harness.verify.check import Verdict
 
 _ARTIFACTS = pytest.StashKey[tuple["Kernel", ...]]()
 NEEDS = (
@@ -35,6 +41,21 @@ class Kernel:
     name: str
     platform: Platform
     build: kernel_build.KernelBuild
+
+
+@dataclass(frozen=True, slots=True)
+class KernelObject:
+    """One file of a kernel under test."""
+
+    kernel: Kernel
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its path below the build, or its file name."""
+        root = self.kernel.build.root
+        inside = self.path.is_relative_to(root) and self.path != root
+        return str(self.path.relative_to(root)) if inside else self.path.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,22 +99,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
+    variants = config.getoption("--kernel-variant")
     found = [
-        (Path(path).absolute().name, Platform.NATIVE.value, str(Path(path).absolute()))
-        for path in config.getoption("--artifacts")
+        _described(Path(path), variants) for path in config.getoption("--artifacts")
     ]
     tree = config.getoption("--kernel-tree")
-    if tree is None or config.option.collectonly:
+    if tree is None:
         return found
     from harness import matrix  # what builds is loaded on demand
 
-    names = config.getoption("--kernel-variant") or [p.value for p in Platform]
-    source = None if tree == "default" else Path(tree)
-    request = matrix.Request(tree=source, platforms=tuple(map(Platform, names)))
-    for artifacts in matrix.build_variants(request, lambda name: silent):
-        name = artifacts.manifest.variant
-        found.append((name, artifacts.manifest.platform, str(artifacts.directory)))
+    request = matrix.Request(
+        tree=None if tree == "default" else Path(tree),
+        platforms=tuple(map(Platform, variants or Platform)),
+    )
+    for built in matrix.build_variants(request, lambda name: silent):
+        manifest = built.manifest
+        found.append((manifest.variant, manifest.platform, str(built.directory)))
     return found
+
+
+def _described(path: Path, variants: Sequence[str]) -> tuple[str, str, str]:
+    """Name a build that is there: by its manifest if it is one of ours."""
+    path = path.absolute()
+    if (path / artifacts.MANIFEST).exists():
+        manifest = artifacts.load(path).manifest
+        return manifest.variant, manifest.platform, str(path)
+    platform = variants[0] if variants else Platform.NATIVE.value
+    return path.name, platform, str(path)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -120,12 +152,44 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kernels = metafunc.config.stash.get(_ARTIFACTS, ())
     if "kernel_object" in metafunc.fixturenames:
         pairs = [(kernel, path) for kernel in kernels for path in kernel.build.files]
-        ids = [f"{kernel.name}-{_name(kernel, path)}" for kernel, path in pairs]
-        metafunc.parametrize("kernel_object", pairs, ids=ids)
+        objects = [KernelObject(kernel, path) for kernel, path in pairs]
+        ids = [f"{found.kernel.name}-{found.name}" for found in objects]
+        metafunc.parametrize("kernel_object", objects, ids=ids)
     elif "kernel" in metafunc.fixturenames:
         metafunc.parametrize("kernel", kernels, ids=[k.name for k in kernels])
 
 
-def _name(kernel: Kernel, path: Path) -> str:
-    root = kernel.build.root
-    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+@pytest.fixture
+def orc_verdict(kernel_object: KernelObject) -> Verdict:
+    """The verdict on one file's ORC table; computed once per file and process.
+
+    A file that cannot be read fails the test with the reason.
+    """
+    try:
+        return _verdict(kernel_object.path, kernel_object.kernel.build.cpufeatures)
+    except HarnessError as exc:
+        pytest.fail(f"ERROR: no verdict: {exc}", pytrace=False)
+
+
+@functools.cache
+def _verdict(path: Path, cpufeatures: Path | None) -> Verdict:
+    from harness.elf.feature import parse_cpufeatures
+    from harness.elf.program import load
+    from harness.verify.check import check
+
+    names = None if cpufeatures is None else parse_cpufeatures(cpufeatures.read_text())
+    return check(load(path), features=names)
+
+
+@pytest.fixture(scope="session")
+def kernel_toolbox() -> Iterator[Toolbox]:
+    """What machines are made with: an engine and the machine image."""
+    from harness.boot.initramfs import Toolbox
+    from harness.container import image
+    from harness.container.engine import connect
+
+    try:
+        with connect() as engine:
+            yield Toolbox(engine, image.ensure(engine, image.machine()).tag)
+    except HarnessError as exc:
+        pytest.fail(f"ERROR: no machine: {exc}", pytrace=False)

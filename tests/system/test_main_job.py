@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,9 +19,9 @@ WARM_LIMIT_S = 10 * 60
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty cache that the cold run fills and the others find filled."""
-    yield tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")

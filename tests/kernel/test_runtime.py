@@ -1,0 +1,63 @@
+"""Does each kernel boot on its platform, and unwind as its static table says?"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.boot.boot import Kernel as BootKernel
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.progress import silent
+from harness.pytest_plugin import Kernel
+from harness.report import text
+from harness.result import StageResult, Status
+from harness.stages import boot, compare
+
+
+def bootable(kernel: Kernel) -> BootKernel:
+    build = kernel.build
+    if build.bzimage is None or not build.kernels:
+        pytest.skip(f"SKIP: {build.root} has no bzImage and vmlinux to boot")
+    return BootKernel(build.bzimage, build.kernels[0], build.modules)
+
+
+def report(stage: StageResult) -> None:
+    """Fail or skip as the stage's status says, with its evidence."""
+    reason = "\n  hint: ".join(filter(None, (stage.reason, stage.hint)))
+    if stage.status is Status.MISS:
+        pytest.skip(f"MISS: {reason}")
+    if stage.status is not Status.PASS:
+        shown = ["\n".join(text.lines(finding)) for finding in stage.findings]
+        lines = [f"{stage.status}: {reason}", *shown, *stage.notes]
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+@pytest.mark.boot
+def test_boots(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
+    """Userspace comes up, does its work and says so over its own channel."""
+    report(
+        boot.stage(
+            kernel_toolbox,
+            bootable(kernel),
+            kernel.name,
+            kernel.platform,
+            MachineConfig(),
+            silent,
+        )
+    )
+
+
+@pytest.mark.boot
+def test_unwinder_agrees(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
+    """The kernel's own unwinder and the static table see the same frames."""
+    report(
+        compare.stage(
+            kernel_toolbox,
+            bootable(kernel),
+            kernel.name,
+            kernel.platform,
+            MachineConfig(),
+            0,
+            silent,
+        )
+    )

@@ -173,7 +173,8 @@ def _exchanges(rows: I64, code: U8, kind: U8) -> None:
     before = bytes_[n, np.maximum(at - 1, 0)]
     extended = (at > 0) & (before & 0xF4 == 0x44)  # REX.R
     plain = np.isin(opcode, (0x86, 0x87)) & ~extended
-    kind[rows[plain & (modrm >> 3 & 7 == 5)]] = InsnKind.FRAME
+    frame = rows[plain & (modrm >> 3 & 7 == 5)]
+    kind[frame[kind[frame] != InsnKind.STACK]] = InsnKind.FRAME
     kind[rows[plain & (modrm >> 3 & 7 == 4)]] = InsnKind.STACK
 
 

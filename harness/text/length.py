@@ -31,7 +31,7 @@ def gap_length(code: bytes) -> int:
     if opcode == b"\xc4":
         return _mapped(code, at + 1, at + 4)
     if opcode == b"\x62":
-        return _mapped(code, at + 1, at + 6)
+        return _mapped(code, at + 1, at + 5)
     return 0
 
 

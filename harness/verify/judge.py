@@ -70,7 +70,8 @@ def judge(site: Site, texts: Texts, lookup: Callable[[int], int]) -> list[Defect
         defects += _returns(site, stream, walk)
         defects += _jumps(stream, walk, lookup)
         defects += _loops(stream, walk)
-    defects += _stack(site, texts.merged)
+    wrong = {defect.stream for defect in defects}
+    defects += (d for d in _stack(site, texts.merged) if d.stream not in wrong)
     if not defects:
         defects += _entries(site, texts)
     return defects

@@ -1,0 +1,214 @@
+"""Decoding: kinds, targets, gaps of the decoder, and getting back in step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.text.decode import decode, decode_all, decode_program, format_insn
+from harness.text.insn import InsnKind, Insns
+from tests.builders.elfwriter import ALLOC, EXEC, FUNC, OBJECT, ElfWriter
+
+BASE = 0xFFFFFFFF81000000
+
+
+def bytes_of(text: str) -> np.ndarray:
+    """The bytes that hexadecimal ``text`` spells."""
+    return np.frombuffer(bytes.fromhex(text), np.uint8)
+
+
+def decoded(text: str, *starts: int) -> Insns:
+    """``text`` decoded at BASE; ``starts`` are offsets of functions."""
+    return decode_all(
+        bytes_of(text), BASE, np.array([BASE + s for s in starts], np.uint64)
+    )
+
+
+def shape(insns: Insns) -> list[tuple[int, str]]:
+    """Offset and kind of each instruction."""
+    return [
+        (int(a) - BASE, InsnKind(int(k)).name)
+        for a, k in zip(insns.address, insns.kind, strict=True)
+    ]
+
+
+KINDS = [
+    ("e800000000", "CALL"),
+    ("66e800000000", "CALL"),
+    ("ff1500000000", "CALL_INDIRECT"),
+    ("ffd0", "CALL_INDIRECT"),
+    ("41ff94e8e8e8e8e8", "CALL_INDIRECT"),
+    ("eb00", "JMP"),
+    ("2ee900000000", "JMP"),
+    ("ffe0", "JMP_INDIRECT"),
+    ("3effe0", "JMP_INDIRECT"),
+    ("7400", "JCC"),
+    ("0f8400000000", "JCC"),
+    ("e2fe", "JCC"),
+    ("c7f800000000", "JCC"),
+    ("c3", "RET"),
+    ("f3c3", "RET"),
+    ("50", "PUSH"),
+    ("4154", "PUSH"),
+    ("6a00", "PUSH"),
+    ("58", "POP"),
+    ("9c", "PUSHF"),
+    ("9d", "POPF"),
+    ("c9", "LEAVE"),
+    ("4883c408", "STACK"),
+    ("4889c4", "STACK"),
+    ("488d642408", "STACK"),
+    ("4889e5", "FRAME"),
+    ("31ed", "FRAME"),
+    ("4887ec", "STACK"),
+    ("48872b", "FRAME"),
+    ("4c872b", "OTHER"),
+    ("4839ec", "OTHER"),  # cmp reads
+    ("4885ed", "OTHER"),  # test reads
+    ("48892c24", "OTHER"),  # mov %rbp,(%rsp) writes memory
+    ("90", "NOP"),
+    ("0f1f4000", "NOP"),
+    ("f390", "OTHER"),  # pause
+    ("cc", "TRAP"),
+    ("0f0b", "UD"),
+    ("f30f1efa", "ENDBR"),
+    ("48cf", "END"),
+    ("480f07", "END"),
+    ("f30f01ca", "END"),  # eretu, which capstone calls clac
+    ("0f01ca", "OTHER"),  # clac
+    ("0f01e8", "OTHER"),  # serialize, unknown to capstone
+    ("f20f00f0", "OTHER"),  # lkgs, unknown to capstone
+    ("67480fb93a", "UD"),  # ud1 with its ModRM byte
+    ("0f0b78656e", "OTHER"),  # XEN_EMULATE_PREFIX
+]
+
+
+@pytest.mark.parametrize(("text", "kind"), KINDS)
+def test_kind_and_length(text: str, kind: str) -> None:
+    """One instruction of each kind, its length known although more code follows."""
+    size = len(text) // 2
+    insns = decoded(text + "fc" + "c3" * 3)
+    assert shape(insns)[:2] == [(0, kind), (size, "OTHER")]
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("e800000000", 5),
+        ("ebfe", 0),
+        ("0f8410000000", 0x16),
+        ("e9ffffffff", 4),
+        ("2ee900010000", 0x106),
+        ("e20a", 12),
+    ],
+)
+def test_target(text: str, target: int) -> None:
+    """The target of a direct branch is computed from its bytes."""
+    assert int(decoded(text).target[0]) == BASE + target
+
+
+def test_indirect_branches_have_no_target() -> None:
+    """What only the running kernel knows is 0."""
+    assert decoded("ff1500000000ffe0").target.tolist() == [0, 0]
+
+
+def test_gap_does_not_desynchronise() -> None:
+    """Behind a WARN made with UD1 the next instruction is found again."""
+    insns = decoded("67480fb93a" + "4889e5" + "c3")
+    assert shape(insns) == [(0, "UD"), (5, "FRAME"), (8, "RET")]
+
+
+def test_many_gaps_at_once() -> None:
+    """Gaps are repaired wherever they are."""
+    insns = decoded(("0f01e8" + "4889e5") * 50)
+    assert shape(insns) == [
+        entry for n in range(50) for entry in ((6 * n, "OTHER"), (6 * n + 3, "FRAME"))
+    ]
+
+
+def test_function_starts_win() -> None:
+    """Data before a function must not swallow its first instruction."""
+    text = "b8" + "55" + "4889e5" + "c3"
+    assert shape(decoded(text)) == [(0, "OTHER"), (5, "RET")]
+    expected = [(0, "BAD"), (1, "PUSH"), (2, "FRAME"), (5, "RET")]
+    assert shape(decoded(text, 1)) == expected
+
+
+def test_long_fill_is_left_out() -> None:
+    """Runs of int3 as long as a cache line are no instructions to look at."""
+    data = bytes_of("c3" + "cc" * 200 + "c3")
+    insns = decode(data, BASE)
+    assert int(insns.address[-1]) == BASE + 201
+    assert len(insns) < 40
+    assert len(decode_all(data, BASE)) == 202
+
+
+def test_immediate_at_the_edge_of_fill() -> None:
+    """An instruction whose immediate looks like fill keeps its length."""
+    insns = decode(bytes_of("b800000000" + "00" * 128 + "c3"), BASE)
+    assert (int(insns.address[0]), int(insns.size[0])) == (BASE, 5)
+
+
+def test_empty_text() -> None:
+    """No bytes, no instructions."""
+    assert len(decoded("")) == 0
+
+
+def test_chunks_join_without_a_seam() -> None:
+    """Text longer than a chunk decodes like its parts."""
+    unit = "4881c400010000"  # 7 bytes: chunks end inside
+    count = (200 << 10) // 7
+    insns = decoded(unit * count)
+    assert len(insns) == count
+    assert set(insns.kind.tolist()) == {InsnKind.STACK}
+
+
+def test_index_and_covering() -> None:
+    """An address is looked up as a start, or as a byte inside."""
+    insns = decoded("4889e5c3")
+    wanted = np.array([BASE, BASE + 1, BASE + 3, BASE + 9, BASE - 1], np.uint64)
+    assert insns.index(wanted).tolist() == [0, -1, 1, -1, -1]
+    assert insns.covering(wanted).tolist() == [0, 0, 1, -1, -1]
+
+
+def test_program_starts_at_its_functions() -> None:
+    """Functions behind data in .text are in step; threads change nothing."""
+    writer = ElfWriter()
+    code = bytes.fromhex("48b8" + "55c3" + "cc" * 12)
+    text = writer.section(".text", code * 9000, flags=ALLOC | EXEC, align=16)
+    for n in range(9000):
+        writer.symbol(f"f{n}", text, 16 * n + 2, 2, kind=FUNC)
+    program = writer.program()
+    start = program.sections[0].address
+    functions = np.arange(9000, dtype=np.uint64) * np.uint64(16) + np.uint64(start + 2)
+    one, two = decode_program(program, 1), decode_program(program, 2)
+    assert (one.index(functions) >= 0).all()
+    assert (one.address == two.address).all()
+    assert (one.kind == two.kind).all()
+
+
+def test_data_section_is_decoded_where_it_has_functions() -> None:
+    """A section that is mostly objects holds code only in its functions."""
+    writer = ElfWriter()
+    text = writer.section(".mixed", b"\x55\xc3" + b"\x01" * 62, flags=ALLOC | EXEC)
+    writer.symbol("code", text, 0, 2, kind=FUNC)
+    writer.symbol("object", text, 2, 62, kind=OBJECT)
+    assert decode_program(writer.program()).kind.tolist() in (
+        [InsnKind.PUSH, InsnKind.RET],
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("9c", "pushfq"),
+        ("4883c408", "addq $8, %rsp"),
+        ("0f01e8", "(0f 01 e8)"),
+        ("0f0b78656e", "xen-emulate-prefix"),
+        ("06", "(bad)"),
+    ],
+)
+def test_format(text: str, expected: str) -> None:
+    """Instructions print as AT&T text, gaps as their bytes."""
+    assert format_insn(bytes.fromhex(text), BASE) == expected

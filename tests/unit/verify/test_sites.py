@@ -1,0 +1,219 @@
+"""Alternative sites: what must be found, and what must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
+from harness.elf.program import Program
+from harness.finding import Finding
+from harness.verify.check import check
+from tests.builders.elfwriter import UND, call, regs
+from tests.builders.site import ALWAYS, SITE, XENPV, Replacement, a_site
+
+PV_CALL = bytes.fromhex("ff1500000000")  # call *pv_ops+n(%rip)
+PUSHF_POP = bytes.fromhex("9c58")  # pushf; pop %rax
+SAVE_FL = Replacement(PUSHF_POP, XENPV, flags=1)
+PUSHED = call(16)
+
+
+def found(program: Program) -> tuple[Finding, ...]:
+    """The findings of a whole validation."""
+    return check(program).findings
+
+
+def rules(program: Program) -> list[str]:
+    """Their rules, with the offset in the site."""
+    return [f"{f.rule}+{f.location.offset - SITE}" for f in found(program)]
+
+
+def test_paravirt_site_with_its_entries_is_clean() -> None:
+    """`pushf; pop` under `call *pv_ops`, table as objtool writes it: no finding."""
+    inside = [(1, PUSHED), (2, call(8))]
+    assert rules(a_site(PV_CALL, [SAVE_FL], inside)) == []
+
+
+def test_missing_entry_of_a_replacement() -> None:
+    """BUGS C.1 #2: without the entry behind pushf, native unwinds wrongly there."""
+    (finding,) = found(a_site(PV_CALL, [SAVE_FL]))
+    assert finding.rule == "alternative/state"
+    assert str(finding.location) == "victim+0x5"
+    assert (finding.declared, finding.actual) == ("sp+8 call", "sp+16 call")
+    assert finding.variant == "replacement 1 of 1 (not XENPV)"
+    assert finding.platforms == ("kvm", "native", "vsmp")
+
+
+def test_undefined_entry_inside_original_nops() -> None:
+    """BUGS C.1 #1: an undefined entry in NOPs that nothing else gave a state."""
+    inside = [(1, UND), (2, call(8))]
+    program = a_site(b"\x90" * 3, [Replacement(bytes.fromhex("0f01ca"))], inside)
+    (finding,) = found(program)
+    assert finding.rule == "alternative/entry"
+    assert (finding.declared, finding.actual) == ("(und)", "sp+8 call")
+
+
+def test_two_replacements_clash() -> None:
+    """BUGS C.1 #4: replacements of one site are compared with each other, too."""
+    push_pop = Replacement(bytes.fromhex("5058"))
+    cld_cld = Replacement(bytes.fromhex("fcfc"), XENPV)
+    inside = [(1, PUSHED)]
+    (finding,) = found(a_site(b"\x90" * 2, [push_pop, cld_cld], inside))
+    assert finding.rule == "alternative/conflict"
+    assert finding.variant == "replacement 2 of 2 (XENPV)"
+    assert finding.platforms == ("xen",)
+    assert any("replacement 1 SMAP: sp+16 call" in line for line in finding.window)
+
+
+# 4 bytes without effect under 12 bytes of padding; at +12 the original has pushed.
+PADDED = Replacement(bytes.fromhex("0f0100fc"))
+PUSH_AT_11 = bytes.fromhex("0f1f8400000000000f0100" + "50" + "58" + "fcfcfc")
+AT_12 = [(12, PUSHED), (13, call(8))]
+
+
+def test_padding_of_twelve_bytes_as_two_nops() -> None:
+    """BUGS C.1 #5: NOPs of 8 and 4 bytes have a boundary where another text pushed."""
+    (finding,) = found(a_site(PUSH_AT_11, [PADDED], AT_12, size=12))
+    assert finding.rule == "alternative/conflict"
+    assert finding.location.offset - SITE == 12
+    assert finding.variant.startswith("replacement 1")
+
+
+def test_padding_of_twelve_bytes_as_a_jump() -> None:
+    """The same site is right where the kernel jumps over so long a padding."""
+    assert rules(a_site(PUSH_AT_11, [PADDED], AT_12, size=14)) == []
+
+
+def test_entry_at_a_boundary_of_a_replacement_only() -> None:
+    """BUGS C.1 #13: an entry inside the original's one instruction is legal."""
+    inside = [(1, PUSHED), (2, call(8))]
+    program = a_site(PV_CALL, [SAVE_FL], inside)
+    assert not [f for f in found(program) if f.rule.startswith("table/")]
+
+
+def test_entry_that_fits_no_text() -> None:
+    """A state in the padding that no text ever has is nobody's."""
+    inside = [(1, PUSHED), (2, call(8)), (4, call(24)), (5, call(8))]
+    assert rules(a_site(PV_CALL, [SAVE_FL], inside)) == ["alternative/entry+4"]
+
+
+def test_entry_at_no_boundary_of_any_text() -> None:
+    """An entry where no instruction of any text starts is reported as such."""
+    nopw = Replacement(bytes.fromhex("660f1f440000"))
+    inside = [(4, PUSHED), (5, call(8))]
+    found_rules = rules(a_site(PV_CALL, [nopw], inside))
+    assert "table/boundary+4" in found_rules
+    assert "table/boundary+5" in found_rules
+
+
+def test_the_january_example() -> None:
+    """LKML 20210104154818.GB3040: the call's frame unwinds by the pop's entry."""
+    inline = Replacement(bytes.fromhex("9c" + "0f1f4000" + "58"))  # pushf; nopl; pop
+    inside = [(1, PUSHED)]
+    (finding,) = found(a_site(PV_CALL, [inline], inside))
+    assert finding.rule == "alternative/ret-1"
+    assert finding.variant == "original"
+    assert (finding.declared, finding.actual) == ("sp+16 call", "sp+8 call")
+    assert finding.location.offset - SITE == 5
+
+
+def test_direct_call_is_shorter() -> None:
+    """A paravirt call made direct returns at +5: its last byte is +4."""
+    direct = Replacement(bytes.fromhex("e800000000"), ALWAYS, flags=2)
+    inline = Replacement(bytes.fromhex("9c" + "0f1f00" + "58"), XENPV, flags=1)
+    inside = [(1, PUSHED), (5, call(8))]
+    (finding,) = found(a_site(PV_CALL, [direct, inline], inside))
+    assert finding.rule == "alternative/ret-1"
+    assert finding.variant == "replacement 1 of 2 (ALWAYS)"
+
+
+def test_text_that_leaves_the_site_unbalanced() -> None:
+    """A replacement that pushes and does not pop leaves the site wrong."""
+    (finding,) = found(a_site(b"\x90\x90", [Replacement(b"\x50\xfc")], [(1, PUSHED)]))
+    assert finding.rule == "alternative/end"
+    assert (finding.declared, finding.actual) == ("sp+8 call", "sp+16 call")
+
+
+def test_hidden_push_under_a_frame_pointer() -> None:
+    """Where the CFA is counted from %rbp, a lost pop shows in %rsp alone."""
+    frame = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
+    program = a_site(b"\xfc\xfc", [Replacement(b"\x50\xfc")], start=frame, after=frame)
+    (finding,) = found(program)
+    assert finding.rule == "alternative/stack"
+    assert "-8 bytes" in finding.message
+
+
+def test_return_stack_stuffing() -> None:
+    """Calls within the site push; nobody returns to the int3 behind them."""
+    stuffing = bytes.fromhex("e801000000cc" + "4883c408")  # call 1f; int3; 1: add $8
+    inside = [(6, PUSHED), (10, call(8))]
+    program = a_site(b"\xeb\x09" + b"\x90" * 9, [Replacement(stuffing)], inside)
+    assert rules(program) == []
+
+
+def test_jump_out_with_another_state() -> None:
+    """A jump out of the site must find at its target what it brings."""
+    # push; jmp other, which is at 0x20 of .text
+    jump = b"\x50\xe9" + (0x20 - (SITE + 6)).to_bytes(4, "little")
+    program = a_site(
+        jump + b"\xcc",
+        [Replacement(bytes.fromhex("0f1f8000000000"))],
+        [(1, PUSHED)],
+        functions=[
+            ("filler", b"\xc3", [(0, call(8))]),
+            ("other", b"\xc3", [(0, call(8))]),
+        ],
+    )
+    (finding,) = found(program)
+    assert finding.rule == "alternative/jump"
+    assert (finding.declared, finding.actual) == ("sp+8 call", "sp+16 call")
+
+
+def test_callee_that_moves_the_stack() -> None:
+    """A callee's own table tells that it returns with %rsp moved (error_entry)."""
+    # push over the return address, as error_entry() does: xchg, push, ret
+    helper = ("saver", bytes.fromhex("5056c3"), [(0, call(8)), (2, regs(8))])
+    length = 8
+    behind = SITE + length + 1
+    at = behind + (-behind % 16)
+    code = b"\xe8" + (at - (SITE + 5)).to_bytes(4, "little") + b"\xfc\xfc\xfc"
+    program = a_site(code, [Replacement(b"\xfc")], after=regs(0), functions=[helper])
+    findings = found(program)
+    states = [f for f in findings if f.variant == "original"]
+    assert [f.rule for f in states] == ["alternative/state"]
+    assert states[0].cause == "callee saver"
+    assert (states[0].declared, states[0].actual) == ("sp+8 call", "sp+0 regs")
+
+
+def test_torn_replacement() -> None:
+    """A replacement that is cut off inside an instruction is no text."""
+    program = a_site(b"\x90" * 6, [Replacement(bytes.fromhex("ff1500"))])
+    assert [f.rule for f in found(program)] == ["alternative/boundary"]
+
+
+def test_undefined_site_is_counted_as_blind() -> None:
+    """Where the table says nothing at the start, nothing is judged, and it shows."""
+    verdict = check(a_site(b"\x90\x90", [Replacement(b"\x50\xfc")], start=UND))
+    assert verdict.findings == ()
+    assert verdict.counts["blind sites"] == 1
+
+
+def test_same_defect_has_one_cause() -> None:
+    """Frame size and place do not make another cause; another offset does."""
+    one = found(a_site(PV_CALL, [SAVE_FL]))[0]
+    bigger = found(a_site(PV_CALL, [SAVE_FL], start=call(40), after=call(40)))[0]
+    assert one.cause == bigger.cause
+    clash = found(a_site(PV_CALL, [SAVE_FL], [(1, PUSHED), (2, PUSHED)]))
+    assert one.cause not in {finding.cause for finding in clash}
+
+
+@pytest.mark.parametrize("size", [12, 13, 14])
+def test_evidence_fits(size: int) -> None:
+    """Every window is at most 25 lines of 100 columns, with one arrow."""
+    program = a_site(b"\xfc" * 60, [Replacement(b"\x50" + b"\xfc" * 50)], size=size)
+    findings = found(program)
+    assert findings
+    for finding in findings:
+        assert len(finding.window) <= 25
+        assert max(map(len, finding.window)) <= 100
+        assert sum(line.startswith("->") for line in finding.window) == 1
+        assert finding.window[0].rstrip().endswith("ORC")

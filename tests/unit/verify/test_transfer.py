@@ -91,9 +91,7 @@ RULES = [
 @pytest.mark.parametrize(
     ("code", "before", "after"), [rule[1:] for rule in RULES], ids=[r[0] for r in RULES]
 )
-def test_step(
-    code: str, before: OrcEntry | None, after: list[OrcEntry | None]
-) -> None:
+def test_step(code: str, before: OrcEntry | None, after: list[OrcEntry | None]) -> None:
     """Each instruction leaves exactly these states true, objtool's first."""
 
     def state(entry: OrcEntry | None) -> int:

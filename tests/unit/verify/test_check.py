@@ -1,0 +1,150 @@
+"""The whole validation of files, good ones and bad ones, alone and together."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.elf.feature import Features
+from harness.errors import FormatError
+from harness.verify import judge, table
+from harness.verify.check import (
+    check,
+    check_columns,
+    check_file,
+    check_many,
+    read_columns,
+    renamed,
+)
+from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
+from tests.builders.site import XENPV, Replacement, a_site
+
+PV_CALL = bytes.fromhex("ff1500000000")
+SAVE_FL = Replacement(bytes.fromhex("9c58"), XENPV, flags=1)
+NAMES = Features({XENPV: "XENPV"}, 0, "test")
+
+
+def object_bytes() -> bytes:
+    """A small clean object as a file."""
+    writer = ElfWriter()
+    text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    writer.symbol("f", text, 0, 1)
+    add_orc(writer, text, [(0, call(8)), (1, replace(call(0), type=0, sp_reg=0))])
+    return writer.build()
+
+
+def test_no_orc_is_a_note() -> None:
+    """An object without ORC is not an error and has no finding."""
+    writer = ElfWriter()
+    writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    verdict = check(writer.program())
+    assert verdict.findings == ()
+    assert "carries no ORC: nothing to validate" in verdict.notes
+
+
+def test_counts_say_what_was_looked_at() -> None:
+    """Entries, instructions, sites, variants and their boundaries are counted."""
+    counts = check(a_site(PV_CALL, [SAVE_FL], [(1, call(16)), (2, call(8))])).counts
+    assert counts["sites"] == 1
+    assert counts["variants"] == 2
+    assert counts["boundaries"] == 1 + 6
+    assert counts["walked sites where the table equals both designs"] == 1
+
+
+def test_findings_are_stable() -> None:
+    """The same program gives the same findings with the same keys."""
+    one, two = (check(a_site(PV_CALL, [SAVE_FL])).findings for _ in range(2))
+    assert one == two
+    assert not re.search(r"ffffffff|\+0x", one[0].key)
+
+
+def test_many_files(tmp_path: Path) -> None:
+    """Files are checked in parallel; a bad one is an error in its place."""
+    for number in range(9):
+        (tmp_path / f"{number}.o").write_bytes(object_bytes())
+    (tmp_path / "bad.o").write_bytes(b"not an ELF file")
+    paths = [*tmp_path.iterdir(), tmp_path / "0.o"]
+    results = check_many(reversed(paths), jobs=2)
+    assert [r.path.name for r in results] == [*(f"{n}.o" for n in range(9)), "bad.o"]
+    assert isinstance(results[-1].error, FormatError)
+    assert results[-1].verdict is None
+    assert all(r.verdict and not r.verdict.findings for r in results[:-1])
+
+
+def test_missing_file_is_an_error_result(tmp_path: Path) -> None:
+    """A path that is not there does not stop the others."""
+    (result,) = check_many([tmp_path / "gone.o"])
+    assert result.error is not None
+
+
+def test_truncated_file(tmp_path: Path) -> None:
+    """Half a file is an error, never a traceback, wherever it ends."""
+    data = object_bytes()
+    rng = random.Random(7)
+    path = tmp_path / "half.o"
+    for size in [0, 3, 63, *(rng.randrange(len(data)) for _ in range(40))]:
+        path.write_bytes(data[:size])
+        result = check_file(path)
+        assert (result.error is None) != (result.verdict is None)
+
+
+def test_renamed() -> None:
+    """Findings can be filed under the path that people use for the object."""
+    program = a_site(PV_CALL, [SAVE_FL])
+    from harness.verify.check import Checked
+
+    checked = renamed(Checked(Path("x"), check(program)), "kernel/victim.o")
+    assert checked.verdict is not None
+    assert checked.verdict.findings[0].location.object == "kernel/victim.o"
+    failed = Checked(Path("x"), None, FormatError("no"))
+    assert renamed(failed, "y") is failed
+
+
+KINDS = ["sp_offset", "type", "sp_reg", "bp", "undefined", "move", "delete"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mutation_inside_a_site_is_seen(kind: str) -> None:
+    """Whatever happens to an entry inside a site, somebody objects."""
+    entries = [(1, call(16)), (2, call(8))]
+    columns = read_columns(a_site(PV_CALL, [SAVE_FL], entries), NAMES)
+    assert columns is not None
+    assert check_columns(columns).findings == ()
+    orc = columns.table.sorted()
+    row = 1  # the entry behind pushf
+    fields = {
+        name: getattr(orc, name).copy()
+        for name in ("ip", "sp_offset", "bp_offset", "sp_reg", "bp_reg", "type")
+    }
+    if kind == "sp_offset":
+        fields["sp_offset"][row] += 8
+    elif kind == "type":
+        fields["type"][row] = 3
+    elif kind == "sp_reg":
+        fields["sp_reg"][row] = 4
+    elif kind == "bp":
+        fields["bp_reg"][row], fields["bp_offset"][row] = 1, -24
+    elif kind == "undefined":
+        for name in ("type", "sp_reg", "sp_offset"):
+            fields[name][row] = 0
+    elif kind == "move":
+        fields["ip"][row] += np.uint64(1)
+    mutant = replace(orc, **fields)
+    if kind == "delete":
+        keep = np.arange(len(orc)) != row
+        names = (*fields, "signal", "raw")
+        mutant = replace(orc, **{name: getattr(orc, name)[keep] for name in names})
+    assert check_columns(replace(columns, table=mutant)).findings
+
+
+def test_every_rule_is_documented() -> None:
+    """docs/findings.md has one section per rule, and none for a rule that is gone."""
+    text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
+    sections = set(re.findall(r"^## `((?:alternative|table)/[^`]+)`", text, re.M))
+    rules = {rule.value for rule in (*judge.Rule, *table.Rule)}
+    assert sections == rules

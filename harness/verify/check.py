@@ -20,6 +20,7 @@ from harness.text.decode import decode_program
 from harness.text.insn import Insns
 from harness.text.patch import Streams, build_streams
 from harness.verify.lookup import lookup_of
+from harness.verify.place import check_places
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table, ships_sorted
 
@@ -123,6 +124,7 @@ def check_columns(columns: Columns) -> Verdict:
             columns.features,
         )
         findings += sites.findings
+        findings += check_places(program, alternatives, columns.insns)
         counts |= sites.counts
         size = alternatives.entry_size
         notes.append(f"alternatives of era {sites.era}, {size} bytes per entry")

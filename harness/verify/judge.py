@@ -27,6 +27,8 @@ class Rule(enum.StrEnum):
     LOOP = "alternative/loop"
     ENTRY = "alternative/entry"
     BOUNDARY = "alternative/boundary"
+    OVERLAP = "alternative/overlap"
+    TARGET = "alternative/target"
 
 
 @dataclass(frozen=True, slots=True)

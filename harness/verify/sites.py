@@ -132,7 +132,6 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     length = context.alternatives.site_length
     inside = np.arange(table.shape[1]) <= length[:, None]
     busy = ((table != table[:, :1]) & inside).any(axis=1)
-    busy[streams.site[~streams.whole]] = True
     insns = streams.insns
     owner = np.repeat(streams.site, np.diff(streams.first))
     loud = ~np.isin(insns.kind, _QUIET)
@@ -149,7 +148,9 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     loud |= call & np.isin(insns.target, odd)
     busy[owner[loud]] = True
     # nothing can be said where the table says nothing
-    return np.asarray(busy & _defined(table[:, 0]))
+    busy &= _defined(table[:, 0])
+    busy[streams.site[~streams.whole]] = True
+    return np.asarray(busy)
 
 
 def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:

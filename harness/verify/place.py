@@ -1,0 +1,84 @@
+"""Place: where alternative sites lie, and what else uses those bytes.
+
+The kernel patches a site whole, so nothing outside may count on its inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.elf.alternative import Alternatives
+from harness.elf.program import Program
+from harness.finding import Finding
+from harness.text.decode import format_insn
+from harness.text.insn import Insn, Insns
+from harness.verify.judge import Rule
+
+_AROUND = 4
+
+
+def check_places(
+    program: Program, alternatives: Alternatives, insns: Insns
+) -> Iterator[Finding]:
+    """Report sites that start inside an instruction, overlap, or are jumped into."""
+    order = np.argsort(alternatives.site_address, kind="stable")
+    start = alternatives.site_address[order]
+    end = start + alternatives.site_length[order].astype(np.uint64)
+    covering = insns.covering(start)
+    for at in np.flatnonzero((covering >= 0) & (insns.index(start) < 0)).tolist():
+        yield _finding(
+            program,
+            insns,
+            int(start[at]),
+            Rule.BOUNDARY,
+            "the site starts in the middle of an instruction",
+        )
+    for at in np.flatnonzero(end[:-1] > start[1:]).tolist():
+        before = program.location(int(start[at]))
+        yield _finding(
+            program,
+            insns,
+            int(start[at + 1]),
+            Rule.OVERLAP,
+            f"the site lies partly in the one at {before}: one overwrites the other",
+        )
+    rows = np.flatnonzero(insns.target)
+    target = insns.target[rows]
+    if not len(start):
+        return
+    site = np.maximum(np.searchsorted(start, target, side="right") - 1, 0)
+    inside = (target > start[site]) & (target < end[site])
+    source = insns.address[rows]
+    own = (source >= start[site]) & (source < end[site])
+    for at in np.flatnonzero(inside & ~own).tolist():
+        yield _finding(
+            program,
+            insns,
+            int(source[at]),
+            Rule.TARGET,
+            f"a branch lands inside the site at "
+            f"{program.location(int(start[site[at]]))}",
+        )
+
+
+def _finding(
+    program: Program, insns: Insns, address: int, rule: Rule, message: str
+) -> Finding:
+    row = int(insns.covering(np.array([address], np.uint64))[0])
+    lines = []
+    for near in range(max(0, row - _AROUND), min(len(insns), row + _AROUND + 1)):
+        insn = insns.at(near)
+        mark = "->" if near == row else "  "
+        place = f"{program.location(insn.address)!s:<40}"
+        lines.append(f"{mark} {place} {_text(program, insn)}"[:100])
+    where = program.location(address)
+    return Finding(rule.value, where, message, window=tuple(lines))
+
+
+def _text(program: Program, insn: Insn) -> str:
+    text = format_insn(insn.code, insn.address)
+    if not insn.target:
+        return text
+    return f"{text.split()[0]} {program.location(insn.target)}"

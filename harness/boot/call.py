@@ -12,7 +12,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.boot.gdb import Gdb, Registers
+from harness.boot.gdb import Gdb
+from harness.boot.registers import Registers
 from harness.boot.stack_info import KERNEL_HALF
 from harness.boot.unwind import PT_REGS, PT_REGS_SIZE, TRACE_LIMIT
 from harness.elf.program import Program

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 
 from harness.boot.call import unwind_call
 from harness.boot.control import control_entry, differing_entries, run_control
-from harness.boot.gdb import Gdb, LostGuest, Registers
+from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
+from harness.boot.kernel_text import KernelText, kernel_text
 from harness.boot.point import Guest, check_point, finding, in_entry_context
+from harness.boot.registers import Registers
 from harness.boot.sample import (
     LIVE_BREAKPOINTS,
     PatchedStarts,
@@ -28,7 +30,7 @@ from harness.boot.sample import (
     wander,
 )
 from harness.boot.stack_info import cpu_stacks, per_cpu_base, stack_layout
-from harness.boot.unwind import KernelText, kernel_text
+from harness.boot.unwind import Ended
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import parse_orc
 from harness.elf.program import Program
@@ -38,10 +40,23 @@ from harness.progress import Progress, silent
 
 POLL_S = 0.05
 HIT_S = 0.3
+ENTRY_HIT_S = 0.8
 WANDER_STEPS = 20
-ENTRY_STEPS = 60
+ENTRY_STEPS = 50
 RUNNING = 2  # enum system_states: init memory is being freed, or later
 MAX_FINDINGS = 20
+_FIRST_COUNTS = (
+    "points",
+    "agree",
+    "differ",
+    "frames",
+    "to_the_end",
+    "entry_context",
+    "inside_replacement",
+    "inside_other_cfa",
+    "control_reported",
+    "control_clean",
+)
 _NEVER = "no kernel was seen at its linked address within {:g} s"
 
 
@@ -254,7 +269,7 @@ class _Run:
         self.rng.shuffle(points)
         if inject_nmi is not None:
             inject_nmi()
-        for registers in hits(guest.gdb, points[:LIVE_BREAKPOINTS], HIT_S):
+        for registers in hits(guest.gdb, points[:LIVE_BREAKPOINTS], ENTRY_HIT_S):
             self.counts["entry_points_hit"] = self.counts.get("entry_points_hit", 0) + 1
             steps = walk(guest.gdb, guest.program, guest.text, registers, ENTRY_STEPS)
             for state in steps:
@@ -283,7 +298,11 @@ class _Run:
         return sorted(self.inside.keys() - self.hit, key=rank)
 
     def check(self, registers: Registers) -> None:
-        point = check_point(self.guest, registers)
+        try:
+            point = check_point(self.guest, registers)
+        except UnmappedMemory:  # still on the user's page tables (PTI)
+            self.count("not_mapped")
+            return
         if not point.comparable and point.agrees:
             self.count("module_on_stack")
             return
@@ -291,6 +310,7 @@ class _Run:
         self.count("frames", len(point.guest))
         self.count("agree" if point.agrees else "differ")
         self.count("entry_context", in_entry_context(self.guest, point))
+        self.count("to_the_end", point.host.ended in (Ended.USER, Ended.END_OF_STACK))
         if registers.rip in self.inside:
             self.hit.add(registers.rip)
         locate = self.guest.program.symbols.index
@@ -319,10 +339,14 @@ class _Run:
     def result(self, seconds: float) -> CompareResult:
         self.counts["inside_replacement"] = len(self.hit)
         self.counts["inside_other_cfa"] = sum(self.inside[p] for p in self.hit)
-        for name in ("points", "agree", "differ", "entry_context", "frames"):
-            self.counts.setdefault(name, 0)
+        first = {name: self.counts.get(name, 0) for name in _FIRST_COUNTS}
+        if skipped := self.counts.get("module_on_stack"):
+            self.notes.append(
+                f"{skipped} stops were not compared to the end: module code was on the "
+                "stack, whose table is in the module"
+            )
         return CompareResult(
-            counts=self.counts,
+            counts=first | self.counts,
             findings=tuple(number(self.findings)),
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
@@ -331,9 +355,9 @@ class _Run:
 
     def shortfall(self) -> str:
         missing = [
-            f"{name} {self.counts[name]} of {wanted}"
+            f"{name} {self.counts.get(name, 0)} of {wanted}"
             for name in Needs.__slots__
-            if self.counts[name] < (wanted := getattr(self.needs, name))
+            if self.counts.get(name, 0) < (wanted := getattr(self.needs, name))
         ]
         if not missing:
             return ""

@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.boot.gdb import Gdb, Registers
+from harness.boot.gdb import Gdb
 from harness.boot.point import Guest, Point, check_point, finding
+from harness.boot.registers import Registers
 from harness.elf.orc import ENTRY_SIZE, OrcType
 from harness.elf.program import Program
 from harness.errors import FormatError

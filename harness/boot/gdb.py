@@ -13,90 +13,29 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from harness.boot.registers import Registers
 from harness.errors import InfraError
 
 CHUNK_BYTES = 1900  # QEMU's packets hold 4096 characters, two to a byte
 BATCH_PACKETS = 32
 REPLY_S = 10.0
-_CORE = struct.Struct("<17QI6I9Q")
 
 
 class LostGuest(InfraError):
     """The other end is gone: QEMU ended, crashed or closed the connection."""
 
 
+class UnmappedMemory(InfraError):
+    """The guest has nothing mapped there now."""
+
+
 class GdbTimeout(InfraError):
     """The guest or its stub did not answer before the deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class Registers:
-    """A stopped vCPU's registers, in the order of QEMU's i386-64bit.xml.
-
-    ``rest`` is what follows them (FPU, SSE): it is sent back as it came.
-    """
-
-    rax: int
-    rbx: int
-    rcx: int
-    rdx: int
-    rsi: int
-    rdi: int
-    rbp: int
-    rsp: int
-    r8: int
-    r9: int
-    r10: int
-    r11: int
-    r12: int
-    r13: int
-    r14: int
-    r15: int
-    rip: int
-    eflags: int
-    cs: int
-    ss: int
-    ds: int
-    es: int
-    fs: int
-    gs: int
-    fs_base: int
-    gs_base: int
-    k_gs_base: int
-    cr0: int
-    cr2: int
-    cr3: int
-    cr4: int
-    cr8: int
-    efer: int
-    rest: bytes = b""
-
-    @classmethod
-    def parse(cls, blob: bytes) -> Registers:
-        """Read the answer to ``g``.
-
-        Raises:
-            InfraError: it is too short to be an x86-64 vCPU's.
-        """
-        if len(blob) < _CORE.size:
-            raise InfraError(
-                f"gdbstub sent {len(blob)} bytes of registers, expected at least "
-                f"{_CORE.size} (x86-64)"
-            )
-        return cls(*(*_CORE.unpack_from(blob), blob[_CORE.size :]))
-
-    def pack(self) -> bytes:
-        """Return what ``G`` takes: the inverse of :meth:`parse`."""
-        return _CORE.pack(*(getattr(self, name) for name in _CORE_NAMES)) + self.rest
-
-
-_CORE_NAMES = tuple(each.name for each in fields(Registers))[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +97,7 @@ class Gdb:
         """Return ``size`` bytes of guest memory at ``address``.
 
         Raises:
-            InfraError: it is not mapped there.
+            UnmappedMemory: it is not mapped there.
         """
         return self.read_many([(address, size)])[0]
 
@@ -173,7 +112,7 @@ class Gdb:
         """Read several (address, size) windows in as few round trips as can be.
 
         Raises:
-            InfraError: one of them is not mapped.
+            UnmappedMemory: one of them is not mapped.
         """
         packets: list[str] = []
         counts: list[int] = []
@@ -186,7 +125,9 @@ class Gdb:
         for (address, size), count in zip(wanted, counts, strict=True):
             parts = [next(replies) for _ in range(count)]
             if any(_is_error(part) for part in parts):
-                raise InfraError(f"guest memory {address:#x}+{size:#x} is not mapped")
+                raise UnmappedMemory(
+                    f"guest memory {address:#x}+{size:#x} is not mapped"
+                )
             result.append(b"".join(map(_unhex, parts)))
         return result
 
@@ -321,10 +262,14 @@ class Gdb:
     # the protocol
 
     def _handshake(self, deadline: float) -> None:
-        self._send(["?"])
+        # A guest that an earlier client let run is stopped by our coming, and its
+        # stub may tell that client's stop reason first: go on to the second answer.
+        self._send(["?", "qAttached"])
         reply = self._receive(deadline, "?")
         if reply[:1] not in (b"S", b"T"):
             raise InfraError(f"gdbstub sent {_text(reply)!r} for a stop reason")
+        while reply[:1] in (b"S", b"T"):
+            reply = self._receive(deadline, "qAttached")
 
     def _resume(self, first: Sequence[str], how: str) -> None:
         # All in one write: nothing may arrive once the guest runs.

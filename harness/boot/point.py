@@ -6,9 +6,11 @@ import itertools
 from dataclasses import dataclass
 
 from harness.boot.call import UnwindCall, guest_trace, pt_regs
-from harness.boot.gdb import Gdb, Registers
+from harness.boot.gdb import Gdb
+from harness.boot.kernel_text import KernelText
+from harness.boot.registers import Registers
 from harness.boot.stack_info import TASK, CpuStacks, GuestStacks
-from harness.boot.unwind import Ended, KernelText, Trace, unwind
+from harness.boot.unwind import Ended, Trace, unwind
 from harness.elf.orc import OrcType, describe
 from harness.elf.program import Program
 from harness.finding import Finding, Location

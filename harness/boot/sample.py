@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.boot.gdb import Gdb, Registers
-from harness.boot.unwind import KernelText
+from harness.boot.gdb import Gdb
+from harness.boot.kernel_text import KernelText
+from harness.boot.registers import Registers
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcType
 from harness.elf.program import Program

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.boot.gdb import Registers
+from harness.boot.registers import Registers
 from harness.boot.unwind import StackInfo
 from harness.elf.program import Program
 from harness.errors import FormatError

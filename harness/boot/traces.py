@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from harness.boot.backtrace import Backtrace, Entry, parse_console, parse_stack
 from harness.boot.callers import Callers, Leads, find_callers
 from harness.boot.compare import CompareResult
-from harness.boot.unwind import KernelText, kernel_text
+from harness.boot.kernel_text import KernelText, kernel_text
 from harness.elf.orc import OrcType, describe, parse_orc
 from harness.elf.program import Program
 from harness.errors import FormatError

@@ -8,15 +8,13 @@ that the mirror is tested on crafted tables and never touches a machine.
 
 from __future__ import annotations
 
-import bisect
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.elf.orc import OrcEntry, OrcReg, OrcTable, OrcType, unpack
-from harness.elf.program import Program
-from harness.errors import FormatError
+from harness.boot.kernel_text import KernelText
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
 
 TRACE_LIMIT = 64
 IRET_FRAME_OFFSET = 0x80
@@ -99,41 +97,6 @@ class Stacks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class KernelText:
-    """The text that orc_find() knows, with the table that it finds there.
-
-    Attributes:
-        ranges: [_stext, _etext) and [_sinittext, _einittext).
-        modules: where the kernel maps modules; their tables are not here.
-        ip: addresses of the table's entries in lookup order.
-        state: packed entries, beside ``ip``.
-    """
-
-    ranges: tuple[tuple[int, int], ...]
-    modules: tuple[int, int]
-    ip: list[int]
-    state: list[int]
-
-    def holds(self, address: int) -> bool:
-        """The kernel's __kernel_text_address(), without modules."""
-        return any(begin <= address < end for begin, end in self.ranges)
-
-    def in_module(self, address: int) -> bool:
-        """True in the window that modules are mapped in."""
-        return self.modules[0] <= address < self.modules[1]
-
-    def find(self, ip: int) -> int | None:
-        """Return the index of the entry for ``ip``; None where no table is."""
-        if not self.holds(ip):
-            return None
-        return max(bisect.bisect_right(self.ip, ip) - 1, 0)
-
-    def entry(self, index: int) -> OrcEntry:
-        """Return the entry at ``index``."""
-        return unpack(self.state[index])
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
     """One entry of a trace.
 
@@ -167,32 +130,6 @@ class Trace:
     def ips(self) -> tuple[int, ...]:
         """What stack_trace_save_regs() would store."""
         return tuple(frame.ip for frame in self.frames)
-
-
-def kernel_text(program: Program, table: OrcTable) -> KernelText:
-    """Return the text and table of a vmlinux at its linked address.
-
-    Raises:
-        FormatError: it has no symbols that bound its text.
-    """
-    bounds = (("_stext", "_etext"), ("_sinittext", "_einittext"))
-    ranges = []
-    for begin, end in bounds:
-        first, last = program.symbols.find(begin), program.symbols.find(end)
-        if first is None or last is None:
-            raise FormatError(
-                f"{program.name} has no {begin} and {end}",
-                hint="a stripped image cannot be probed; take the vmlinux beside it",
-            )
-        ranges.append((first, last))
-    end_of_image = max(s.address + s.size for s in program.sections if s.alloc)
-    ordered = table.sorted()
-    return KernelText(
-        tuple(ranges),
-        (_align(end_of_image, 1 << 21), 0xFFFF_FFFF_FF00_0000),
-        ordered.ip.tolist(),
-        ordered.state.tolist(),
-    )
 
 
 def unwind(

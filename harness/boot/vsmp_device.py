@@ -14,7 +14,8 @@ import struct
 import time
 from dataclasses import dataclass, replace
 
-from harness.boot.gdb import Gdb, Registers
+from harness.boot.gdb import Gdb
+from harness.boot.registers import Registers
 from harness.elf.program import Program
 from harness.errors import UserError
 

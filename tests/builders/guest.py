@@ -12,9 +12,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.boot.gdb import Registers, frame
+from harness.boot.gdb import frame
+from harness.boot.kernel_text import KernelText
+from harness.boot.registers import Registers
 from harness.boot.stack_info import GuestStacks
-from harness.boot.unwind import PT_REGS, KernelText, StackInfo, unwind
+from harness.boot.unwind import PT_REGS, StackInfo, unwind
 from harness.elf.orc import ENTRY_SIZE, OrcEntry, pack
 from tests.builders import image
 from tests.builders.rspserver import FakeStub

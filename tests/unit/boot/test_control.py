@@ -11,9 +11,9 @@ import pytest
 from harness.boot.call import unwind_call
 from harness.boot.control import broken, control_entry, differing_entries, run_control
 from harness.boot.gdb import Gdb
+from harness.boot.kernel_text import kernel_text
 from harness.boot.point import Guest, check_point, in_entry_context
 from harness.boot.stack_info import cpu_stacks, stack_layout
-from harness.boot.unwind import kernel_text
 from harness.elf.orc import ENTRY_SIZE
 from tests.builders import image
 from tests.builders.guest import GS_BASE, SimulatedGuest, at

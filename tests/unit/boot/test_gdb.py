@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.boot.gdb import Gdb, GdbTimeout, LostGuest, Registers, frame
+from harness.boot.gdb import Gdb, GdbTimeout, LostGuest, frame
+from harness.boot.registers import Registers
 from harness.errors import InfraError
 from tests.builders.rspserver import FakeStub, serving
 
@@ -166,6 +167,22 @@ def test_silent_guest(tmp_path: Path) -> None:
         gdb.cont()
         with pytest.raises(GdbTimeout, match=r"a stop in 0\.05 s"):
             gdb.wait(0.05)
+
+
+def test_stop_reason_of_an_earlier_client(tmp_path: Path) -> None:
+    """A guest that somebody let run tells two stop reasons; neither is data."""
+    twice = frame("T05thread:01;") * 2
+    with connected(tmp_path, {"?": twice}) as (gdb, _):
+        assert gdb.registers().pack() == BLOB
+
+
+def test_peer_that_is_no_gdbstub(tmp_path: Path) -> None:
+    """What does not tell a stop reason is refused at once."""
+    with (
+        pytest.raises(InfraError, match="for a stop reason"),
+        connected(tmp_path, {"?": frame("hello")}),
+    ):
+        pass
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.boot.gdb import Gdb
+from harness.boot.kernel_text import KernelText, kernel_text
 from harness.boot.sample import (
     entry_points,
     hits,
@@ -17,7 +18,6 @@ from harness.boot.sample import (
     walk,
     wander,
 )
-from harness.boot.unwind import KernelText, kernel_text
 from harness.elf.alternative import parse_alternatives
 from harness.elf.program import Program
 from tests.builders import image

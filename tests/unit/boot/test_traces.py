@@ -6,8 +6,8 @@ import pytest
 
 from harness.boot.backtrace import Backtrace, Entry, parse_stack
 from harness.boot.callers import Leads, find_callers
+from harness.boot.kernel_text import kernel_text
 from harness.boot.traces import Judge, check_trace, check_traces, find_entry, spoil
-from harness.boot.unwind import kernel_text
 from harness.elf.orc import OrcEntry
 from harness.errors import FormatError
 from tests.builders import image

@@ -6,16 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from harness.boot.kernel_text import KernelText, kernel_text
 from harness.boot.stack_info import GuestStacks
-from harness.boot.unwind import (
-    PT_REGS,
-    Ended,
-    KernelText,
-    StackInfo,
-    Trace,
-    kernel_text,
-    unwind,
-)
+from harness.boot.unwind import PT_REGS, Ended, StackInfo, Trace, unwind
 from harness.elf.orc import OrcEntry, OrcReg, OrcType, pack
 from harness.errors import FormatError
 from tests.builders.image import image

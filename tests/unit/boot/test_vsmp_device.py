@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.boot import vsmp_device
-from harness.boot.gdb import Gdb, Registers
+from harness.boot.gdb import Gdb
+from harness.boot.registers import Registers
 from harness.elf.program import Program
 from harness.errors import UserError
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter

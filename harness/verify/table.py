@@ -107,18 +107,10 @@ def _duplicates(program: Program, table: OrcTable) -> Iterator[Finding]:
         )
 
 
-def _illegal(table: OrcTable) -> npt.NDArray[np.bool_]:
-    framed = table.type >= OrcType.CALL
-    legal = table.type <= OrcType.REGS_PARTIAL
-    legal &= table.sp_reg <= OrcReg.AX
-    legal &= ~framed | ~np.isin(table.sp_reg, (OrcReg.UNDEFINED, OrcReg.PREV_SP))
-    legal &= np.isin(table.bp_reg, (OrcReg.UNDEFINED, OrcReg.PREV_SP, OrcReg.BP))
-    legal &= framed | (table.sp_reg == OrcReg.UNDEFINED)
-    return np.asarray(~legal | (table.raw >> np.uint16(12) != 0))
-
-
 def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
-    for row in np.flatnonzero(_illegal(table)).tolist():
+    """Codes that the format does not have, and a frame based on what it leads to."""
+    bad = table.illegal | (table.sp_reg == OrcReg.PREV_SP)
+    for row in np.flatnonzero(bad).tolist():
         yield _finding(
             program,
             table,

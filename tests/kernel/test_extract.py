@@ -81,15 +81,16 @@ def test_the_unlinked_kernel_has_the_same_entries(kernel: Kernel) -> None:
 
 
 def test_alternatives_make_sense(kernel: Kernel) -> None:
-    """Originals are code, replacements lie in their section, flags are known."""
+    """Originals and replacements are code, flags are known, sites are whole."""
     program = _vmlinux(kernel)
     alternatives = _alternatives(program)
     assert len(alternatives) > 500
     assert program.in_code(alternatives.address).all()
-    code = program.section(".altinstr_replacement")
-    assert code is not None
-    used = alternatives.replacement[alternatives.replacementlen > 0]
-    assert ((used >= code.address) & (used < code.end)).all()
+    # Not always in .altinstr_replacement: objtool of 5.13 points at thunks.
+    assert program.in_code(
+        alternatives.replacement[alternatives.replacementlen > 0]
+    ).all()
+    assert (alternatives.replacementlen <= alternatives.instrlen).all()
     assert (alternatives.flags <= 3).all()
     assert (alternatives.site_count > 0).all()
     assert alternatives.site_count.sum() == len(alternatives)

@@ -29,6 +29,10 @@ _REPORT_EVERY = 2000
 _EXECUTABLE, _REGULAR, _SYMLINK, _SUBMODULE = "100755", "100644", "120000", "160000"
 
 
+# Of the top: every directory but hidden ones, and files as a source names them.
+_TOP_RULES = ("!/*/", "/.*/", "!/[A-Z]*", "/Module.symvers", "/System.map")
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """The files of a source: path -> ``mode blob``, as git would write them."""
@@ -61,11 +65,8 @@ def list_source(root: Path, cache: Path) -> Listing:
     with tempfile.TemporaryDirectory(prefix="orc-harness-") as scratch:
         # An empty repository applies the tree's own .gitignore files to a directory.
         run.check(["git", "init", "-q", "--bare", scratch], timeout_s=GIT_TIMEOUT_S)
-        others = _git(
-            root,
-            "ls-files", "--others", "--exclude-standard", "-z",
-            git_dir=Path(scratch),
-        )  # fmt: skip
+        options = ("--others", *_excludes(root), "-z")
+        others = _git(root, "ls-files", *options, git_dir=Path(scratch))
     paths = [path for path in others.split("\0") if path and not _is_debris(path)]
     return Listing(root, _hash_files(root, paths, cache))
 
@@ -89,13 +90,25 @@ def _list_git(root: Path, cache: Path) -> Listing:
             mode, blob, rest = line.split(" ", 2)
             if mode != _SUBMODULE:
                 files[rest.partition("\t")[2]] = f"{mode} {blob}"
-    options = ("--modified", "--deleted", "--others", "--exclude-standard", "-z")
+    options = ("--modified", "--deleted", "--others", *_excludes(root), "-z")
     touched = {path for path in _git(root, "ls-files", *options).split("\0") if path}
     present = [p for p in sorted(touched) if os.path.lexists(root / p)]
     for path in touched:
         files.pop(path, None)
     files.update(_hash_files(root, present, cache))
     return Listing(root, files)
+
+
+def _excludes(root: Path) -> list[str]:
+    """Return the options that leave build products out, and nothing else.
+
+    Debian's .gitignore ends with a rule against everything at the top, since their
+    repository holds the packaging only; it is overruled for what a source has there.
+    """
+    with contextlib.suppress(OSError):
+        if "/*" in (root / ".gitignore").read_text().splitlines():
+            return ["--exclude-standard", *(f"--exclude={rule}" for rule in _TOP_RULES)]
+    return ["--exclude-standard"]
 
 
 def _git(root: Path, *arguments: str, git_dir: Path | None = None) -> str:

@@ -191,6 +191,11 @@ def user_tree(source: Path, progress: Progress = silent) -> Tree:
     progress(f"hashing {root}")
     hashes = directory / "hashes"
     listing = list_source(root, hashes)
+    if "Kconfig" not in listing.files:
+        raise UserError(
+            f"git ignores the source in {root}",
+            hint="look at the .gitignore files in it and above",
+        )
     target = directory / listing.digest[:16]
     with locked(directory / "lock"):
         if not target.is_dir():

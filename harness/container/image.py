@@ -337,9 +337,13 @@ def _smoke(engine: Engine, recipe: Recipe, tag: str) -> None:
         tag, ["sh", "-e", "-c", recipe.smoke], limits=SMOKE, on_text=output.append
     )
     if ended.returncode:
+        hint = None
+        if tag == HOST_IMAGE:
+            hint = f"install {' '.join(recipe.packages)}, or use a container runtime"
         raise InfraError(
             f"image {recipe.name} fails its smoke test (status {ended.returncode}):\n"
-            f"{''.join(output).strip()}"
+            f"{''.join(output[-10:]).strip()}",
+            hint=hint,
         )
 
 

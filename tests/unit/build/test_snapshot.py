@@ -82,6 +82,19 @@ def test_build_products_are_left_out(kind, tmp_path, request):
     assert _digest(root, tmp_path) == clean
 
 
+def test_debians_rule_against_everything_is_overruled(plain, tmp_path):
+    """Their source packages carry the .gitignore of the packaging repository."""
+    before = set(list_source(plain, tmp_path / "hashes").files)
+    with (plain / ".gitignore").open("a") as rules:
+        rules.write("vmlinux\n/*\n!/debian/\n")
+    (plain / "vmlinux").write_bytes(b"\x7fELF")
+    (plain / "System.map").write_text("")
+    (plain / "kernel/fork.o").write_bytes(b"\x7fELF")
+    after = set(list_source(plain, tmp_path / "hashes").files)
+    assert before - after == {".gitignore", "link", "script.sh"}
+    assert after <= before
+
+
 def test_plain_directory_inside_a_repository_is_listed_itself(worktree, tmp_path):
     """The repository around a directory does not answer for it."""
     inner = worktree / "inner"

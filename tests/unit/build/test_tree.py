@@ -28,6 +28,13 @@ def test_a_directory_that_is_no_kernel_is_the_users_error(linux, missing):
         user_tree(linux)
 
 
+def test_a_source_that_git_ignores_is_no_empty_tree(linux):
+    """Nothing is built of nothing."""
+    (linux / ".gitignore").write_text("*\n")
+    with pytest.raises(UserError, match="git ignores"):
+        user_tree(linux)
+
+
 def test_equal_content_is_one_snapshot(linux):
     """The second look finds the first snapshot."""
     assert user_tree(linux) == user_tree(linux)

@@ -118,7 +118,8 @@ class Insns:
             return np.full(np.shape(addresses), -1, np.int64)
         wanted = np.asarray(addresses, np.uint64)
         at = np.searchsorted(self.address, wanted, side="right").astype(np.int64) - 1
-        inside = (at >= 0) & (wanted < self.end[np.maximum(at, 0)])
+        row = np.maximum(at, 0)
+        inside = (at >= 0) & (wanted < self.address[row] + self.size[row])
         return np.where(inside, at, -1).astype(np.int64)
 
     def at(self, index: int) -> Insn:

@@ -66,24 +66,32 @@ class Callees:
             self.insns.address, np.array([target, target + size], np.uint64)
         ).tolist()
         body = self.insns.take(slice(first, last))
+        return self._exits(body, target, target + size)
+
+    def _exits(self, body: Insns, first: int, last: int) -> Callee:
+        """Judge by the states at which control leaves [first, last)."""
         leaves = np.isin(body.kind, (InsnKind.RET, InsnKind.JMP_INDIRECT))
-        outside = (body.target < np.uint64(target)) | (
-            body.target >= np.uint64(target + size)
-        )
-        jumps = np.isin(body.kind, (InsnKind.JMP, InsnKind.JCC))
-        exits = body.address[leaves | (jumps & outside)]
-        if not len(exits):
-            # falling off its end is an exit that we do not follow
-            runs_off = not len(body) or InsnKind(int(body.kind[-1])).falls_through
-            return _BALANCED if runs_off else Callee(Returns.NEVER)
-        return _from_exits(set(self.lookup.at(exits).tolist()))
+        outside = (body.target < np.uint64(first)) | (body.target >= np.uint64(last))
+        jumps = np.isin(body.kind, (InsnKind.JMP, InsnKind.JCC)) & outside
+        goes = self.lookup.at(body.target[jumps])
+        # a jump to where the same frame is live is no exit: the rest is elsewhere
+        tail = np.array([s == ENTRY or not is_defined(s) for s in goes.tolist()], bool)
+        exits = [*body.address[leaves].tolist(), *body.address[jumps][tail].tolist()]
+        if exits:
+            states = set(self.lookup.at(np.array(exits, np.uint64)).tolist())
+            return _from_exits(states, complete=bool(tail.all()))
+        if len(tail):
+            return Callee(Returns.UNCLEAR)
+        # falling off its end is an exit that we do not follow
+        runs_off = not len(body) or InsnKind(int(body.kind[-1])).falls_through
+        return _BALANCED if runs_off else Callee(Returns.NEVER)
 
 
-def _from_exits(states: set[int]) -> Callee:
+def _from_exits(states: set[int], *, complete: bool) -> Callee:
     if ENTRY in states or not all(is_defined(state) for state in states):
         return _BALANCED
     entry = unpack(states.pop())
-    if states or entry.sp_reg != OrcReg.SP:
+    if states or not complete or entry.sp_reg != OrcReg.SP:
         return Callee(Returns.UNCLEAR)
     after = replace(entry, sp_offset=entry.sp_offset - WORD)
     return Callee(Returns.MOVED, pack(after))

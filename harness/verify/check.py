@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ from harness.verify.lookup import lookup_of
 from harness.verify.place import check_places
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table, ships_sorted
+
+WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +165,17 @@ def check_many(
 ) -> list[Checked]:
     """Validate many files, in ``jobs`` processes; results are in the order of path."""
     ordered = sorted(set(paths))
-    workers = min(jobs or os.cpu_count() or 1, max(1, len(ordered) // 4))
-    if workers <= 1:
+    size = {path: path.stat().st_size if path.exists() else 0 for path in ordered}
+    workers = min(jobs or os.cpu_count() or 1, len(ordered))
+    if workers <= 1 or sum(size.values()) < WORTH_PROCESSES:
         return [check_file(path, features) for path in ordered]
     # big files first, or the last one is waited for alone
-    by_size = sorted(ordered, key=lambda p: -p.stat().st_size if p.exists() else 0)
-    with ProcessPoolExecutor(workers) as pool:
-        jobs_ = [features] * len(by_size)
-        results = list(pool.map(check_file, by_size, jobs_, chunksize=1))
+    by_size = sorted(ordered, key=lambda path: -size[path])
+    # no fork: whoever calls may draw its progress from a thread
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        names = [features] * len(by_size)
+        results = list(pool.map(check_file, by_size, names))
     return sorted(results, key=lambda result: result.path)
 
 

@@ -63,8 +63,9 @@ def test_findings_are_stable() -> None:
     assert not re.search(r"ffffffff|\+0x", one[0].key)
 
 
-def test_many_files(tmp_path: Path) -> None:
+def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are checked in parallel; a bad one is an error in its place."""
+    monkeypatch.setattr("harness.verify.check.WORTH_PROCESSES", 0)
     for number in range(9):
         (tmp_path / f"{number}.o").write_bytes(object_bytes())
     (tmp_path / "bad.o").write_bytes(b"not an ELF file")

@@ -132,13 +132,13 @@ def boot_build(
     with connect(request.runtime) as engine:
         engine.reap()
         made = image.ensure(engine, image.machine(), board("machine"))
-        arguments = (Toolbox(engine, made.tag), kernel, directory.name, platform)
-        line = board(platform.value)
-        stages = [boot.stage(*arguments, request.machine, line)]
+        toolbox, line = Toolbox(engine, made.tag), board(platform.value)
+        name = directory.name
         if probed:
-            stages.append(
-                compare.stage(*arguments, request.machine, request.seed, line)
-            )
+            stages = _boot_and_compare(request, toolbox, kernel, name, platform, line)
+        else:
+            where = (toolbox, kernel, name, platform, request.machine)
+            stages = [boot.stage(*where, line)[0]]
     return stages, dict(made.identity)
 
 
@@ -195,14 +195,22 @@ def _after_build(
     validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
     kernel, platform = kernel_of(artifacts), wanted.platform
     toolbox = shop.toolbox
-    booted = boot.stage(
-        toolbox, kernel, wanted.name, platform, request.machine, progress
-    )
-    compared = compare.stage(
-        toolbox, kernel, wanted.name, platform, request.machine, request.seed, progress
-    )
+    rest = _boot_and_compare(request, toolbox, kernel, wanted.name, platform, progress)
     progress("done", 1, 1)
-    return [validated, booted, compared]
+    return [validated, *rest]
+
+
+def _boot_and_compare(
+    request: Request,
+    toolbox: Toolbox,
+    kernel: Kernel,
+    name: str,
+    platform: Platform,
+    progress: Progress,
+) -> list[StageResult]:
+    where = (toolbox, kernel, name, platform, request.machine)
+    booted, result = boot.stage(*where, progress)
+    return [booted, compare.stage(*where, request.seed, result, progress)]
 
 
 def _tools(shop: Shop) -> dict[str, str]:

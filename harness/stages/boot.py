@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.boot import boot
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig, MissingMachine
+from harness.boot.outcome import BootResult
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages.guard import Missing, guard, judged
@@ -18,8 +19,9 @@ def stage(
     platform: Platform,
     config: MachineConfig,
     progress: Progress,
-) -> StageResult:
-    """Boot ``kernel`` on ``platform`` and judge how it ended."""
+) -> tuple[StageResult, BootResult | None]:
+    """Boot ``kernel`` on ``platform``; return the stage and what the guest left."""
+    ended: list[BootResult] = []
 
     def work() -> StageResult:
         progress(f"booting {name} on {platform}")
@@ -27,6 +29,7 @@ def stage(
             result = boot.boot(toolbox, kernel, platform, config)
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
+        ended.append(result)
         findings = boot.findings(result)
         notes = [
             result.message,
@@ -37,4 +40,4 @@ def stage(
             notes += ["console:", *result.console_tail]
         return judged(Stage.BOOT, name, findings, result.counts, notes)
 
-    return guard(Stage.BOOT, name, work)
+    return guard(Stage.BOOT, name, work), ended[0] if ended else None

@@ -9,6 +9,8 @@ from harness.boot.compare import NATIVE_NEEDS, CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig, MissingMachine
+from harness.boot.outcome import BootResult
+from harness.boot.traces import check_traces
 from harness.elf.program import load
 from harness.errors import ExitCode
 from harness.progress import Progress
@@ -28,15 +30,24 @@ def stage(
     platform: Platform,
     config: MachineConfig,
     seed: int,
+    booted: BootResult | None,
     progress: Progress,
 ) -> StageResult:
-    """Boot ``kernel`` once more, stop it hundreds of times and compare unwinds."""
+    """Compare what the kernel's own unwinder sees with its static table.
+
+    The guest is booted once more, stopped hundreds of times and made to unwind
+    itself. No debugger reaches into a KVM guest that is nested: the traces that it
+    printed of itself while it ``booted`` are compared instead.
+    """
 
     def work() -> StageResult:
         progress(f"comparing {name} on {platform}")
-        config_held = replace(config, hold_s=HOLD_S)
+        held = replace(config, hold_s=HOLD_S)
         try:
-            result = _compare(toolbox, kernel, platform, config_held, seed, progress)
+            if platform is Platform.KVM:
+                result = _traces(kernel, booted)
+            else:
+                result = _probed(toolbox, kernel, platform, held, seed, progress)
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
         judgement = judged(
@@ -54,7 +65,14 @@ def stage(
     return guard(Stage.COMPARE, name, work)
 
 
-def _compare(
+def _traces(kernel: boot.Kernel, booted: BootResult | None) -> CompareResult:
+    if booted is None:
+        raise Missing("the guest did not boot, so there are no traces of its own")
+    texts = {**booted.evidence.texts, "console": booted.console}
+    return check_traces(texts, load(kernel.vmlinux))
+
+
+def _probed(
     toolbox: Toolbox,
     kernel: boot.Kernel,
     platform: Platform,

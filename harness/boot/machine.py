@@ -334,13 +334,14 @@ def _place(path: Path, content: bytes | Path) -> None:
 @contextlib.contextmanager
 def _control(path: Path, running: Running) -> Iterator[qmp.Qmp]:
     """Connect to QEMU's control socket, or tell why QEMU is not there."""
-    deadline = time.monotonic() + qmp.REPLY_S
-    while not path.exists() and running.alive() and time.monotonic() < deadline:
-        time.sleep(qmp.POLL_S)
-    if not path.exists():
-        said = "\n".join(tail(running.output())) or "it said nothing"
-        raise InfraError(f"qemu did not start within {qmp.REPLY_S:g} s: {said}")
-    with qmp.connect(path) as control:
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = qmp.connect(path, alive=running.alive)
+            control = stack.enter_context(connection)
+        except InfraError as exc:
+            running.wait(qmp.POLL_S * 100)
+            said = "\n".join(tail(running.output())) or "it said nothing"
+            raise InfraError(f"qemu did not start: {said} ({exc.message})") from exc
         yield control
 
 

@@ -9,20 +9,35 @@ to boot is one archive, cached; the kernel under test is a second one behind it.
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from harness import cache
 from harness.boot.fetch import NotInImage, fetch
 from harness.boot.initramfs import Toolbox, cpio, program
 from harness.boot.machine import EVIDENCE_PORT, MissingMachine
+from harness.elf import bzimage
 from harness.elf.file import read_file
 
 MEMORY_MB = 768
 INNER_MEMORY_MB = 192
 INNER_PORT = 0x2F8  # the second UART's data register
+INNER_MEMORY = 0xB000000  # physical; where init puts its evidence if it can
+INNER_APPEND = (
+    f"orc.port={INNER_PORT:#x}",
+    f"orc.memory={INNER_MEMORY:#x}",
+    f"memmap=1M${INNER_MEMORY:#x}",
+)
+APPEND = f"console=ttyS0 quiet nokaslr panic=-1 orc.guest={INNER_MEMORY:#x}"
 PORTS = {"outer-evidence": EVIDENCE_PORT, "evidence": 0xEA, "console": 0xEB}
 
+# XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h), of 4 or 8 bytes.
+_PVH_NOTES = tuple(struct.pack("<III4s", 4, n, 18, b"Xen") for n in (4, 8))
+_MICROVM = "rtc=on,auto-kernel-cmdline=off,isa-serial=off"
+_SHARED = "mem-path=/guest/memory,share=on"
 # The modules of kvm-amd, with what they may need; a kernel that has one built in
 # has no file for it.
 _MODULES = ("irqbypass", "rng-core", "ccp", "kvm", "kvm-amd")
@@ -55,7 +70,7 @@ chmod -R a+rX "$out"
 class Host:
     """The nested guest's host: its kernel, and the archive that never changes."""
 
-    vmlinuz: Path
+    kernel: Path
     archive: Path
 
 
@@ -74,13 +89,32 @@ def host(toolbox: Toolbox, directory: str) -> Host:
         ) from exc
     init = program(toolbox, "host")
     digest = hashlib.sha256(files.name.encode() + init).hexdigest()[:20]
-    path = cache.cache_dir() / "machine" / f"nested-{digest}.cpio"
+    path = cache.cache_dir() / "machine" / f"nested-{digest}"
+    made = Host(path.with_suffix(".kernel"), path.with_suffix(".cpio"))
     with cache.locked(path.parent / ".nested.lock"):
-        if not path.exists() or toolbox.engine.runtime == "host":
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(cpio(_contents(files, init)))
-            partial.replace(path)
-    return Host(files / "vmlinuz", path)
+        whole = made.kernel.exists() and made.archive.exists()
+        if not whole or toolbox.engine.runtime == "host":
+            _write(made.kernel, direct_kernel(read_file(files / "vmlinuz").tobytes()))
+            _write(made.archive, cpio(_contents(files, init)))
+    return made
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def direct_kernel(vmlinuz: bytes) -> bytes:
+    """Return what boots faster: the vmlinux in ``vmlinuz`` if it has a PVH entry.
+
+    QEMU starts such an ELF file at once, where a bzImage unpacks itself under TCG.
+    """
+    data = np.frombuffer(vmlinuz, dtype=np.uint8)
+    if not bzimage.is_bzimage(data):
+        return vmlinuz
+    vmlinux = bzimage.parse_bzimage(data, "vmlinuz").vmlinux.tobytes()
+    return vmlinux if any(note in vmlinux for note in _PVH_NOTES) else vmlinuz
 
 
 def _contents(files: Path, init: bytes) -> dict[str, bytes]:
@@ -112,7 +146,11 @@ def inner_argv(append: str) -> tuple[str, ...]:
     return (
         *("/usr/bin/qemu", "-nodefaults", "-no-user-config", "-L", "/firmware"),
         *("-accel", "kvm", "-cpu", "host", "-m", str(INNER_MEMORY_MB), "-smp", "2"),
-        *("-M", "microvm,rtc=on,auto-kernel-cmdline=off,isa-serial=off"),
+        *("-M", f"microvm,memory-backend=memory,{_MICROVM}"),
+        *(
+            "-object",
+            f"memory-backend-file,id=memory,size={INNER_MEMORY_MB}M,{_SHARED}",
+        ),
         *("-kernel", "/bzImage", "-initrd", "/initrd", "-append", append),
         *("-display", "none", "-no-reboot"),
         *("-chardev", "file,id=console,path=/guest/console"),

@@ -11,7 +11,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import InfraError
@@ -119,11 +119,16 @@ class Qmp:
 
 
 @contextlib.contextmanager
-def connect(path: Path, timeout_s: float = REPLY_S) -> Iterator[Qmp]:
+def connect(
+    path: Path,
+    timeout_s: float = REPLY_S,
+    alive: Callable[[], bool] = lambda: True,
+) -> Iterator[Qmp]:
     """Yield a client of the QEMU at ``path``, waiting for it to listen.
 
     Raises:
-        InfraError: nobody listens or greets within ``timeout_s``.
+        InfraError: nobody listens or greets within ``timeout_s``, or QEMU is not
+            ``alive`` any more.
     """
     deadline = time.monotonic() + timeout_s
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
@@ -132,6 +137,8 @@ def connect(path: Path, timeout_s: float = REPLY_S) -> Iterator[Qmp]:
                 sock.connect(str(path))
                 break
             except (FileNotFoundError, ConnectionRefusedError) as exc:
+                if not alive():
+                    raise InfraError("it ended at once") from exc
                 if time.monotonic() > deadline:
                     raise InfraError(
                         f"no qemu listens at {path} after {timeout_s:g} s"

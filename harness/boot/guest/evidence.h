@@ -4,7 +4,9 @@
  *
  * Records go byte by byte to an I/O port (QEMU's isa-debugcon, or the data
  * register of an ISA UART), so that they need no driver and never mix with the
- * console. Each line starts with the boot's nonce, which came on the kernel
+ * console. A nested guest, for which each byte on a port is an exit to a host that
+ * is itself emulated, may be given memory instead (orc.memory=ADDRESS, which the
+ * kernel must be kept off): a count of bytes, then the bytes. Each line starts with the boot's nonce, which came on the kernel
  * command line: nothing but this boot can have written it.
  *
  *	<nonce> hello
@@ -24,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -33,6 +36,14 @@ static char ev_nonce[64] = "-";
 static unsigned short ev_port = 0xe9;
 static int ev_devport = -1;
 static unsigned long ev_records;
+
+/* How a guest's memory is shared with its host; also what host.c reads. */
+#define EV_MEMORY_BYTES (1UL << 20)
+struct ev_memory {
+	volatile unsigned long size;
+	char data[EV_MEMORY_BYTES - sizeof(unsigned long)];
+};
+static struct ev_memory *ev_memory;
 
 /* Copy the value of "orc.NAME=" on the kernel command line; 0 if absent. */
 static int ev_option(const char *name, char *value, size_t size)
@@ -83,7 +94,30 @@ static void ev_raw_to(unsigned short port, const void *data, size_t size)
 
 static void ev_raw(const void *data, size_t size)
 {
-	ev_raw_to(ev_port, data, size);
+	if (!ev_memory) {
+		ev_raw_to(ev_port, data, size);
+		return;
+	}
+	if (size > sizeof(ev_memory->data) - ev_memory->size)
+		return; /* the closing count will not match */
+	memcpy(ev_memory->data + ev_memory->size, data, size);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	ev_memory->size += size;
+}
+
+static void ev_map_memory(unsigned long address)
+{
+	int fd;
+
+	mkdir("/dev", 0755);
+	mknod("/dev/mem", S_IFCHR | 0600, 1 << 8 | 1);
+	fd = open("/dev/mem", O_RDWR | O_CLOEXEC);
+	ev_memory = mmap(NULL, EV_MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			 address);
+	if (ev_memory == MAP_FAILED)
+		ev_memory = NULL;
+	if (fd >= 0)
+		close(fd);
 }
 
 __attribute__((format(printf, 1, 2))) static void ev_line(const char *format, ...)
@@ -153,6 +187,8 @@ static void ev_open(void)
 	ev_option("nonce", ev_nonce, sizeof(ev_nonce));
 	if (ev_option("port", value, sizeof(value)))
 		ev_port = strtol(value, NULL, 0);
+	if (ev_option("memory", value, sizeof(value)))
+		ev_map_memory(strtoul(value, NULL, 0));
 	/* 0xe9.. and 0x2f8: the ports that our machines put an ear to. */
 	if (ioperm(ev_port, 1, 1)) {
 		mkdir("/dev", 0755);

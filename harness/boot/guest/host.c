@@ -4,6 +4,7 @@
  * passes that guest's console and evidence on to two ports of its own machine.
  *
  *	orc.nonce=HEX	starts every record (this machine's own, not the guest's)
+ *	orc.guest=N	where in the guest's memory its evidence is
  *
  * /qemu.argv holds QEMU's arguments, one a line. The guest's files grow in /guest.
  */
@@ -93,12 +94,46 @@ static void forward(int *fd, const char *path, unsigned short port)
 		ev_raw_to(port, buffer, n);
 }
 
+/* Pass on what the guest has added to the memory that it shares with us. */
+static void forward_memory(void)
+{
+	static const struct ev_memory *shared;
+	static unsigned long done;
+	unsigned long size;
+
+	if (!shared) {
+		long offset = ev_number("guest", 0);
+		int fd = open("/guest/memory", O_RDONLY | O_CLOEXEC);
+		struct stat st;
+
+		if (fd < 0)
+			return;
+		if (fstat(fd, &st) || st.st_size < offset + (long)EV_MEMORY_BYTES) {
+			close(fd); /* QEMU has not given it its size yet */
+			return;
+		}
+		shared = mmap(NULL, EV_MEMORY_BYTES, PROT_READ, MAP_SHARED, fd, offset);
+		close(fd);
+		if (shared == MAP_FAILED)
+			shared = NULL;
+		if (!shared)
+			return;
+	}
+	size = shared->size;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (size > done && size <= sizeof(shared->data)) {
+		ev_raw_to(EVIDENCE_PORT, shared->data + done, size - done);
+		done = size;
+	}
+}
+
 static void forward_all(void)
 {
 	static int console = -1, evidence = -1;
 
 	forward(&console, "/guest/console", CONSOLE_PORT);
 	forward(&evidence, "/guest/evidence", EVIDENCE_PORT);
+	forward_memory();
 }
 
 int main(void)

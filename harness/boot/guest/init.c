@@ -5,6 +5,7 @@
  *
  *	orc.nonce=HEX	starts every record
  *	orc.port=N	I/O port of the evidence channel (0xe9)
+ *	orc.memory=N	physical address of memory to use in place of the port
  *	orc.hold=SECONDS	keep the workload running that long before the end
  *	orc.nmi=1	wait for the host to inject an NMI at "mark nmi"
  *	orc.panic=1	crash the kernel after hello

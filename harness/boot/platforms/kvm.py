@@ -63,11 +63,11 @@ def _nested(request: Request, reason: str) -> Plan:
     config, where = request.config, request.directory
     outer = nested.host(request.toolbox, config.nested)
     outer_nonce = secrets.token_hex(8)
-    inner = request.append("ttyS0", f"orc.port={nested.INNER_PORT:#x}")
+    inner = request.append("ttyS0", *nested.INNER_APPEND)
     board = Boards(
-        kernel=f"{where}/vmlinuz",
+        kernel=f"{where}/outer-kernel",
         initrd=f"{where}/outer-initrd",
-        append=f"console=ttyS0 quiet nokaslr panic=-1 orc.nonce={outer_nonce}",
+        append=f"{nested.APPEND} orc.nonce={outer_nonce}",
         # -la57: kvm-amd under TCG fails with five-level paging.
         cpu=config.cpu or "max,+svm,-la57",
         memory_mb=nested.MEMORY_MB,
@@ -77,7 +77,7 @@ def _nested(request: Request, reason: str) -> Plan:
     archive = nested.archive(outer, request.bzimage, request.initrd, inner)
     return Plan(
         argv=qemu_argv(config.qemu, board, where),
-        files={"vmlinuz": outer.vmlinuz, "outer-initrd": archive},
+        files={"outer-kernel": outer.kernel, "outer-initrd": archive},
         nonce=request.nonce,
         memory_mb=board.memory_mb,
         timeout_s=request.timeout_s(NESTED_TIMEOUT_S),

@@ -83,7 +83,7 @@ def fills(job: Job) -> Exit:
         Path(job.argv[job.argv.index("-o") + 1]).write_bytes(b"program")
         return Exit(0)
     out = Path(job.argv[4])
-    (out / "vmlinuz").write_bytes(b"outer kernel")
+    (out / "vmlinuz").write_bytes(b"outer kernel" + bytes(0x400))
     (out / "root").mkdir()
     (out / "modules").mkdir()
     return Exit(0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.boot import kvm_probe, nested
@@ -13,6 +15,8 @@ from harness.boot.machine import MachineConfig, MissingMachine, Plan
 from harness.boot.platforms import kvm, native, vsmp, xen
 from harness.boot.platforms.request import Request
 from harness.container.job import Exit, Job
+from harness.elf import bzimage
+from harness.elf.bzimage import BzImage
 from tests.builders.machines import ScriptedEngine
 
 
@@ -23,7 +27,7 @@ def fills(job: Job) -> Exit:
         return Exit(0)
     out = Path(job.argv[4])
     (out / "xen").write_bytes(gzip.compress(b"hypervisor"))
-    (out / "vmlinuz").write_bytes(b"outer kernel")
+    (out / "vmlinuz").write_bytes(b"outer kernel" + bytes(0x400))
     (out / "root" / "usr" / "bin").mkdir(parents=True)
     (out / "root" / "usr" / "bin" / "qemu").write_bytes(b"inner qemu")
     (out / "modules").mkdir()
@@ -151,6 +155,22 @@ def test_nested_archive_is_kept(tmp_path: Path) -> None:
     jobs = len(engine.jobs)
     assert nested.host(Toolbox(engine, "image"), "/opt/l1") == first
     assert len(engine.jobs) == jobs
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_host_kernel_that_qemu_can_enter(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vmlinux with a PVH entry is taken out of its bzImage; others stay packed."""
+    note = struct.pack("<III4s", 4, size, 18, b"Xen")
+    packed = bytearray(0x400)
+    packed[0x1FE:0x206] = b"\x55\xaa\0\0HdrS"
+    for vmlinux in (b"\x7fELF" + note, b"\x7fELF"):
+        unpacked = BzImage(np.frombuffer(vmlinux, np.uint8), "6.12", "gzip")
+        monkeypatch.setattr(bzimage, "parse_bzimage", lambda *_, u=unpacked: u)
+        expected = vmlinux if note in vmlinux else bytes(packed)
+        assert nested.direct_kernel(bytes(packed)) == expected
+    assert nested.direct_kernel(bytes(0x400)) == bytes(0x400)
 
 
 def test_inner_machine() -> None:

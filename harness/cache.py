@@ -33,6 +33,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Yield whether the lock on ``path`` was free; if so, it is held meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def require_space(directory: Path, size_bytes: int, purpose: str) -> None:
     """Raise InfraError unless ``directory``'s file system has room for ``purpose``."""
     directory.mkdir(parents=True, exist_ok=True)

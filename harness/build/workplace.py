@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.build.tree import Tree
-from harness.cache import cache_dir, require_space
+from harness.cache import cache_dir, require_space, try_locked
 from harness.container.image import Image
 from harness.container.job import Engine, Mount, own
 from harness.errors import UserError
@@ -120,6 +120,7 @@ class Workplace:
 def workplace(engine: Engine, order: Order, progress: Progress) -> Iterator[Workplace]:
     """Yield a fresh place to build in; it is deleted whole, the log is kept."""
     cache = cache_dir()
+    sweep(cache / "build", order.key)
     require_space(cache / "build", SPACE, f"building {order.variant.name}")
     scratch = cache / "build" / f"{order.key}-{uuid.uuid4().hex[:8]}"
     # A directory that one user filled breaks every compile of another.
@@ -140,6 +141,18 @@ def workplace(engine: Engine, order: Order, progress: Progress) -> Iterator[Work
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sweep(builds: Path, ours: str) -> None:
+    """Delete what builds left that were killed: nobody holds their lock.
+
+    We hold the lock of the key ``ours`` ourselves, and have left nothing yet.
+    """
+    for scratch in builds.glob("*-*/"):
+        key = scratch.name.partition("-")[0]
+        with try_locked(builds / f"{key}.lock") as free:
+            if free or key == ours:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def kept_log(order: Order) -> Path:

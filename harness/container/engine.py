@@ -154,6 +154,7 @@ class ContainerEngine(Engine):
             security = client.info().get("SecurityOptions") or []
         self._rootless = any("rootless" in str(option) for option in security)
         self.user = self._usual_user()
+        self._live: set[_Container] = set()
 
     def _usual_user(self) -> str:
         if self._rootless and self.runtime == "docker":
@@ -190,6 +191,7 @@ class ContainerEngine(Engine):
                     job.image, list(job.argv), name=name, **self._create_options(job)
                 )
                 running = _Container(container, job.on_text)
+                self._live.add(running)
                 container.start()
             if threaded:
                 running.pump_in_background()
@@ -199,6 +201,7 @@ class ContainerEngine(Engine):
             with contextlib.suppress(docker.errors.APIError):
                 api.remove_container(name, force=True, v=True)
             if running is not None:
+                self._live.discard(running)
                 running.close()
 
     def _create_options(self, job: Job) -> dict[str, Any]:
@@ -235,6 +238,11 @@ class ContainerEngine(Engine):
         if self._rootless and self.runtime == "podman":
             options["userns_mode"] = "keep-id"
         return options
+
+    def abort(self) -> None:
+        """See :meth:`Engine.abort`."""
+        for running in list(self._live):
+            running.kill()
 
     def path(self, mount: Mount) -> str:
         """See :meth:`Engine.path`."""

@@ -35,6 +35,7 @@ class HostEngine(Engine):
 
     def __init__(self) -> None:
         self.user = f"{os.getuid()}:{os.getgid()}"
+        self._live: set[run.Process] = set()
 
     def run(self, image: str, argv: Sequence[str], **options: Unpack[Options]) -> Exit:
         """See :meth:`Engine.run`."""
@@ -54,7 +55,16 @@ class HostEngine(Engine):
             cwd=None if job.workdir is None else Path(job.workdir),
             env={**_environment(os.environ), **job.env},
         ) as process:
-            yield _HostProcess(process)
+            self._live.add(process)
+            try:
+                yield _HostProcess(process)
+            finally:
+                self._live.discard(process)
+
+    def abort(self) -> None:
+        """See :meth:`Engine.abort`."""
+        for process in list(self._live):
+            process.kill()
 
     def path(self, mount: Mount) -> str:
         """See :meth:`Engine.path`."""

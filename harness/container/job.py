@@ -123,6 +123,10 @@ class Engine(abc.ABC):
         """Start a command; leaving the block kills and removes it."""
 
     @abc.abstractmethod
+    def abort(self) -> None:
+        """Kill everything that runs, in other threads too; they see it end."""
+
+    @abc.abstractmethod
     def path(self, mount: Mount) -> str:
         """Return where a command sees ``mount``: build argv with this."""
 

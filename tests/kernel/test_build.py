@@ -240,7 +240,7 @@ def test_a_cancelled_build_leaves_nothing(toolchain, cache, tmp_path):
 
 
 def test_the_orphan_of_a_killed_build_is_reaped(engine, toolchain, cache, tmp_path):
-    """SIGKILL leaves the container building; the next start removes it."""
+    """SIGKILL leaves container and output; the next start and build remove them."""
     with _building(tmp_path, cache) as child:
         assert engine.reap() == 0  # its owner lives
         os.kill(child.pid, signal.SIGKILL)
@@ -248,6 +248,10 @@ def test_the_orphan_of_a_killed_build_is_reaped(engine, toolchain, cache, tmp_pa
         assert len(_containers(child.pid)) == 1
         assert engine.reap() >= 1
         assert _containers(child.pid) == []
+    assert len(_left_in(cache)) == 1
+    tree = user_tree(FAKELINUX)
+    kbuild.build(engine, tree, _fake(tmp_path), toolchain, Store(cache / "store"))
+    assert _left_in(cache) == []
 
 
 def test_an_impossible_option_names_its_dependency(

@@ -34,3 +34,12 @@ def test_a_lock_can_be_taken_again(tmp_path: Path) -> None:
     for _ in range(2):
         with cache.locked(tmp_path / "x.lock"):
             pass
+
+
+def test_a_held_lock_is_not_waited_for(tmp_path: Path) -> None:
+    """Who only asks learns that it is held, and that it is free again."""
+    path = tmp_path / "x.lock"
+    with cache.locked(path), cache.try_locked(path) as free:
+        assert not free
+    with cache.try_locked(path) as free:
+        assert free

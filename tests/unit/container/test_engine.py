@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_host_kills_what_was_started_with_the_block(host, tmp_path):
     pid = int((tmp_path / "pid").read_text())
     state = Path(f"/proc/{pid}/stat")
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_abort_ends_what_other_threads_run(host):
+    """One call lets every thread that waits for a command go on."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(host.run, "host", ["sleep", "60"])
+        while not waiting.done():
+            host.abort()
+            time.sleep(0.01)
+        assert waiting.result() == Exit(-9)
 
 
 def test_host_does_not_pass_the_callers_environment_on(host, monkeypatch):

@@ -37,6 +37,9 @@ class RecordingEngine(Engine):
     def start(self, image, argv, **options):
         return contextlib.nullcontext()
 
+    def abort(self):
+        return None
+
     def path(self, mount):
         return mount.target
 

@@ -1,0 +1,113 @@
+"""The command: one clear error for bad input, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.builders.elfwriter import ElfWriter
+
+FOREIGN = bytes.fromhex("7f454c460201010000000000000000000100b700") + bytes(44)
+
+
+def run(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "empty"),
+        (b"\x7fELF", ""),
+        (os.urandom(4096), ""),
+        (FOREIGN, "AArch64|AARCH64|aarch64|183"),
+    ],
+    ids=["empty", "truncated", "random", "foreign"],
+)
+def test_a_bad_file_is_one_error(tmp_path: Path, data: bytes, said: str) -> None:
+    """Exit code 2, the file's name, no verdict and no traceback."""
+    path = tmp_path / "vmlinux"
+    path.write_bytes(data)
+
+    done = run("validate", path)
+
+    assert done.returncode == 2
+    assert "ERROR" in done.stdout
+    assert "vmlinux" in done.stdout
+    assert "PASS" not in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    if said:
+        assert any(word in done.stdout for word in said.split("|"))
+
+
+def test_nothing_there_is_a_usage_error(tmp_path: Path) -> None:
+    """The message says what to name instead."""
+    done = run("validate", tmp_path / "nowhere")
+
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+    assert "hint:" in done.stderr
+
+
+def test_no_docker_is_an_infrastructure_error() -> None:
+    """Exit code 3, and the command that mends it."""
+    done = run("build", "--runtime", "docker", DOCKER_HOST="unix:///nowhere.sock")
+
+    assert done.returncode == 3
+    assert "no docker daemon answers" in done.stderr
+    assert "./ci/matrix" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_foreign_result_is_refused(tmp_path: Path) -> None:
+    """`report` names the file that is not one of ours."""
+    (tmp_path / "result.json").write_text("{}")
+
+    done = run("report", tmp_path)
+
+    assert done.returncode == 2
+    assert "result.json" in done.stderr
+
+
+def test_an_object_without_orc_is_a_note(tmp_path: Path) -> None:
+    """Nothing to validate is neither a finding nor an error."""
+    path = tmp_path / "empty.o"
+    path.write_bytes(ElfWriter().build())
+
+    done = run("validate", path, "--format", "json")
+
+    result = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert result["stages"][0]["status"] == "PASS"
+    assert any("no ORC" in note for note in result["stages"][0]["notes"])
+
+
+@pytest.mark.parametrize(
+    "command", ["doctor", "build", "extract", "validate", "boot", "run", "report"]
+)
+def test_every_command_explains_itself(command: str) -> None:
+    """--help names the options and exits cleanly."""
+    done = run(command, "--help")
+
+    assert done.returncode == 0
+    assert "--format" in done.stdout
+
+
+def test_doctor_exits_with_3_without_containers() -> None:
+    """It lists what is missing and the command that mends it."""
+    done = run("doctor", DOCKER_HOST="unix:///nowhere.sock", COLUMNS="200")
+
+    assert done.returncode == 3
+    assert "./ci/host" in done.stdout

@@ -1,0 +1,41 @@
+"""What objtool said and what we found are joined by place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.finding import Finding, Location
+from harness.kernel_build import find
+from harness.progress import silent
+from harness.result import Status
+from harness.stages import validate
+from tests.builders.elfwriter import ElfWriter
+
+OURS = Finding("alternative/state", Location("vmlinux", "f", 4), "wrong")
+THEIRS = Finding("objtool/x", Location("vmlinux.o", "f", 4), "stack state mismatch")
+OTHER = Finding("objtool/x", Location("vmlinux.o", "g", 4), "unreachable instruction")
+
+
+def test_one_place_is_one_finding() -> None:
+    """Ours keeps its key and gets objtool's words as evidence."""
+    (joined,) = validate.join([OURS], [THEIRS])
+
+    assert joined.key == OURS.key
+    assert joined.window == ("objtool/x: stack state mismatch",)
+
+
+def test_what_only_objtool_sees_stays() -> None:
+    """It is a finding of its own."""
+    assert validate.join([OURS], [OTHER]) == [OURS, OTHER]
+
+
+def test_a_file_that_cannot_be_read_leaves_no_verdict(tmp_path: Path) -> None:
+    """One broken file of a build is an ERROR that names it, not a PASS."""
+    (tmp_path / "vmlinux.o").write_bytes(ElfWriter().build())
+    (tmp_path / "broken.ko").write_bytes(b"junk")
+
+    result = validate.stage(find(tmp_path), "here", 1, silent)
+
+    assert result.status is Status.ERROR
+    assert "broken.ko" in result.reason
+    assert result.exit_code == 2

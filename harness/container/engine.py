@@ -14,7 +14,6 @@ import contextlib
 import io
 import itertools
 import os
-import socket
 import stat
 import tarfile
 import threading
@@ -28,7 +27,7 @@ import docker.errors
 import docker.types
 import requests.exceptions
 
-from harness.container import owner
+from harness.container import daemon, owner
 from harness.container.job import (
     Engine,
     Exit,
@@ -76,9 +75,9 @@ def connect(runtime: str = "auto") -> Iterator[Engine]:
 
 def _first_that_answers(runtime: str, stack: contextlib.ExitStack) -> ContainerEngine:
     seen: list[str] = []
-    for name, url in _sockets(runtime):
+    for name, url in daemon.sockets(runtime):
         try:
-            _knock(url)
+            daemon.knock(url)
             client = docker.DockerClient(base_url=url, timeout=API_TIMEOUT_S)
         except (docker.errors.DockerException, OSError) as exc:
             seen.append(f"{url}: {_reason(exc)}")
@@ -88,31 +87,6 @@ def _first_that_answers(runtime: str, stack: contextlib.ExitStack) -> ContainerE
     wanted = "docker or podman" if runtime == "auto" else runtime
     tried = "".join(f"\n  {line}" for line in seen)
     raise InfraError(f"no {wanted} daemon answers{tried}", hint=NO_ENGINE_HINT)
-
-
-def _knock(url: str) -> None:
-    """Raise OSError if nobody listens on a local ``url``; the SDK would leak it."""
-    if url.startswith("unix://"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            line.settimeout(API_TIMEOUT_S)
-            line.connect(url.removeprefix("unix://"))
-
-
-def _sockets(runtime: str, environ: Mapping[str, str] = os.environ) -> Iterator[Any]:
-    """Yield (runtime, URL) of every place where a daemon may listen."""
-    if named := environ.get("DOCKER_HOST"):
-        yield runtime.replace("auto", "docker"), named
-        return
-    user_run = environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    if runtime in ("auto", "docker"):
-        yield "docker", "unix:///var/run/docker.sock"
-        if Path(user_run, "docker.sock").exists():
-            yield "docker", f"unix://{user_run}/docker.sock"
-    if runtime in ("auto", "podman"):
-        if named := environ.get("CONTAINER_HOST"):
-            yield "podman", named
-        for place in (f"{user_run}/podman/podman.sock", "/run/podman/podman.sock"):
-            yield "podman", f"unix://{place}"
 
 
 def _real_name(client: docker.DockerClient, name: str) -> str:

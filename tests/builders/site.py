@@ -27,11 +27,15 @@ SMAP = 9 * 32 + 20
 
 @dataclass(frozen=True)
 class Replacement:
-    """One replacement: code without padding and the condition it is used on."""
+    """One replacement: code without padding and the condition it is used on.
+
+    ``instrlen`` is shorter than the site for the inner one of a nested alternative.
+    """
 
     code: bytes
     cpuid: int = SMAP
     flags: int = 0
+    instrlen: int = 0
 
 
 def a_site(
@@ -73,7 +77,12 @@ def a_site(
     for one in replacements:
         rows.append(
             Alternative(
-                SITE, at, one.cpuid, len(original), len(one.code), flags=one.flags
+                SITE,
+                at,
+                one.cpuid,
+                one.instrlen or len(original),
+                len(one.code),
+                flags=one.flags,
             )
         )
         at += len(one.code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from harness.elf.alternative import parse_alternatives
@@ -21,8 +22,6 @@ from tests.builders.site import ALWAYS, SITE, Replacement, a_site
 
 def insns_of(code: str) -> list[Insn]:
     """``code`` decoded at address 0x1000."""
-    import numpy as np
-
     columns = decode_all(np.frombuffer(bytes.fromhex(code), np.uint8), 0x1000)
     return [columns.at(row) for row in range(len(columns))]
 
@@ -128,3 +127,15 @@ def test_sniff_era(size: int, entsize: int, era: Era) -> None:
     alternatives = parse_alternatives(program)
     assert alternatives is not None
     assert sniff_era(program, alternatives) is era
+
+
+def test_nested_site_is_as_long_as_its_longest_entry() -> None:
+    """Since 6.11 an inner alternative may cover only the site's first bytes."""
+    inner = Replacement(b"\xfc", instrlen=2)
+    program = a_site(b"\x90" * 6, [inner, Replacement(b"\x9c\x58")])
+    alternatives = parse_alternatives(program)
+    assert alternatives is not None
+    assert sniff_era(program, alternatives) is Era.E5
+    streams = build_streams(program, alternatives)
+    assert streams.fill.tolist() == [0, 5, 4]
+    assert streams.whole.all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
@@ -217,3 +219,48 @@ def test_evidence_fits(size: int) -> None:
         assert max(map(len, finding.window)) <= 100
         assert sum(line.startswith("->") for line in finding.window) == 1
         assert finding.window[0].rstrip().endswith("ORC")
+
+
+def site_calling(
+    function: tuple[str, bytes, Sequence[tuple[int, OrcEntry]]],
+    inside: Sequence[tuple[int, OrcEntry]],
+    after: OrcEntry,
+) -> Program:
+    """A site whose original is a call of ``function`` and whose replacement ends."""
+    behind = SITE + 5 + 1
+    at = behind + (-behind % 16)
+    original = b"\xe8" + (at - (SITE + 5)).to_bytes(4, "little")
+    dead = Replacement(bytes.fromhex("0f0b"))
+    return a_site(original, [dead], inside, after=after, functions=[function])
+
+
+def test_callee_that_never_returns() -> None:
+    """Behind a call that does not return no state is wrong."""
+    dead = ("dead", bytes.fromhex("0f0b"), [(0, call(8))])
+    assert rules(site_calling(dead, [], call(40))) == []
+    back = ("back", b"\xc3", [(0, call(8))])
+    assert rules(site_calling(back, [], call(40))) == ["alternative/end+5"]
+
+
+def test_callee_whose_exits_differ() -> None:
+    """Where a callee's own table gives no one answer, the site's is taken."""
+    odd = ("odd", bytes.fromhex("7401c3c3"), [(0, regs(8)), (3, regs(16))])
+    assert rules(site_calling(odd, [], regs(0))) == []
+
+
+def test_loop_that_grows_the_stack() -> None:
+    """A path back to an instruction must bring the state that was there."""
+    loop = Replacement(bytes.fromhex("50" + "75fd" + "58"))  # 1: push; jne 1b; pop
+    program = a_site(b"\x90" * 4, [loop], [(1, PUSHED)])
+    (finding,) = found(program)
+    assert finding.rule == "alternative/loop"
+    assert (finding.declared, finding.actual) == ("sp+8 call", "sp+16 call")
+
+
+def test_unknown_write_of_the_stack_pointer() -> None:
+    """After `mov %rax,%rsp` the text does not tell: the table's word is taken."""
+    switch = Replacement(bytes.fromhex("4889c4"))
+    assert rules(a_site(b"\x90" * 3, [switch])) == []
+    pushed = Replacement(bytes.fromhex("4889c4" + "50"))
+    # known again from the push on
+    assert rules(a_site(b"\xfc" * 4, [pushed])) == ["alternative/end+4"]

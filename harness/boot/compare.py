@@ -8,16 +8,22 @@ for is there or the deadline is.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.boot.call import unwind_call
-from harness.boot.control import control_entry, differing_entries, run_control
+from harness.boot.control import (
+    control_entry,
+    differing_entries,
+    run_control,
+    table_finding,
+)
 from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
 from harness.boot.kernel_text import KernelText, kernel_text
-from harness.boot.point import Guest, check_point, finding, in_entry_context
+from harness.boot.point import Guest, Point, check_point, finding, in_entry_context
 from harness.boot.registers import Registers
 from harness.boot.sample import (
     LIVE_BREAKPOINTS,
@@ -35,7 +41,7 @@ from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import parse_orc
 from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
-from harness.finding import Finding, number
+from harness.finding import Finding
 from harness.progress import Progress, silent
 
 POLL_S = 0.05
@@ -45,6 +51,7 @@ WANDER_STEPS = 20
 ENTRY_STEPS = 50
 RUNNING = 2  # enum system_states: init memory is being freed, or later
 MAX_FINDINGS = 20
+CONTROL_STOPS = 300  # places tried, before the control counts as impossible
 _FIRST_COUNTS = (
     "points",
     "agree",
@@ -179,8 +186,9 @@ class _Run:
     hit: set[int] = field(default_factory=set)
     functions: set[int] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: dict[str, Finding] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    entries: set[str] = field(default_factory=set)
     reason: str = ""
 
     def sample(
@@ -202,21 +210,15 @@ class _Run:
         differing = differing_entries(self.guest.gdb, self.guest.program)
         self.counts["table_entries"] = len(self.guest.text.ip)
         self.counts["table_entries_differ"] = len(differing)
-        program = self.guest.program
-        self.findings += [
-            Finding(
-                "runtime/table-differs",
-                program.location(self.guest.text.ip[index]),
-                "the running kernel's table has another entry here than the image",
-            )
-            for index in differing[:MAX_FINDINGS]
-        ]
+        for index in differing:
+            self.found(table_finding(self.guest, index))
 
     def control(self) -> bool:
         for registers in self.anywhere():
-            point = check_point(self.guest, registers)
-            index = control_entry(point, self.guest)
-            if index is None or not point.agrees or not point.comparable:
+            point = self.check(registers)
+            if point is None or not point.agrees:
+                continue
+            if (index := control_entry(point, self.guest)) is None:
                 continue
             result = run_control(self.guest, registers, index)
             self.counts["control_reported"] = int(result.reported is not None)
@@ -230,9 +232,10 @@ class _Run:
         return False
 
     def anywhere(self) -> Iterable[Registers]:
-        # Until the deadline: the caller stops when it has what it wants.
         guest = self.guest
-        while self.time_left():
+        for _ in range(CONTROL_STOPS):
+            if not self.time_left():
+                return
             yield from wander(guest.gdb, guest.program, guest.text, self.rng, 1)
 
     def find_starts(self, alternatives: Alternatives | None) -> None:
@@ -269,23 +272,28 @@ class _Run:
         self.rng.shuffle(points)
         if inject_nmi is not None:
             inject_nmi()
-        for registers in hits(guest.gdb, points[:LIVE_BREAKPOINTS], ENTRY_HIT_S):
-            self.counts["entry_points_hit"] = self.counts.get("entry_points_hit", 0) + 1
-            steps = walk(guest.gdb, guest.program, guest.text, registers, ENTRY_STEPS)
-            for state in steps:
-                self.check(state)
-            if not self.time_left():
-                return
+        live = points[:LIVE_BREAKPOINTS]
+        with contextlib.closing(hits(guest.gdb, live, ENTRY_HIT_S)) as found:
+            for registers in found:
+                self.count("entry_points_hit")
+                self.entries.add(str(guest.program.location(registers.rip)))
+                for state in walk(
+                    guest.gdb, guest.program, guest.text, registers, ENTRY_STEPS
+                ):
+                    self.check(state)
+                if not self.time_left():
+                    return
 
     def sample_patched(self) -> None:
         guest = self.guest
         pending = self.ranked_starts()
         while pending and self.time_left() and self.missing_patched():
             live, pending = pending[:LIVE_BREAKPOINTS], pending[LIVE_BREAKPOINTS:]
-            for registers in hits(guest.gdb, live, HIT_S):
-                self.check(registers)
-                if not self.time_left():
-                    return
+            with contextlib.closing(hits(guest.gdb, live, HIT_S)) as found:
+                for registers in found:
+                    self.check(registers)
+                    if not self.time_left():
+                        return
 
     def ranked_starts(self) -> list[int]:
         # Those with another CFA first, then those in functions that were seen to run.
@@ -297,15 +305,29 @@ class _Run:
 
         return sorted(self.inside.keys() - self.hit, key=rank)
 
-    def check(self, registers: Registers) -> None:
+    def look(self, registers: Registers) -> Point | None:
         try:
-            point = check_point(self.guest, registers)
+            return check_point(self.guest, registers)
         except UnmappedMemory:  # still on the user's page tables (PTI)
             self.count("not_mapped")
-            return
+            return None
+
+    def found(self, finding: Finding) -> None:
+        # One finding for each cause, which counts the places.
+        known = self.findings.get(finding.key)
+        if known is not None:
+            occurrences = known.occurrences + 1
+            self.findings[finding.key] = replace(known, occurrences=occurrences)
+        elif len(self.findings) < MAX_FINDINGS:
+            self.findings[finding.key] = finding
+
+    def check(self, registers: Registers) -> Point | None:
+        # Returns the point, if it is one.
+        if (point := self.look(registers)) is None:
+            return None
         if not point.comparable and point.agrees:
             self.count("module_on_stack")
-            return
+            return None
         self.count("points")
         self.count("frames", len(point.guest))
         self.count("agree" if point.agrees else "differ")
@@ -315,10 +337,11 @@ class _Run:
             self.hit.add(registers.rip)
         locate = self.guest.program.symbols.index
         self.functions.update(locate(ip) for ip in point.host.ips)
-        if not point.agrees and len(self.findings) < MAX_FINDINGS:
-            self.findings.append(finding(self.guest, point))
+        if not point.agrees:
+            self.found(finding(self.guest, point))
         if not self.counts["points"] % 50:
             self.progress("comparing", self.counts["points"], self.needs.points)
+        return point
 
     def count(self, name: str, amount: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + amount
@@ -340,6 +363,8 @@ class _Run:
         self.counts["inside_replacement"] = len(self.hit)
         self.counts["inside_other_cfa"] = sum(self.inside[p] for p in self.hit)
         first = {name: self.counts.get(name, 0) for name in _FIRST_COUNTS}
+        if self.entries:
+            self.notes.append(f"entered at {', '.join(sorted(self.entries))}")
         if skipped := self.counts.get("module_on_stack"):
             self.notes.append(
                 f"{skipped} stops were not compared to the end: module code was on the "
@@ -347,7 +372,7 @@ class _Run:
             )
         return CompareResult(
             counts=first | self.counts,
-            findings=tuple(number(self.findings)),
+            findings=tuple(sorted(self.findings.values(), key=lambda f: f.order)),
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
             seconds=seconds,

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from harness.boot.gdb import Gdb
 from harness.boot.point import Guest, Point, check_point, finding
 from harness.boot.registers import Registers
-from harness.elf.orc import ENTRY_SIZE, OrcType
+from harness.elf.orc import ENTRY_SIZE, OrcType, describe
 from harness.elf.program import Program
 from harness.errors import FormatError
 from harness.finding import Finding
 
+TABLE_RULE = "runtime/table-differs"
 WRONG_BY = 8  # bytes; added to sp_offset
 
 
@@ -91,6 +92,19 @@ def differing_entries(gdb: Gdb, program: Program) -> list[int]:
                 at // size for at in range(len(ours)) if ours[at] != theirs[at]
             }
     return sorted(differing)
+
+
+def table_finding(guest: Guest, index: int) -> Finding:
+    """Return that entry ``index`` of the running kernel is not the image's."""
+    text = guest.text
+    location = guest.program.location(text.ip[index])
+    return Finding(
+        rule=TABLE_RULE,
+        location=location,
+        message="the running kernel's table has another entry here than the image",
+        declared=describe(text.state[index]),
+        cause=location.symbol,
+    )
 
 
 def _table(program: Program) -> int:

@@ -106,12 +106,14 @@ def finding(guest: Guest, point: Point) -> Finding:
     declared = "no entry" if index is None else describe(guest.text.state[index])
     told = _name(program, point.guest, number)
     expected = _name(program, point.host.ips, number)
+    location = program.location(place)
     return Finding(
         rule=RULE,
-        location=program.location(place),
+        location=location,
         message=f"the kernel unwinds to {told}, the table to {expected}",
         declared=declared,
         actual=f"guest: {told}",
+        cause=f"{location.symbol}, {declared}",
         window=evidence(guest, point),
     )
 

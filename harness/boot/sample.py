@@ -7,15 +7,16 @@ that exist only because the kernel patched its text.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.boot.gdb import Gdb
+from harness.boot.gdb import Gdb, LostGuest
 from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
 from harness.elf.alternative import Alternatives
@@ -140,11 +141,13 @@ def walk(
         yield registers
 
 
-def hits(gdb: Gdb, addresses: Collection[int], seconds: float) -> Iterator[Registers]:
+def hits(
+    gdb: Gdb, addresses: Collection[int], seconds: float
+) -> Generator[Registers, None, None]:
     """Yield the guest at each of ``addresses`` that it reaches, once each.
 
     Ends when none was reached for ``seconds``, or all were. The consumer may
-    remove breakpoints (those that its own calls run into).
+    remove breakpoints (those that its own calls run into), and must close us.
     """
     gdb.insert_breakpoints(addresses)
     mine = set(addresses)
@@ -160,7 +163,8 @@ def hits(gdb: Gdb, addresses: Collection[int], seconds: float) -> Iterator[Regis
             elif not stop.trapped or time.monotonic() > deadline:
                 return
     finally:
-        gdb.remove_breakpoints(mine)
+        with contextlib.suppress(LostGuest):  # who consumes us knows already
+            gdb.remove_breakpoints(mine)
 
 
 def _cfa(text: KernelText, address: int) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from harness.boot.kernel_text import KernelText, kernel_text
 from harness.elf.orc import OrcType, describe, parse_orc
 from harness.elf.program import Program
 from harness.errors import FormatError
-from harness.finding import Finding, Location, number
+from harness.finding import Finding, Location, group_by_cause
 
 RULE = "runtime/trace-wrong"
 PROC_PREFIX = "stack/"
@@ -79,7 +79,7 @@ def check_traces(texts: Mapping[str, str], program: Program) -> CompareResult:
     reason = _missing(counts) or _control(good, judge)
     return CompareResult(
         counts=dict(counts),
-        findings=tuple(number(findings)),
+        findings=tuple(group_by_cause(findings)),
         notes=(),
         reason=reason,
         seconds=time.monotonic() - started,
@@ -270,5 +270,6 @@ def _finding(trace: Backtrace, fault: Fault, judge: Judge) -> Finding:
         location=location,
         message=f"{entry} in a call trace: {fault.message}",
         declared=declared,
+        cause=f"{location.symbol}: {fault.message}",
         window=tuple(window),
     )

@@ -52,6 +52,7 @@ class SimulatedGuest(FakeStub):
     short_sighted: bool = False
     booted: bool = True
     stuck: bool = False  # its unwinder stops where no one asked it to
+    unmapped_at: int = 0  # where it stands on the user's page tables
     turn: int = 0
     stops_first_at: int = 0  # a breakpoint inside the unwinder, hit once
 
@@ -91,6 +92,9 @@ class SimulatedGuest(FakeStub):
 
     def reply(self, packet: str) -> bytes | None:
         """Run, step or call; all else as any stub."""
+        rip = int.from_bytes(self.registers[128:136], "little")
+        if packet.startswith("m") and self.unmapped_at == rip:
+            return frame("E14")
         answer: bytes | None = super().reply(packet)
         if answer is None or packet not in ("c", "s"):
             return answer

@@ -12,7 +12,7 @@ from harness.boot.compare import CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
 from harness.errors import FormatError, InfraError
 from tests.builders import image
-from tests.builders.guest import SimulatedGuest
+from tests.builders.guest import STATES, SimulatedGuest
 from tests.builders.rspserver import serving
 
 SMALL = Needs(points=12, entry_context=0, inside_replacement=2, inside_other_cfa=1)
@@ -57,7 +57,7 @@ def test_blind_guest(tmp_path: Path) -> None:
     """A guest that does not see the planted fault makes the run no verdict."""
     result = run(tmp_path, SimulatedGuest(blind=True))
     assert result.reason == "control did not fail: a wrong entry went unseen"
-    assert result.counts["points"] == 0
+    assert result.counts["points"] == 1
 
 
 def test_wrong_entry_in_the_guest(tmp_path: Path) -> None:
@@ -99,6 +99,26 @@ def test_guest_that_ends_midway(tmp_path: Path) -> None:
     result = run(tmp_path, guest)
     assert result.reason.startswith("the guest ended while it was probed")
     assert result.counts["control_reported"] == 1
+
+
+def test_user_page_tables(tmp_path: Path) -> None:
+    """Where nothing of the kernel is mapped (PTI) there is no point; others are."""
+    result = run(tmp_path, SimulatedGuest(unmapped_at=STATES[5].rip))
+    assert result.reason == ""
+    assert result.counts["not_mapped"] > 0
+
+
+def test_one_cause_is_one_finding(tmp_path: Path) -> None:
+    """Points that the same entry leads astray are counted, not repeated."""
+    guest = SimulatedGuest()
+    caller = [offset for offset, _ in image.TABLE].index(0x500)
+    guest.load(image.ORC + 4 * len(image.TABLE) + 6 * caller, b"\x20\0")
+    result = run(tmp_path, guest, deadline_s=0.5)
+    assert result.reason.startswith("control could not run")
+    table, unwind = result.findings
+    assert (table.rule, table.occurrences) == ("runtime/table-differs", 1)
+    assert unwind.cause == "caller, sp+24 call"
+    assert unwind.occurrences == result.counts["differ"] > 1
 
 
 def test_kernel_that_never_comes_up(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 UNPRIVILEGED = "1001:1001"
 API_TIMEOUT_S = 120
+OPEN_FILES = 4096
+PROCESSES = 32768
 END_TIMEOUT_S = 20.0
 NO_ENGINE_HINT = (
     "./ci/matrix installs and starts Docker; DOCKER_HOST names a daemon elsewhere; "
@@ -161,9 +163,7 @@ class ContainerEngine(Engine):
         running: _Container | None = None
         try:
             with _speaking(f"cannot start {job.argv[0]} in {job.image}"):
-                container = self._client.containers.create(
-                    job.image, list(job.argv), name=name, **self._create_options(job)
-                )
+                container = self._create(job, name)
                 running = _Container(container, job.on_text)
                 self._live.add(running)
                 container.start()
@@ -177,6 +177,19 @@ class ContainerEngine(Engine):
             if running is not None:
                 self._live.discard(running)
                 running.close()
+
+    def _create(self, job: Job, name: str) -> Container:
+        options = self._create_options(job)
+        create = self._client.containers.create
+        try:
+            return create(job.image, list(job.argv), name=name, **options)
+        except docker.errors.APIError as exc:
+            if "init binary" not in str(exc.explanation):
+                raise
+        # Podman without its catatonit: the command is process 1 then.
+        return create(
+            job.image, list(job.argv), name=name, **{**options, "init": False}
+        )
 
     def _create_options(self, job: Job) -> dict[str, Any]:
         limits = job.limits
@@ -200,6 +213,7 @@ class ContainerEngine(Engine):
             "memswap_limit": memory,
             "nano_cpus": int(min(limits.cpus, os.cpu_count() or 1) * 1e9),
             "pids_limit": limits.pids,
+            "ulimits": self._ulimits(),
             "read_only": True,
             "tmpfs": {"/tmp": "size=2g,exec,mode=1777"},
             "cap_drop": ["ALL"],
@@ -217,6 +231,16 @@ class ContainerEngine(Engine):
         """See :meth:`Engine.abort`."""
         for running in list(self._live):
             running.kill()
+
+    def _ulimits(self) -> list[docker.types.Ulimit]:
+        names = {"nofile": OPEN_FILES}
+        if self.runtime == "podman":
+            # Its default is the most there can be, which it may not be allowed to set.
+            names["nproc"] = PROCESSES
+        return [
+            docker.types.Ulimit(name=name, soft=limit, hard=limit)
+            for name, limit in names.items()
+        ]
 
     def path(self, mount: Mount) -> str:
         """See :meth:`Engine.path`."""

@@ -37,6 +37,7 @@ class Callee:
 
 
 _BALANCED = Callee(Returns.BALANCED)
+TRACED = 4096  # instructions; what is longer is no entry code
 
 
 @dataclass(slots=True)
@@ -57,11 +58,12 @@ class Callees:
     def _judge(self, target: int) -> Callee:
         symbols = self.program.symbols
         index = symbols.index(target)
-        if index < 0 or int(symbols.address[index]) != target:
+        exact = index >= 0 and int(symbols.address[index]) == target
+        size = int(symbols.size[index]) if exact else 0
+        if exact and symbols.section[index] < 0:
             return _BALANCED
-        size = int(symbols.size[index])
-        if not size or symbols.section[index] < 0:
-            return _BALANCED
+        if not size:
+            return self._trace(target)
         first, last = np.searchsorted(
             self.insns.address, np.array([target, target + size], np.uint64)
         ).tolist()
@@ -85,6 +87,35 @@ class Callees:
         # falling off its end is an exit that we do not follow
         runs_off = not len(body) or InsnKind(int(body.kind[-1])).falls_through
         return _BALANCED if runs_off else Callee(Returns.NEVER)
+
+    def _trace(self, target: int) -> Callee:
+        """Judge by following the code, where no symbol tells its extent."""
+        todo = [self._row(target)]
+        seen: set[int] = set()
+        states: set[int] = set()
+        while todo and len(seen) < TRACED:
+            row = todo.pop()
+            if row < 0 or row in seen:
+                continue
+            seen.add(row)
+            insn = self.insns.at(row)
+            state = self.lookup.one(insn.address)
+            if insn.kind in (InsnKind.RET, InsnKind.JMP_INDIRECT):
+                states.add(state)
+            elif insn.kind in (InsnKind.JMP, InsnKind.JCC):
+                goes = self.lookup.one(insn.target)
+                if goes != state and (goes == ENTRY or not is_defined(goes)):
+                    states.add(state)
+                else:
+                    todo.append(self._row(insn.target))
+            if ENTRY in states:
+                return _BALANCED
+            if insn.kind.falls_through:
+                todo.append(self._row(insn.end))
+        return _from_exits(states, complete=not todo) if states else _BALANCED
+
+    def _row(self, address: int) -> int:
+        return int(self.insns.index(np.array([address], np.uint64))[0])
 
 
 def _from_exits(states: set[int], *, complete: bool) -> Callee:

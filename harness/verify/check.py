@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import time
@@ -152,10 +153,12 @@ def _notes(program: Program, equal: int, is_sorted: bool) -> list[str]:
     return notes
 
 
-def check_file(path: Path, features: Features | None = None) -> Checked:
-    """Load and validate ``path`` on one thread; its errors become the result."""
+def check_file(
+    path: Path, features: Features | None = None, threads: int | None = None
+) -> Checked:
+    """Load and validate ``path``; its errors become the result."""
     try:
-        return Checked(path, check(load(path), features=features, threads=1))
+        return Checked(path, check(load(path), features=features, threads=threads))
     except HarnessError as exc:
         return Checked(path, None, exc)
 
@@ -174,8 +177,8 @@ def check_many(
     # no fork: whoever calls may draw its progress from a thread
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        names = [features] * len(by_size)
-        results = list(pool.map(check_file, by_size, names))
+        one = functools.partial(check_file, features=features, threads=1)
+        results = list(pool.map(one, by_size))
     return sorted(results, key=lambda result: result.path)
 
 

@@ -263,8 +263,9 @@ def _cause(context: _Context, site: Site, walks: list[Walk], defect: Defect) -> 
 
     The hash leaves out what differs from place to place: frame size, addresses.
     """
-    if defect.callee:
-        return f"callee {context.program.location(defect.callee).symbol}"
+    callee = context.program.location(defect.callee) if defect.callee else None
+    if callee is not None and not callee.offset:
+        return f"callee {callee.symbol}"
     parts = [defect.rule.value, str(defect.offset), str(defect.stream)]
     parts.append(_difference(defect))
     for each in walks:

@@ -64,6 +64,19 @@ def describe_regs() -> int:
     return pack(regs(0))
 
 
-def test_unsized_symbol_is_taken_as_ordinary() -> None:
-    """Where a function's end is unknown, so are its exits."""
-    assert judged("0f0b", [(0, call(8))], size=0).returns is Returns.BALANCED
+@pytest.mark.parametrize(
+    ("code", "rows", "returns"),
+    [
+        ("c3", [(0, call(8))], Returns.BALANCED),
+        ("50c3", [(0, call(8)), (1, regs(8))], Returns.MOVED),
+        ("50eb00c3", [(0, call(8)), (1, regs(8))], Returns.MOVED),
+        ("7401c3c3", [(0, regs(8)), (3, regs(16))], Returns.UNCLEAR),
+        ("50e900010000", [(0, call(8)), (1, regs(8))], Returns.MOVED),
+        ("0f0b", [(0, call(8))], Returns.BALANCED),  # not proved to end
+        ("ebfe", [(0, call(8))], Returns.BALANCED),
+        ("ffe0", [(0, call(8))], Returns.BALANCED),
+    ],
+)
+def test_unsized_function_is_traced(code: str, rows: Rows, returns: Returns) -> None:
+    """Without a symbol's size (a stripped kernel) the code itself is followed."""
+    assert judged(code, rows, size=0).returns is returns

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from harness.boot.call import unwind_call
+from harness.boot.attach import attach, wait_until_up
 from harness.boot.control import (
     control_entry,
     differing_entries,
@@ -22,7 +22,7 @@ from harness.boot.control import (
     table_finding,
 )
 from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
-from harness.boot.kernel_text import KernelText, kernel_text
+from harness.boot.kernel_text import kernel_text
 from harness.boot.point import Guest, Point, check_point, finding, in_entry_context
 from harness.boot.registers import Registers
 from harness.boot.sample import (
@@ -31,27 +31,24 @@ from harness.boot.sample import (
     entry_points,
     hits,
     patched_starts,
-    usable,
     walk,
     wander,
 )
-from harness.boot.stack_info import cpu_stacks, per_cpu_base, stack_layout
 from harness.boot.unwind import Ended
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import parse_orc
 from harness.elf.program import Program
-from harness.errors import FormatError, InfraError
+from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-POLL_S = 0.05
 HIT_S = 0.3
 ENTRY_HIT_S = 0.8
 WANDER_STEPS = 20
 ENTRY_STEPS = 50
-RUNNING = 2  # enum system_states: init memory is being freed, or later
 MAX_FINDINGS = 20
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
+_PATCHED = {"inside_replacement", "inside_other_cfa"}
 _FIRST_COUNTS = (
     "points",
     "agree",
@@ -64,7 +61,6 @@ _FIRST_COUNTS = (
     "control_reported",
     "control_clean",
 )
-_NEVER = "no kernel was seen at its linked address within {:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +131,7 @@ def probe(
     progress("waiting for the kernel to come up")
     registers = wait_until_up(gdb, program, text, deadline, deadline_s)
     started = time.monotonic()
-    guest = _guest(gdb, program, text, registers)
+    guest = attach(gdb, program, text, registers)
     run = _Run(guest, needs, random.Random(seed), deadline, progress)
     try:
         run.sample(parse_alternatives(program), inject_nmi)
@@ -144,33 +140,6 @@ def probe(
     else:
         gdb.remove_breakpoints(gdb.breakpoints)
     return run.result(time.monotonic() - started)
-
-
-def wait_until_up(
-    gdb: Gdb, program: Program, text: KernelText, deadline: float, deadline_s: float
-) -> Registers:
-    """Let the guest run until its kernel is done with booting; it stops in its text.
-
-    Raises:
-        InfraError: that did not happen before ``deadline`` (time.monotonic()).
-    """
-    banner = _required(program, "linux_banner")
-    state = _required(program, "system_state")
-    expected = program.read(banner, 16).tobytes()
-    seen = False
-    while time.monotonic() < deadline:
-        registers = gdb.registers()
-        if text.holds(registers.rip) and gdb.read_or_none(banner, 16) == expected:
-            seen = True
-            running = int.from_bytes(gdb.read(state, 4), "little") >= RUNNING
-            if running and usable(program, text, registers):
-                return registers
-        gdb.run_for(POLL_S * (0.1 if seen else 1))
-    message = "the kernel did not finish booting within {:g} s" if seen else _NEVER
-    raise InfraError(
-        message.format(deadline_s),
-        hint="is nokaslr on its command line, and is this the vmlinux that runs?",
-    )
 
 
 @dataclass(slots=True)
@@ -201,10 +170,11 @@ class _Run:
         self.sample_entries(inject_nmi)
         self.wander(self.needs.points // 2)
         self.sample_patched()
-        while not self.missing_only_patched() and self.time_left():
+        while self.time_left() and (missing := self.missing()):
             self.wander(100)
-            self.sample_entries(inject_nmi)
-        self.wander(self.needs.points - self.counts.get("points", 0))
+            if "entry_context" in missing:
+                self.sample_entries(inject_nmi)
+            self.sample_patched()
 
     def compare_tables(self) -> None:
         differing = differing_entries(self.guest.gdb, self.guest.program)
@@ -287,7 +257,7 @@ class _Run:
     def sample_patched(self) -> None:
         guest = self.guest
         pending = self.ranked_starts()
-        while pending and self.time_left() and self.missing_patched():
+        while pending and self.time_left() and self.missing().keys() & _PATCHED:
             live, pending = pending[:LIVE_BREAKPOINTS], pending[LIVE_BREAKPOINTS:]
             with contextlib.closing(hits(guest.gdb, live, HIT_S)) as found:
                 for registers in found:
@@ -349,20 +319,25 @@ class _Run:
     def time_left(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def missing_patched(self) -> bool:
-        inside, other = len(self.hit), sum(self.inside[place] for place in self.hit)
-        return (
-            inside < self.needs.inside_replacement
-            or other < self.needs.inside_other_cfa
-        )
+    def have(self) -> dict[str, int]:
+        return self.counts | {
+            "inside_replacement": len(self.hit),
+            "inside_other_cfa": sum(self.inside[place] for place in self.hit),
+        }
 
-    def missing_only_patched(self) -> bool:
-        return self.counts.get("entry_context", 0) >= self.needs.entry_context
+    def missing(self) -> dict[str, str]:
+        # What is needed and not there yet: name -> how much of how much.
+        have = self.have()
+        wanted = {name: getattr(self.needs, name) for name in Needs.__slots__}
+        return {
+            name: f"{have.get(name, 0)} of {count}"
+            for name, count in wanted.items()
+            if have.get(name, 0) < count
+        }
 
     def result(self, seconds: float) -> CompareResult:
-        self.counts["inside_replacement"] = len(self.hit)
-        self.counts["inside_other_cfa"] = sum(self.inside[p] for p in self.hit)
-        first = {name: self.counts.get(name, 0) for name in _FIRST_COUNTS}
+        counts = self.have()
+        first = {name: counts.get(name, 0) for name in _FIRST_COUNTS}
         if self.entries:
             self.notes.append(f"entered at {', '.join(sorted(self.entries))}")
         if skipped := self.counts.get("module_on_stack"):
@@ -371,7 +346,7 @@ class _Run:
                 "stack, whose table is in the module"
             )
         return CompareResult(
-            counts=first | self.counts,
+            counts=first | counts,
             findings=tuple(sorted(self.findings.values(), key=lambda f: f.order)),
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
@@ -379,31 +354,7 @@ class _Run:
         )
 
     def shortfall(self) -> str:
-        missing = [
-            f"{name} {self.counts.get(name, 0)} of {wanted}"
-            for name in Needs.__slots__
-            if self.counts.get(name, 0) < (wanted := getattr(self.needs, name))
-        ]
-        if not missing:
+        if not (missing := self.missing()):
             return ""
-        return "not enough was sampled before the deadline: " + ", ".join(missing)
-
-
-def _guest(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -> Guest:
-    if (base := per_cpu_base(registers)) is None:
-        raise InfraError(
-            f"the guest has no per-CPU area: gs_base {registers.gs_base:#x}"
-        )
-    cpu = cpu_stacks(stack_layout(program), base, gdb.read)
-    call = unwind_call(program, cpu.double_fault_top)
-    gdb.insert_breakpoint(call.return_address)
-    return Guest(gdb, program, text, cpu, call)
-
-
-def _required(program: Program, name: str) -> int:
-    if (address := program.symbols.find(name)) is None:
-        raise FormatError(
-            f"{program.name} has no symbol {name}",
-            hint="the probe needs a vmlinux with its symbols",
-        )
-    return address
+        listed = ", ".join(f"{name} {amount}" for name, amount in missing.items())
+        return f"not enough was sampled before the deadline: {listed}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from harness.boot import control, point, traces
 from harness.boot.compare import CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
 from harness.errors import FormatError, InfraError
@@ -144,3 +146,10 @@ def test_image_without_symbols(tmp_path: Path) -> None:
         pytest.raises(FormatError, match="_stext"),
     ):
         probe(gdb, program, deadline_s=1)
+
+
+def test_every_rule_is_documented() -> None:
+    """docs/findings.md has a section for each rule of this room, and no other."""
+    text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
+    sections = set(re.findall(r"^## `(runtime/[^`]+)`", text, re.MULTILINE))
+    assert sections == {point.RULE, control.TABLE_RULE, traces.RULE}

@@ -15,6 +15,7 @@ from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
 
 POLL_S = 0.05
+BANNER_BYTES = 128  # release, compiler and build number
 RUNNING = 2  # enum system_states: init memory is being freed, or later
 _NEVER = "no kernel was seen at its linked address within {:g} s"
 
@@ -29,11 +30,11 @@ def wait_until_up(
     """
     banner = _required(program, "linux_banner")
     state = _required(program, "system_state")
-    expected = program.read(banner, 16).tobytes()
+    expected = program.read(banner, BANNER_BYTES).tobytes()
     seen = False
     while time.monotonic() < deadline:
         registers = gdb.registers()
-        if text.holds(registers.rip) and gdb.read_or_none(banner, 16) == expected:
+        if text.holds(registers.rip) and gdb.read_or_none(banner, BANNER_BYTES) == expected:
             seen = True
             running = int.from_bytes(gdb.read(state, 4), "little") >= RUNNING
             if running and usable(program, text, registers):

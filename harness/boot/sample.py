@@ -24,7 +24,7 @@ from harness.elf.orc import OrcType
 from harness.elf.program import Program
 from harness.text.decode import decode
 
-LIVE_BREAKPOINTS = 64  # many more and QEMU's TCG crawls
+LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
 _HLT = 0xF4
 _SITES_AT_ONCE = 256

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.boot import control, point, traces
+from harness.boot import compare, control, point, traces
 from harness.boot.compare import CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
 from harness.errors import FormatError, InfraError
@@ -18,6 +18,13 @@ from tests.builders.guest import STATES, SimulatedGuest
 from tests.builders.rspserver import serving
 
 SMALL = Needs(points=12, entry_context=0, inside_replacement=2, inside_other_cfa=1)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated guest gets everywhere at once, or never."""
+    monkeypatch.setattr(compare, "HIT_S", 0.02)
+    monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.02)
 
 
 @contextmanager

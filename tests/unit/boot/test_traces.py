@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from harness.boot.backtrace import Backtrace, Entry, parse_stack
@@ -25,6 +29,11 @@ def judge(table: list[tuple[int, OrcEntry]] = image.TABLE) -> Judge:
     """Return the image, ready to judge; ``leaf`` has a call at +0x3 as well."""
     program, orc = image.image(table=table)
     return Judge(program, kernel_text(program, orc), find_callers(program))
+
+
+def u64(*values: int) -> npt.NDArray[np.uint64]:
+    """Return a column of addresses."""
+    return np.array(values, np.uint64)
 
 
 def fault(trace: Backtrace, table: list[tuple[int, OrcEntry]] = image.TABLE) -> str:
@@ -60,6 +69,21 @@ def test_tail_jumps_lead_on() -> None:
     callers = find_callers(image.image()[0])
     assert callers.leads(TEXT + 0x800, TEXT + 0x400) is Leads.THERE
     assert callers.leads(TEXT + 0x900, TEXT + 0x400) is Leads.ANYWHERE
+
+
+def test_retpoline_site_may_call_indirectly() -> None:
+    """A call of a thunk is patched in place: it can return inside its five bytes."""
+    callers = replace(find_callers(image.image()[0]), retpolines=u64(TEXT + 0x420))
+    assert callers.targets(TEXT + 0x422) == (0,)
+    assert callers.targets(TEXT + 0x425) == (0,)
+    assert callers.targets(TEXT + 0x420) == callers.targets(TEXT + 0x426) == ()
+
+
+def test_trampoline_leads_anywhere() -> None:
+    """A static call's trampoline is retargeted at run time."""
+    callers = find_callers(image.image()[0])
+    retargeted = replace(callers, trampolines=(TEXT + 0x400, TEXT + 0x410))
+    assert retargeted.leads(TEXT + 0x400, TEXT + 0x500) is Leads.ANYWHERE
 
 
 def test_good_trace() -> None:

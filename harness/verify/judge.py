@@ -8,7 +8,7 @@ the last byte of a call, where the unwinder looks its return address up.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.verify.transfer import is_defined
@@ -51,11 +51,15 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The walks through a site: ``merged`` as executed after patching, one for each
-    stream; ``linked`` through the original as it is in the file."""
+    """The walks through a site.
+
+    ``merged`` are as executed after patching, one for each stream; ``linked`` goes
+    through the original as it is in the file; ``live`` tells which streams ever run.
+    """
 
     merged: Sequence[Walk]
     linked: Walk
+    live: Sequence[bool]
 
 
 def judge(site: Site, texts: Texts, lookup: Callable[[int], int]) -> list[Defect]:
@@ -63,17 +67,18 @@ def judge(site: Site, texts: Texts, lookup: Callable[[int], int]) -> list[Defect
 
     ``lookup`` gives the table's state at an address outside of the site.
     """
-    conflicts = list(_conflicts(site, texts.merged))
+    walks = {n: walk for n, walk in enumerate(texts.merged) if texts.live[n]}
+    conflicts = list(_conflicts(site, walks))
     defects = list(conflicts)
     conflicting = {defect.stream for defect in conflicts}
-    for stream, walk in enumerate(texts.merged):
+    for stream, walk in walks.items():
         if stream not in conflicting:
             defects += _states(site, stream, walk)
         defects += _returns(site, stream, walk)
         defects += _jumps(stream, walk, lookup)
         defects += _loops(stream, walk)
     wrong = {defect.stream for defect in defects}
-    defects += (d for d in _stack(site, texts.merged) if d.stream not in wrong)
+    defects += (d for d in _stack(site, walks) if d.stream not in wrong)
     if not defects:
         defects += _entries(site, texts)
     return defects
@@ -87,10 +92,10 @@ def _known(walk: Walk) -> Iterable[tuple[int, int]]:
     )
 
 
-def _conflicts(site: Site, walks: Sequence[Walk]) -> Iterable[Defect]:
+def _conflicts(site: Site, walks: Mapping[int, Walk]) -> Iterable[Defect]:
     """Class a: two texts have instructions at one offset, in different states."""
     at: dict[int, dict[int, int]] = {}
-    for stream, walk in enumerate(walks):
+    for stream, walk in walks.items():
         for offset, state in _known(walk):
             if offset < site.length:
                 at.setdefault(offset, {})[stream] = state
@@ -183,11 +188,11 @@ def _loops(stream: int, walk: Walk) -> Iterable[Defect]:
         return
 
 
-def _stack(site: Site, walks: Sequence[Walk]) -> Iterable[Defect]:
+def _stack(site: Site, walks: Mapping[int, Walk]) -> Iterable[Defect]:
     """Where the CFA is not counted from %rsp its move shows nowhere else."""
     ends = {
         stream: depth
-        for stream, walk in enumerate(walks)
+        for stream, walk in walks.items()
         if (depth := walk.depth.get(site.length)) is not None
     }
     for stream, depth in ends.items():

@@ -56,7 +56,7 @@ class Sites:
 
     ``counts``: sites, streams, boundaries (instruction starts of all streams),
     walked sites, blind ones (undefined at their start), and of the walked ones
-    those where the table equals what the two designs make of the texts.
+    ``merge equal``, where the table equals what both designs make of the texts.
     """
 
     findings: tuple[Finding, ...]
@@ -116,7 +116,7 @@ def check_sites(
         "boundaries": len(streams.insns),
         "walked sites": len(walked),
         "blind sites": int((~_defined(table[:, 0])).sum()),
-        "walked sites where the table equals both designs": merged_equal,
+        "merge equal": merged_equal,
     }
     return Sites(tuple(findings), counts, era)
 
@@ -174,7 +174,9 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
             walk(site, _merged(context, row, text), context.callees.at)
             for row, text in zip(rows, raw, strict=True)
         ]
-        defects = judge(site, Texts(walks, linked[0]), context.lookup.one)
+        entries = context.streams.entry[rows.start : rows.stop].tolist()
+        live = [context.variants.possible(entry) for entry in entries]
+        defects = judge(site, Texts(walks, linked[0], live), context.lookup.one)
     findings = [_finding(context, number, site, walks, d) for d in defects]
     return findings, _designs_agree(site, linked)
 

@@ -50,6 +50,15 @@ class Variants:
         )
         return chosen or tuple(platform.value for platform in _EVERYWHERE)
 
+    def possible(self, entry: int) -> bool:
+        """Whether any kernel ever runs the stream.
+
+        FILL_RETURN_BUFFER of 5.10 and 6.1 has a replacement for "not ALWAYS".
+        """
+        return entry == ORIGINAL or any(
+            self._holds(entry, platform) is not False for platform in _EVERYWHERE
+        )
+
     def _negated(self, entry: int) -> bool:
         return bool(int(self.alternatives.flags[entry]) & AltFlag.NOT)
 

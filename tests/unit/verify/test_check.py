@@ -53,7 +53,7 @@ def test_counts_say_what_was_looked_at() -> None:
     assert counts["sites"] == 1
     assert counts["variants"] == 2
     assert counts["boundaries"] == 1 + 6
-    assert counts["walked sites where the table equals both designs"] == 1
+    assert counts["merge equal"] == 1
 
 
 def test_findings_are_stable() -> None:

@@ -264,3 +264,14 @@ def test_unknown_write_of_the_stack_pointer() -> None:
     pushed = Replacement(bytes.fromhex("4889c4" + "50"))
     # known again from the push on
     assert rules(a_site(b"\xfc" * 4, [pushed])) == ["alternative/end+4"]
+
+
+def test_text_that_never_runs_excuses_nothing() -> None:
+    """The table fits a replacement for "not ALWAYS": wrong for the one that runs."""
+    never = Replacement(bytes.fromhex("5058"), ALWAYS, flags=1)
+    program = a_site(b"\x90" * 2, [Replacement(b"\xfc\xfc"), never], [(1, PUSHED)])
+    (finding,) = found(program)
+    assert finding.rule == "alternative/state"
+    assert finding.variant == "replacement 1 of 2 (SMAP)"
+    program = a_site(b"\x90" * 2, [Replacement(b"\xfc\xfc"), never])
+    assert rules(program) == []

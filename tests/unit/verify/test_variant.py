@@ -55,3 +55,14 @@ def test_platforms(
 ) -> None:
     """A text counts for the platforms on which nothing later replaces it."""
     assert variants(*conditions).platforms(0, entry) == platforms
+
+
+def test_a_text_that_never_runs() -> None:
+    """The condition "not ALWAYS" holds nowhere; the original runs at least early."""
+    named = variants((ALWAYS, 1), (ALWAYS, 0), (SMAP, 1))
+    assert [named.possible(entry) for entry in (-1, 0, 1, 2)] == [
+        True,
+        False,
+        True,
+        True,
+    ]

@@ -24,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from capstone import x86_const as x86
 
-from harness.elf.program import Program, Section
-from harness.elf.symbol import STT_OBJECT
+from harness.elf.program import Program
 from harness.errors import InfraError
 from harness.text.classify import Ids, classify
 from harness.text.fill import FILL, stretches
@@ -118,48 +117,19 @@ def decode_pieces(
 
 
 def decode_program(program: Program, threads: int | None = None) -> Insns:
-    """Decode all code of ``program``; instructions start at each function symbol.
-
-    A section that holds more data than code (some linkers mark .data executable)
-    is decoded only where its functions are.
-    """
+    """Decode all code of ``program``; instructions start at each function symbol."""
     pieces = []
-    functions = program.symbols.functions
-    for section in program.executable:
-        ours = program.symbols.section == section.index
-        rows = np.flatnonzero(ours & functions)
-        starts = program.symbols.address[rows]
-        for first, last in _code_ranges(program, section, ours, rows):
-            inner = starts[(starts >= first) & (starts < last)]
-            cuts = _cuts(first, last, inner)
-            for begin, end in itertools.pairwise(cuts):
-                at = begin - section.address
-                data = section.data[at : end - section.address]
-                known = inner[(inner >= begin) & (inner < end)]
-                pieces.append((data, begin, known))
-    return decode_pieces(pieces, threads)
-
-
-def _code_ranges(
-    program: Program,
-    section: Section,
-    ours: npt.NDArray[np.bool_],
-    functions: npt.NDArray[np.int64],
-) -> list[tuple[int, int]]:
-    """Return the address ranges of ``section`` to decode."""
     symbols = program.symbols
-    objects = ours & (symbols.kind == STT_OBJECT)
-    code_bytes = int(symbols.size[functions].sum())
-    if int(symbols.size[objects].sum()) <= code_bytes or not code_bytes:
-        return [(section.address, section.end)]
-    ranges: list[tuple[int, int]] = []
-    for row in functions.tolist():
-        first = int(symbols.address[row])
-        last = min(first + int(symbols.size[row]), section.end)
-        if ranges and first < ranges[-1][1]:
-            continue
-        ranges.append((first, last))
-    return ranges
+    functions = symbols.functions
+    for section in program.executable:
+        starts = symbols.address[functions & (symbols.section == section.index)]
+        cuts = _cuts(section.address, section.end, starts)
+        for first, last in itertools.pairwise(cuts):
+            at = first - section.address
+            data = section.data[at : last - section.address]
+            known = starts[(starts >= first) & (starts < last)]
+            pieces.append((data, first, known))
+    return decode_pieces(pieces, threads)
 
 
 def _cuts(first: int, last: int, starts: U64) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.text.decode import decode, decode_all, decode_program, format_insn
 from harness.text.insn import InsnKind, Insns
-from tests.builders.elfwriter import ALLOC, EXEC, FUNC, OBJECT, ElfWriter
+from tests.builders.elfwriter import ALLOC, EXEC, FUNC, ElfWriter
 
 BASE = 0xFFFFFFFF81000000
 
@@ -185,18 +185,6 @@ def test_program_starts_at_its_functions() -> None:
     assert (one.index(functions) >= 0).all()
     assert (one.address == two.address).all()
     assert (one.kind == two.kind).all()
-
-
-def test_data_section_is_decoded_where_it_has_functions() -> None:
-    """A section that is mostly objects holds code only in its functions."""
-    writer = ElfWriter()
-    text = writer.section(".mixed", b"\x55\xc3" + b"\x01" * 62, flags=ALLOC | EXEC)
-    writer.symbol("code", text, 0, 2, kind=FUNC)
-    writer.symbol("object", text, 2, 62, kind=OBJECT)
-    assert decode_program(writer.program()).kind.tolist() in (
-        [InsnKind.PUSH, InsnKind.RET],
-        [],
-    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.verify.transfer import is_defined
+from harness.text.insn import InsnKind
+from harness.verify.transfer import ENTRY, is_defined
 from harness.verify.walk import Site, Walk
 
 
@@ -23,7 +24,7 @@ class Rule(enum.StrEnum):
     RETURN = "alternative/ret-1"  # class c
     END = "alternative/end"
     STACK = "alternative/stack"
-    JUMP = "alternative/jump"
+    EXIT = "alternative/exit"
     LOOP = "alternative/loop"
     ENTRY = "alternative/entry"
     BOUNDARY = "alternative/boundary"
@@ -75,7 +76,7 @@ def judge(site: Site, texts: Texts, lookup: Callable[[int], int]) -> list[Defect
         if stream not in conflicting:
             defects += _states(site, stream, walk)
         defects += _returns(site, stream, walk)
-        defects += _jumps(stream, walk, lookup)
+        defects += _exits(stream, walk, lookup)
         defects += _loops(stream, walk)
     wrong = {defect.stream for defect in defects}
     defects += (d for d in _stack(site, walks) if d.stream not in wrong)
@@ -158,20 +159,23 @@ def _returns(site: Site, stream: int, walk: Walk) -> Iterable[Defect]:
             return
 
 
-def _jumps(stream: int, walk: Walk, lookup: Callable[[int], int]) -> Iterable[Defect]:
-    for offset, target in sorted(walk.jumps):
-        declared, actual = lookup(target), walk.state[offset]
-        if offset in walk.assumed or not is_defined(declared):
+def _exits(stream: int, walk: Walk, lookup: Callable[[int], int]) -> Iterable[Defect]:
+    """Jumps out of the site, and returns: what is there expects a certain state."""
+    returns = [
+        (offset, ENTRY, "this text returns with a frame that is not its caller's")
+        for offset in walk.state
+        if offset in walk.insns and walk.insns[offset].kind is InsnKind.RET
+    ]
+    jumps = [
+        (offset, lookup(target), "the jump's target expects another state")
+        for offset, target in walk.jumps
+    ]
+    for offset, expected, message in sorted(returns + jumps):
+        actual = walk.state[offset]
+        if offset in walk.assumed or expected == actual:
             continue
-        if is_defined(actual) and declared != actual:
-            yield Defect(
-                Rule.JUMP,
-                stream,
-                offset,
-                "the jump's target expects another state",
-                declared,
-                actual,
-            )
+        if is_defined(expected) and is_defined(actual):
+            yield Defect(Rule.EXIT, stream, offset, message, expected, actual)
             return
 
 

@@ -227,7 +227,8 @@ def _finding(
     actual = "" if defect.actual is None else describe(defect.actual)
     verdict = [f"at +{defect.offset:#x}: {defect.message}"]
     if declared != actual:
-        verdict.append(f"table: {declared}    true in {_short(label)}: {actual}")
+        side = "expected there" if defect.rule is Rule.EXIT else "table"
+        verdict.append(f"{side}: {declared}    true in {_short(label)}: {actual}")
     if defect.other >= 0 and defect.offset in walks[defect.other].state:
         other = describe(walks[defect.other].state[defect.offset])
         name = context.variants.label(number, entries[defect.other])
@@ -268,8 +269,9 @@ def _cause(context: _Context, site: Site, walks: list[Walk], defect: Defect) -> 
     callee = context.program.location(defect.callee) if defect.callee else None
     if callee is not None and not callee.offset:
         return f"callee {callee.symbol}"
-    parts = [defect.rule.value, str(defect.offset), str(defect.stream)]
-    parts.append(_difference(defect))
+    parts = [defect.rule.value, str(defect.offset), _difference(defect)]
+    if defect.rule is not Rule.EXIT:  # texts may leave wrongly for one reason
+        parts.append(str(defect.stream))
     for each in walks:
         codes = (_anonymous(insn) for _, insn in sorted(each.insns.items()))
         parts.append(" ".join(codes))

@@ -166,7 +166,7 @@ def test_jump_out_with_another_state() -> None:
         ],
     )
     (finding,) = found(program)
-    assert finding.rule == "alternative/jump"
+    assert finding.rule == "alternative/exit"
     assert (finding.declared, finding.actual) == ("sp+8 call", "sp+16 call")
 
 
@@ -275,3 +275,12 @@ def test_text_that_never_runs_excuses_nothing() -> None:
     assert finding.variant == "replacement 1 of 2 (SMAP)"
     program = a_site(b"\x90" * 2, [Replacement(b"\xfc\xfc"), never])
     assert rules(program) == []
+
+
+def test_return_with_a_word_too_many() -> None:
+    """A replacement that pushes and returns goes nowhere."""
+    program = a_site(b"\xfc\xfc", [Replacement(bytes.fromhex("50c3"))])
+    rules_ = {f.rule for f in found(program)}
+    assert "alternative/exit" in rules_
+    early = Replacement(bytes.fromhex("c3"))
+    assert rules(a_site(b"\xfc\xfc", [early])) == []

@@ -22,9 +22,15 @@ from harness.elf.file import read_file
 from harness.errors import InfraError
 
 GUEST = Path(__file__).resolve().parent / "guest"
-COMPILE = ("gcc", "-std=gnu11", "-Wall", "-Werror", "-Os", "-static", "-s")
+COMPILE = ("gcc", "-std=gnu11", "-Wall", "-Werror", "-Os", "-static")
 COMPILE_S = 120.0
-_SOURCES = {"init": ("init.c", "workload.c"), "host": ("host.c",)}
+_FLAT = "-Wl,--oformat=binary,-Ttext=0,-e,start,--build-id=none"
+# name -> further arguments, and sources
+_PROGRAMS = {
+    "init": (("-s",), ("init.c", "workload.c")),
+    "host": (("-s",), ("host.c",)),
+    "probe": (("-nostdlib", _FLAT), ("probe.S",)),
+}
 _TRAILER = "TRAILER!!!"
 
 
@@ -75,12 +81,14 @@ class Toolbox:
 
 
 def program(toolbox: Toolbox, name: str) -> bytes:
-    """Return the static program ``name`` (``init`` or ``host``), compiled once.
+    """Return ``guest``'s program ``name``, compiled once.
+
+    ``init`` and ``host`` are static programs, ``probe`` is a firmware image.
 
     Raises:
         InfraError: the image's compiler does not compile it.
     """
-    digest = hashlib.sha256(" ".join((*COMPILE, toolbox.identity)).encode())
+    digest = hashlib.sha256(repr((COMPILE, _PROGRAMS[name], toolbox.identity)).encode())
     for source in sorted(GUEST.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
     directory = cache.cache_dir() / "guest"
@@ -96,11 +104,12 @@ def _compile(toolbox: Toolbox, name: str, result: Path) -> None:
         source = Mount(GUEST, "/source")
         output = Mount(Path(scratch), "/output", writable=True)
         engine = toolbox.engine
-        files = [f"{engine.path(source)}/{file}" for file in _SOURCES[name]]
+        arguments, sources = _PROGRAMS[name]
+        files = [f"{engine.path(source)}/{file}" for file in sources]
         text: list[str] = []
         done = engine.run(
             toolbox.image,
-            [*COMPILE, "-o", f"{engine.path(output)}/{name}", *files],
+            [*COMPILE, *arguments, "-o", f"{engine.path(output)}/{name}", *files],
             mounts=(source, output),
             limits=Limits(timeout_s=COMPILE_S),
             on_text=text.append,

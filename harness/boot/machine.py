@@ -76,6 +76,7 @@ class Plan:
         memory_mb: the guest's memory.
         timeout_s: deadline of the whole boot, hold included.
         devices: device nodes that QEMU needs.
+        user: ``uid:gid`` that QEMU must run as; None is the engine's usual one.
         nmi: an NMI that QEMU injects reaches the kernel under test.
         outer_nonce: for a nested guest, what its host's evidence is led by.
         facts: how the machine was made.
@@ -87,6 +88,7 @@ class Plan:
     memory_mb: int
     timeout_s: float
     devices: tuple[str, ...] = ()
+    user: str | None = None
     nmi: bool = False
     outer_nonce: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -312,6 +314,7 @@ def start(toolbox: Toolbox, plan: Plan, directory: Path) -> Iterator[Machine]:
                 mounts=(mount,),
                 limits=limits,
                 devices=plan.devices,
+                user=plan.user,
             )
         )
         control = stack.enter_context(_control(directory / "qmp", running))

@@ -38,6 +38,16 @@ class Status(enum.StrEnum):
     LOST = "lost"
 
 
+class Rule(enum.StrEnum):
+    """What can be wrong with a kernel that was booted; see docs/findings.md."""
+
+    PANIC = "boot/panic"
+    HANG = "boot/hang"
+    WORKLOAD = "boot/workload"
+    PLATFORM = "boot/platform"
+    WARNING = "boot/warning"
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How QEMU ended.
@@ -160,18 +170,16 @@ def findings(result: BootResult, proofs: tuple[Proof, ...]) -> tuple[Finding, ..
             + "\n".join(result.console_tail),
             hint="orc-harness doctor tells whether this machine's QEMU works",
         )
-    rule = {Status.PANICKED: "boot/panic", Status.HUNG: "boot/hang"}.get(result.status)
+    rule = {Status.PANICKED: Rule.PANIC, Status.HUNG: Rule.HANG}.get(result.status)
     if rule:
         return (_finding(result, rule, result.message, result.console_tail),)
     found = [
-        _finding(
-            result, "boot/workload", f"{part.name}: {_short(part.done, part.asked)}"
-        )
+        _finding(result, Rule.WORKLOAD, f"{part.name}: {_short(part.done, part.asked)}")
         for part in result.evidence.parts
         if not part.whole and not (part.done and part.name in _INEXACT_PARTS)
     ]
     found += [
-        _finding(result, "boot/platform", missing, result.console_tail)
+        _finding(result, Rule.PLATFORM, missing, result.console_tail)
         for proof in proofs
         if (missing := proof(result))
     ]
@@ -193,14 +201,14 @@ def _warnings(result: BootResult) -> tuple[Finding, ...]:
     window = tail(log[first.start() :])[:1] if first else ()
     lines = log[first.start() :].splitlines()[:TAIL_LINES] if first else []
     message = f"the kernel tainted itself {', '.join(flags)}: {''.join(window)}"
-    return (_finding(result, "boot/warning", message, tail("\n".join(lines))),)
+    return (_finding(result, Rule.WARNING, message, tail("\n".join(lines))),)
 
 
 def _finding(
-    result: BootResult, rule: str, message: str, window: tuple[str, ...] = ()
+    result: BootResult, rule: Rule, message: str, window: tuple[str, ...] = ()
 ) -> Finding:
     return Finding(
-        rule=rule,
+        rule=rule.value,
         location=Location("bzImage", str(result.platform), 0),
         message=message,
         declared="a boot to the end of the workload",

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
-from harness.container.job import Engine, Exit, Job, Mount, OnText, Options, Running
+from harness.container.host import HostEngine
+from harness.container.job import Exit, Job, Options, Running
 
 
 @dataclass
-class ScriptedEngine(Engine):
+class ScriptedEngine(HostEngine):
     """Runs ``command(job)`` in place of a container; keeps every job.
 
     Its commands see the host's own paths, as the host engine's do.
@@ -41,31 +42,8 @@ class ScriptedEngine(Engine):
         assert self.running is not None
         yield self.running(job)
 
-    def path(self, mount: Mount) -> str:
-        return str(mount.source)
-
-    def reap(self) -> int:
-        return 0
-
     def image_id(self, tag: str) -> str | None:
         return f"id-of-{tag}"
-
-    def import_tar(self, tar: Path, tag: str, changes: Sequence[str]) -> None:
-        raise NotImplementedError
-
-    def build_image(
-        self, files: Mapping[str, str], tag: str, *, on_text: OnText, timeout_s: float
-    ) -> None:
-        raise NotImplementedError
-
-    def pull(self, reference: str) -> None:
-        raise NotImplementedError
-
-    def tag_image(self, source: str, tag: str) -> None:
-        raise NotImplementedError
-
-    def remove_image(self, tag: str) -> None:
-        raise NotImplementedError
 
 
 @dataclass

@@ -54,6 +54,7 @@ def _host(request: Request) -> Plan:
         memory_mb=board.memory_mb,
         timeout_s=request.timeout_s(HOST_TIMEOUT_S),
         devices=(kvm_probe.DEVICE,),
+        user=kvm_probe.device_user(request.toolbox.engine),
         nmi=True,
         facts={"kvm": "host", "accel": "kvm", "cpu": board.cpu},
     )

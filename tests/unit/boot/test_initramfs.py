@@ -95,10 +95,10 @@ def test_program_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_program_has_its_sources() -> None:
     """Each program is compiled from files that are there."""
     engine = ScriptedEngine(compiler)
-    for name in ("init", "host"):
+    for name in ("init", "host", "probe"):
         program(Toolbox(engine, "a"), name)
     for job in engine.jobs:
-        sources = [Path(word) for word in job.argv if word.endswith(".c")]
+        sources = [Path(word) for word in job.argv if word.endswith((".c", ".S"))]
         assert sources
         assert all(source.is_file() for source in sources)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from harness.boot.evidence import Evidence, Part
 from harness.boot.outcome import (
     BootResult,
     Ending,
+    Rule,
     Status,
     findings,
     judge,
@@ -143,3 +146,10 @@ def test_tail_is_printable_and_short() -> None:
 def test_counts_are_what_the_guest_did() -> None:
     """The counts of a boot are its parts and records."""
     assert result().counts == {"traps": 3, "records": 9}
+
+
+def test_every_rule_is_documented() -> None:
+    """docs/findings.md has one section per rule, and none for a rule that is gone."""
+    text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
+    sections = set(re.findall(r"^## `(boot/[^`]+)`", text, re.MULTILINE))
+    assert sections == {rule.value for rule in Rule}

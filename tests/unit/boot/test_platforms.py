@@ -126,9 +126,10 @@ def test_image_without_the_files(platform: object, tmp_path: Path) -> None:
 def test_kvm_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the probe passes the host's KVM is taken, with two CPUs."""
     monkeypatch.setattr(kvm_probe, "reason_against", lambda *_: "")
+    monkeypatch.setattr(kvm_probe, "device_user", lambda *_: "0:0")
     plan = kvm.plan(request(tmp_path))
     assert (after(plan, "-accel"), after(plan, "-smp")) == ("kvm", "2")
-    assert plan.devices == ("/dev/kvm",)
+    assert (plan.devices, plan.user) == (("/dev/kvm",), "0:0")
     assert plan.facts["kvm"] == "host"
 
 

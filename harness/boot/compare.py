@@ -157,7 +157,7 @@ class _Run:
     counts: dict[str, int] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    entries: set[str] = field(default_factory=set)
+    entries: set[int] = field(default_factory=set)
     reason: str = ""
 
     def sample(
@@ -170,9 +170,11 @@ class _Run:
         self.sample_entries(inject_nmi)
         self.wander(self.needs.points // 2)
         self.sample_patched()
+        self.sample_entries(inject_nmi)
         while self.time_left() and (missing := self.missing()):
             self.wander(100)
             if "entry_context" in missing:
+                self.entries.clear()
                 self.sample_entries(inject_nmi)
             self.sample_patched()
 
@@ -236,17 +238,18 @@ class _Run:
                 self.check(registers)
 
     def sample_entries(self, inject_nmi: Callable[[], None] | None) -> None:
+        # Each entry point once, and what it leads to; a later round takes the rest.
         guest = self.guest
-        points = list(entry_points(guest.program, guest.text))
+        points = entry_points(guest.program, guest.text)
         self.counts["entry_points"] = len(points)
-        self.rng.shuffle(points)
+        pending = [point for point in points if point not in self.entries]
+        self.rng.shuffle(pending)
         if inject_nmi is not None:
             inject_nmi()
-        live = points[:LIVE_BREAKPOINTS]
+        live = pending[:LIVE_BREAKPOINTS]
         with contextlib.closing(hits(guest.gdb, live, ENTRY_HIT_S)) as found:
             for registers in found:
-                self.count("entry_points_hit")
-                self.entries.add(str(guest.program.location(registers.rip)))
+                self.entries.add(registers.rip)
                 for state in walk(
                     guest.gdb, guest.program, guest.text, registers, ENTRY_STEPS
                 ):
@@ -321,6 +324,7 @@ class _Run:
 
     def have(self) -> dict[str, int]:
         return self.counts | {
+            "entry_points_hit": len(self.entries),
             "inside_replacement": len(self.hit),
             "inside_other_cfa": sum(self.inside[place] for place in self.hit),
         }
@@ -339,7 +343,9 @@ class _Run:
         counts = self.have()
         first = {name: counts.get(name, 0) for name in _FIRST_COUNTS}
         if self.entries:
-            self.notes.append(f"entered at {', '.join(sorted(self.entries))}")
+            locate = self.guest.program.location
+            names = sorted(str(locate(address)) for address in self.entries)
+            self.notes.append(f"entered at {', '.join(names)}")
         if skipped := self.counts.get("module_on_stack"):
             self.notes.append(
                 f"{skipped} stops were not compared to the end: module code was on the "

@@ -34,7 +34,10 @@ def wait_until_up(
     seen = False
     while time.monotonic() < deadline:
         registers = gdb.registers()
-        if text.holds(registers.rip) and gdb.read_or_none(banner, BANNER_BYTES) == expected:
+        if (
+            text.holds(registers.rip)
+            and gdb.read_or_none(banner, BANNER_BYTES) == expected
+        ):
             seen = True
             running = int.from_bytes(gdb.read(state, 4), "little") >= RUNNING
             if running and usable(program, text, registers):
@@ -61,7 +64,7 @@ def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -
             f"the guest has no per-CPU area: gs_base {registers.gs_base:#x}"
         )
     cpu = cpu_stacks(stack_layout(program), base, gdb.read)
-    call = unwind_call(program, cpu.double_fault_top)
+    call = unwind_call(program, cpu)
     gdb.insert_breakpoint(call.return_address)
     return Guest(gdb, program, text, cpu, call)
 

@@ -8,13 +8,14 @@ live on this CPU's double-fault stack, which nothing else uses.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from harness.boot.gdb import Gdb
 from harness.boot.registers import Registers
-from harness.boot.stack_info import KERNEL_HALF
+from harness.boot.stack_info import KERNEL_HALF, CpuStacks
 from harness.boot.unwind import PT_REGS, PT_REGS_SIZE, TRACE_LIMIT
 from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
@@ -35,15 +36,18 @@ class UnwindCall:
         function: address of stack_trace_save_regs().
         return_address: text that never runs again, with a breakpoint on it.
         stack_top: top of this CPU's double-fault stack.
+        preempt_count: address of this CPU's preempt count; 0 if this kernel is
+            never preempted.
     """
 
     function: int
     return_address: int
     stack_top: int
+    preempt_count: int = 0
 
 
-def unwind_call(program: Program, stack_top: int) -> UnwindCall:
-    """Find what is to be called in ``program``.
+def unwind_call(program: Program, cpu: CpuStacks) -> UnwindCall:
+    """Find what is to be called in ``program``, on the CPU of ``cpu``.
 
     Raises:
         FormatError: this kernel has no such function, or no symbols.
@@ -55,7 +59,8 @@ def unwind_call(program: Program, stack_top: int) -> UnwindCall:
             f"{program.name} has no stack_trace_save_regs() that could be called",
             hint="enable CONFIG_STACKTRACE, and keep the symbols of vmlinux",
         )
-    return UnwindCall(function, cold, stack_top)
+    count = _preempt_count(program, cpu.gs_base)
+    return UnwindCall(function, cold, cpu.double_fault_top, count)
 
 
 def pt_regs(registers: Registers) -> dict[str, int]:
@@ -88,6 +93,13 @@ def guest_trace(
     Raises:
         InfraError: the call did not come back.
     """
+    with _not_preempted(gdb, call, registers):
+        return _guest_trace(gdb, call, registers, regs)
+
+
+def _guest_trace(
+    gdb: Gdb, call: UnwindCall, registers: Registers, regs: Mapping[str, int]
+) -> tuple[int, ...]:
     store = call.stack_top - _STORE
     mine = frozenset({call.return_address})
     stop = gdb.call(called(call, registers), arguments(call, regs), CALL_S)
@@ -136,3 +148,27 @@ def called(call: UnwindCall, registers: Registers) -> Registers:
         gs_base=gs_base,
         k_gs_base=k_gs_base,
     )
+
+
+@contextlib.contextmanager
+def _not_preempted(gdb: Gdb, call: UnwindCall, registers: Registers) -> Iterator[None]:
+    # The unwinder ends with preempt_enable(), which may schedule: not with interrupts
+    # off, but what Xen PV (whose kernel is not in ring 0) takes for that is no flag of
+    # the vCPU. So the count is raised meanwhile.
+    if not call.preempt_count or not registers.cs & 3:
+        yield
+        return
+    before = gdb.read(call.preempt_count, 4)
+    raised = int.from_bytes(before, "little") + 1
+    gdb.write(call.preempt_count, raised.to_bytes(4, "little"))
+    yield
+    gdb.write(call.preempt_count, before)
+
+
+def _preempt_count(program: Program, gs_base: int) -> int:
+    if program.symbols.find("preempt_schedule") is None:
+        return 0
+    offset = program.symbols.find("__preempt_count")
+    if (hot := program.symbols.find("pcpu_hot")) is not None:  # v6.2 to v6.14
+        offset = hot + 8
+    return 0 if offset is None else gs_base + offset & 0xFFFF_FFFF_FFFF_FFFF

@@ -12,6 +12,7 @@ import pytest
 
 from harness.boot.call import UnwindCall, called, guest_trace, pt_regs, unwind_call
 from harness.boot.gdb import Gdb
+from harness.boot.stack_info import cpu_stacks, stack_layout
 from harness.boot.unwind import PT_REGS
 from harness.errors import FormatError, InfraError
 from tests.builders import guest as simulated
@@ -25,7 +26,9 @@ def stopped(directory: Path, guest: SimulatedGuest) -> Iterator[tuple[Gdb, Unwin
     """Yield a client of ``guest`` and the call, its breakpoint in place."""
     path = directory / "gdb.sock"
     with serving(guest, path), Gdb.connect(path, timeout_s=5) as gdb:
-        call = unwind_call(image.image()[0], simulated.DOUBLE_FAULT_TOP)
+        program, _ = image.image()
+        cpu = cpu_stacks(stack_layout(program), simulated.GS_BASE, guest.bytes_at)
+        call = unwind_call(program, cpu)
         gdb.insert_breakpoint(call.return_address)
         yield gdb, call
 
@@ -86,6 +89,44 @@ def test_breakpoint_in_the_unwinder_is_dropped(tmp_path: Path) -> None:
         assert gdb.breakpoints == {call.return_address}
 
 
+def test_preemptible_kernel_under_xen(tmp_path: Path) -> None:
+    """There the preempt count is raised for the call, and put back."""
+    guest = SimulatedGuest(states=[replace(simulated.at(0x402), cs=0xE033)] * 2)
+    count = simulated.GS_BASE + image.PER_CPU["pcpu_hot"] + 8
+    guest.load(count, b"\x05\0\0\x80")
+    with stopped(tmp_path, guest) as (gdb, call):
+        gdb.step()
+        preemptible = replace(call, preempt_count=count)
+        registers = gdb.registers()
+        assert guest_trace(gdb, preemptible, registers, pt_regs(registers))
+    assert f"M{count:x},4:06000080" in guest.seen
+    assert guest.bytes_at(count, 4) == b"\x05\0\0\x80"
+
+
+def test_preemptible_kernel_is_known_by_its_scheduler() -> None:
+    """Where there is no preempt_schedule() nothing has to be held back."""
+    names = {"startup_64": 0, "stack_trace_save_regs": 8, "pcpu_hot": 0x40}
+    layout = stack_layout(image.image()[0])
+    cpu = cpu_stacks(layout, simulated.GS_BASE, SimulatedGuest().bytes_at)
+    cooperative, _ = image.image(symbols=names)
+    assert unwind_call(cooperative, cpu).preempt_count == 0
+    preemptible, _ = image.image(symbols=names | {"preempt_schedule": 16})
+    expected = (simulated.GS_BASE + image.TEXT + 0x48) % (1 << 64)
+    assert unwind_call(preemptible, cpu).preempt_count == expected
+
+
+def test_preempt_count_is_left_alone_elsewhere(tmp_path: Path) -> None:
+    """In ring 0 interrupts are off, which is enough; so is a kernel without."""
+    guest = SimulatedGuest()
+    with stopped(tmp_path, guest) as (gdb, call):
+        assert call.preempt_count == 0
+        count = simulated.GS_BASE + image.PER_CPU["pcpu_hot"] + 8
+        registers = gdb.registers()
+        preemptible = replace(call, preempt_count=count)
+        assert guest_trace(gdb, preemptible, registers, pt_regs(registers))
+    assert not any(packet.startswith(f"M{count:x}") for packet in guest.seen)
+
+
 def test_call_that_does_not_come_back(tmp_path: Path) -> None:
     """A call that stops anywhere else is an error that says where."""
     with stopped(tmp_path, SimulatedGuest(stuck=True)) as (gdb, call):
@@ -97,8 +138,10 @@ def test_call_that_does_not_come_back(tmp_path: Path) -> None:
 def test_kernel_without_the_function() -> None:
     """A kernel that cannot be asked is refused with the option that it lacks."""
     program, _ = image.image(symbols={"_stext": 0})
+    layout = stack_layout(image.image()[0])
+    cpu = cpu_stacks(layout, simulated.GS_BASE, SimulatedGuest().bytes_at)
     with pytest.raises(FormatError, match="no stack_trace_save_regs") as caught:
-        unwind_call(program, 0)
+        unwind_call(program, cpu)
     assert "CONFIG_STACKTRACE" in str(caught.value.hint)
 
 

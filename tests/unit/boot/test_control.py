@@ -30,7 +30,7 @@ def stopped(directory: Path, guest: SimulatedGuest) -> Iterator[Guest]:
     path = directory / "gdb.sock"
     with serving(guest, path), Gdb.connect(path, timeout_s=5) as gdb:
         cpu = cpu_stacks(stack_layout(program), GS_BASE, gdb.read)
-        call = unwind_call(program, cpu.double_fault_top)
+        call = unwind_call(program, cpu)
         gdb.insert_breakpoint(call.return_address)
         yield Guest(gdb, program, kernel_text(program, table), cpu, call)
 

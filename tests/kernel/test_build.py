@@ -89,7 +89,16 @@ def _containers(pid: int) -> list[str]:
 def test_a_build_is_stored_whole(engine, toolchain, fakelinux, cache, tmp_path):
     """Kernel, modules, log and what made them are in the store; no scratch is left."""
     store = Store(cache / "store")
-    built = kbuild.build(engine, fakelinux, _fake(tmp_path), toolchain, store)
+    steps: list[tuple[str, int, int | None]] = []
+    built = kbuild.build(
+        engine,
+        fakelinux,
+        _fake(tmp_path),
+        toolchain,
+        store,
+        progress=lambda what, done=0, total=None: steps.append((what, done, total)),
+    )
+    assert ("building fake", 2, kbuild.TYPICAL_STEPS) in steps
     assert built.vmlinux.read_bytes()[:4] == b"\x7fELF"
     assert [path.name for path in built.modules] == ["fake.ko"]
     assert built.manifest.toolchain == toolchain.identity

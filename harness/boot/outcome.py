@@ -215,5 +215,5 @@ def _finding(
         actual=str(result.status),
         platforms=(str(result.platform),),
         window=window,
-        reproduce=f"orc-harness boot --variant {result.platform}",
+        reproduce=f"orc-harness boot BUILD_DIR --platform {result.platform}",
     )

@@ -69,6 +69,24 @@ def test_modules_are_put_in_plain(tmp_path: Path) -> None:
     assert entries["modules/crc16.ko"].data == b"\x7fELF crc16"
 
 
+def test_few_of_many_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more modules than a guest takes, the smallest that stand alone go in."""
+    monkeypatch.setattr(initramfs, "MODULES_LIMIT", 2)
+    alone, needy = b"\0license=GPL\0depends=\0", b"\0license=GPL\0depends=b\0"
+    for name, data in {
+        "a.ko": needy,
+        "b.ko": alone,
+        "c.ko": alone + bytes(2),
+        "d.ko": alone + bytes(1),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    entries = unpack(guest(b"init", sorted(tmp_path.glob("*.ko"))))
+    assert [name for name in entries if name.endswith(".ko")] == [
+        "modules/b.ko",
+        "modules/d.ko",
+    ]
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's cache out of it."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.text.insn import InsnKind
+from harness.verify.altgroup import Merge
 from harness.verify.transfer import ENTRY, is_defined
 from harness.verify.walk import Site, Walk
 
@@ -52,14 +53,16 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The walks through a site.
+    """The walks through a site, one for each stream.
 
-    ``merged`` are as executed after patching, one for each stream; ``linked`` goes
-    through the original as it is in the file; ``live`` tells which streams ever run.
+    ``merged`` are as executed after patching, ``linked`` with the NOPs of the file;
+    ``merge`` is the table that the linked ones make together; ``live`` tells which
+    streams ever run.
     """
 
     merged: Sequence[Walk]
-    linked: Walk
+    linked: Sequence[Walk]
+    merge: Merge
     live: Sequence[bool]
 
 
@@ -213,23 +216,24 @@ def _stack(site: Site, walks: Mapping[int, Walk]) -> Iterable[Defect]:
 
 
 def _entries(site: Site, texts: Texts) -> Iterable[Defect]:
-    """Each byte has the state of some text's instruction there or before."""
-    walks = [*texts.merged, texts.linked]
+    """The table is the merge of the texts as linked.
+
+    Where they conflict (objtool does not look at all of them), each byte has at
+    least the state of some text's instruction there or before.
+    """
+    walks = [*texts.merged, *texts.linked]
     if not is_defined(site.table[0]) or any(walk.assumed for walk in walks):
         return
+    agreed = not texts.merge.incompatible
     floors = [walk.state[0] for walk in walks]
-    for offset in range(site.length):
+    for offset, declared in enumerate(site.table[: site.length]):
         floors = [
             walk.state.get(offset, floor)
             for walk, floor in zip(walks, floors, strict=True)
         ]
-        if site.table[offset] not in floors:
-            yield Defect(
-                Rule.ENTRY,
-                0,
-                offset,
-                "an entry inside the site fits none of its texts",
-                site.table[offset],
-                floors[0],
-            )
+        merged = texts.merge.cfi[offset]
+        if declared not in floors or (agreed and declared != merged):
+            message = "the table is not what the texts of this site make together"
+            actual = merged if agreed else floors[0]
+            yield Defect(Rule.ENTRY, 0, offset, message, declared, actual)
             return

@@ -165,6 +165,7 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
     raw = [context.streams.rows(row) for row in rows]
     torn = [n for n, row in enumerate(rows) if not context.streams.whole[row]]
     linked = [walk(site, text, context.callees.at) for text in raw]
+    merges = _merges(site, linked)
     if torn:
         message = "the text does not end where an instruction ends"
         defects = [Defect(Rule.BOUNDARY, n, length, message) for n in torn]
@@ -176,9 +177,11 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
         ]
         entries = context.streams.entry[rows.start : rows.stop].tolist()
         live = [context.variants.possible(entry) for entry in entries]
-        defects = judge(site, Texts(walks, linked[0], live), context.lookup.one)
+        texts = Texts(walks, linked, merges[0], live)
+        defects = judge(site, texts, context.lookup.one)
     findings = [_finding(context, number, site, walks, d) for d in defects]
-    return findings, _designs_agree(site, linked)
+    expected = site.table[:length]
+    return findings, all(merge.cfi == expected for merge in merges)
 
 
 def _merged(context: _Context, row: int, text: list[Insn]) -> list[Insn]:
@@ -191,16 +194,11 @@ def _merged(context: _Context, row: int, text: list[Insn]) -> list[Insn]:
     return merge_nops(text, context.era, int(context.streams.fill[row]), padlen)
 
 
-def _designs_agree(site: Site, walks: list[Walk]) -> bool:
-    """Whether the table is what both designs make of the texts as linked."""
+def _merges(site: Site, walks: list[Walk]) -> list[altgroup.Merge]:
+    """Return what each of the two designs makes of the texts as linked."""
     streams = [_stream(site, each) for each in walks if each.insns]
-    if not streams or any(each.assumed for each in walks):
-        return False
-    expected = site.table[: site.length]
-    return all(
-        design(streams, site.length).cfi == expected
-        for design in (altgroup.merge_sort, altgroup.cfi_array)
-    )
+    designs = (altgroup.cfi_array, altgroup.merge_sort)
+    return [design(streams, site.length) for design in designs]
 
 
 def _stream(site: Site, text: Walk) -> altgroup.Stream:

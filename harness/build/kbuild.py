@@ -24,7 +24,7 @@ from harness.build.workplace import (
     read_order,
     workplace,
 )
-from harness.cache import cache_dir, locked
+from harness.cache import cache_dir, locked, try_locked
 from harness.container.image import Image
 from harness.container.job import Engine, Limits, own
 from harness.errors import InfraError
@@ -78,7 +78,11 @@ def build(
     key = wanted.key
     if found := store.find(key):
         return found
-    with locked(cache_dir() / "build" / f"{key}.lock"):
+    lock = cache_dir() / "build" / f"{key}.lock"
+    with try_locked(lock) as free:
+        if not free:
+            progress(f"waiting for another build of {variant.name}")
+    with locked(lock):
         if found := store.find(key):
             return found
         with workplace(engine, wanted, progress) as place:

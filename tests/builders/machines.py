@@ -14,6 +14,8 @@ from typing import Unpack
 from harness.container.host import HostEngine
 from harness.container.job import Exit, Job, Options, Running
 
+QMP_GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 13}}}}
+
 
 @dataclass
 class ScriptedEngine(HostEngine):
@@ -73,11 +75,14 @@ class Process(Running):
 
 @contextlib.contextmanager
 def qmp_server(
-    path: Path, answers: Mapping[str, Sequence[object]] | None = None
+    path: Path,
+    answers: Mapping[str, Sequence[object] | None] | None = None,
+    greeting: object = QMP_GREETING,
 ) -> Iterator[list[str]]:
     """Serve QEMU's control protocol at ``path``; yield the commands it was given.
 
-    ``answers`` maps a command to the messages sent for it; others are accepted.
+    ``answers`` maps a command to the messages sent for it, None hangs up; other
+    commands are accepted.
     """
     seen: list[str] = []
     with socket.socket(socket.AF_UNIX) as listener:
@@ -85,7 +90,9 @@ def qmp_server(
         listener.listen(1)
         listener.settimeout(10)
         thread = threading.Thread(
-            target=_serve_qmp, args=(listener, answers or {}, seen), daemon=True
+            target=_serve_qmp,
+            args=(listener, answers or {}, greeting, seen),
+            daemon=True,
         )
         thread.start()
         yield seen
@@ -93,17 +100,22 @@ def qmp_server(
 
 
 def _serve_qmp(
-    listener: socket.socket, answers: Mapping[str, Sequence[object]], seen: list[str]
+    listener: socket.socket,
+    answers: Mapping[str, Sequence[object] | None],
+    greeting: object,
+    seen: list[str],
 ) -> None:
-    version = {"qemu": {"major": 10, "minor": 0, "micro": 13}}
     with contextlib.suppress(OSError):
         connection, _ = listener.accept()
         with connection, connection.makefile("rwb", buffering=0) as lines:
-            lines.write(_line({"QMP": {"version": version}}))
+            lines.write(_line(greeting))
             for request in lines:
                 name = json.loads(request)["execute"]
                 seen.append(name)
-                for message in answers.get(name, ({"return": {}},)):
+                messages = answers.get(name, ({"return": {}},))
+                if messages is None:
+                    return
+                for message in messages:
                     lines.write(_line(message))
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from harness.boot import machine
-from harness.boot.boot import Kernel, boot, findings
+from harness.artifacts import Artifacts, Manifest
+from harness.boot import machine, vsmp_device
+from harness.boot.boot import Kernel, boot, findings, kernel_of
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
 from harness.boot.outcome import BootResult, Status
 from harness.container.job import Exit, Job
+from harness.elf import program
 from harness.errors import UserError
 from harness.variant import Platform
 from tests.builders.machines import Process, ScriptedEngine, qmp_server
+from tests.builders.rspserver import FakeStub, serving
 
 OFF = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}}
 SAID = ("hello", "fact release 6.12.1", "part traps 3 3")
@@ -37,6 +41,7 @@ class Guest:
     console: str = ""
     outer: Sequence[str] = ()
     hangs: bool = False
+    stub: FakeStub | None = None
     exit: Exit = field(default_factory=lambda: Exit(0))
     powers_off: bool = True
 
@@ -48,9 +53,13 @@ class Guest:
         ready = threading.Event()
 
         def run() -> None:
-            with qmp_server(directory / "qmp", answers) as seen:
+            with contextlib.ExitStack() as stack:
+                seen = stack.enter_context(qmp_server(directory / "qmp", answers))
+                asked = self.stub.seen if self.stub else seen
+                if self.stub:
+                    stack.enter_context(serving(self.stub, directory / "gdb"))
                 ready.set()
-                while "cont" not in seen and not process.killed:
+                while not {"cont", "c"} & set(asked) and not process.killed:
                     threading.Event().wait(0.005)
                 self._speak(job, directory)
                 if not self.hangs:
@@ -175,6 +184,31 @@ def test_platform_without_its_proof(tmp_path: Path) -> None:
     (found,) = findings(booted(tmp_path, guest, Platform.KVM))
     assert found.rule == "boot/platform"
     assert "PVUNLOCK was not selected" in found.message
+
+
+def test_vsmp_device_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On vSMP the device model runs first; what it saw is in the facts."""
+    served = vsmp_device.Served(reads=53, emulated=6, control=0x003)
+    monkeypatch.setattr(program, "load", lambda path: f"program of {path.name}")
+    monkeypatch.setattr(vsmp_device, "serve", lambda *_: served)
+    stub = FakeStub(registers=bytes(236))
+    log = "vSMP CTL: capabilities:0x00000105\nvSMP CTL: control set to:0x00000003\n"
+    guest = Guest((*SAID, "done 3"), log, stub=stub, powers_off=False)
+    result = booted(tmp_path, guest, Platform.VSMP)
+    assert result.facts["vsmp.reads"] == "53"
+    assert stub.seen[-1] == "c"
+    assert findings(replace(result, status=Status.BOOTED)) == ()
+    unwritten = {**result.facts, "vsmp.control": result.facts["vsmp.control.reset"]}
+    (found,) = findings(replace(result, status=Status.BOOTED, facts=unwritten))
+    assert "never wrote vSMP's control register" in found.message
+
+
+def test_kernel_of_a_build(tmp_path: Path) -> None:
+    """An entry of the store has what a boot needs."""
+    manifest = Manifest("k", "n", "native", "t", "6", {}, ("a.ko",), (), {}, 1.0, 1)
+    kernel = kernel_of(Artifacts(tmp_path, manifest))
+    assert kernel.bzimage == tmp_path / "bzImage"
+    assert kernel.modules == (tmp_path / "modules" / "a.ko",)
 
 
 def test_no_kernel(tmp_path: Path) -> None:

@@ -67,3 +67,51 @@ def test_nobody_listens(tmp_path: Path) -> None:
         qmp.connect(tmp_path / "none", timeout_s=0.05),
     ):
         pass
+
+
+def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait for an answer has a deadline, which the error names."""
+    path = tmp_path / "q"
+    with qmp_server(path, {"cont": ()}), qmp.connect(path) as control:
+        monkeypatch.setattr(qmp, "REPLY_S", 0.1)
+        with pytest.raises(InfraError, match=r"no answer to qmp cont within 0.1 s"):
+            control.cont()
+
+
+def test_qemu_that_is_gone(tmp_path: Path) -> None:
+    """A command to a QEMU that hung up is an error; quitting it is none."""
+    path = tmp_path / "q"
+    with qmp_server(path, {"cont": None}), qmp.connect(path) as control:
+        with pytest.raises(InfraError, match="closed its control socket"):
+            control.cont()
+        with pytest.raises(InfraError, match=r"qemu is gone at qmp cont: "):
+            control.cont()
+        control.quit()
+        assert control.shutdown_reason() == ""
+
+
+def test_something_else_listens(tmp_path: Path) -> None:
+    """What does not greet as QEMU does is not QEMU."""
+    path = tmp_path / "q"
+    with (
+        qmp_server(path, greeting={"hello": 1}),
+        pytest.raises(InfraError, match="does not greet"),
+        qmp.connect(path),
+    ):
+        pass
+
+
+def test_path_that_is_no_socket(tmp_path: Path) -> None:
+    """Any other failure to connect names the path."""
+    path = tmp_path / ("q" * 150)
+    with pytest.raises(InfraError, match="cannot connect to"), qmp.connect(path):
+        pass
+
+
+def test_qemu_that_died(tmp_path: Path) -> None:
+    """The wait ends as soon as QEMU has."""
+    with (
+        pytest.raises(InfraError, match="it ended at once"),
+        qmp.connect(tmp_path / "none", alive=lambda: False),
+    ):
+        pass

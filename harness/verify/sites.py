@@ -163,9 +163,9 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
     )
     rows = range(int(context.first[number]), int(context.first[number + 1]))
     raw = [context.streams.rows(row) for row in rows]
+    equal = False
     torn = [n for n, row in enumerate(rows) if not context.streams.whole[row]]
     linked = [walk(site, text, context.callees.at) for text in raw]
-    merges = _merges(site, linked)
     if torn:
         message = "the text does not end where an instruction ends"
         defects = [Defect(Rule.BOUNDARY, n, length, message) for n in torn]
@@ -177,11 +177,13 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
         ]
         entries = context.streams.entry[rows.start : rows.stop].tolist()
         live = [context.variants.possible(entry) for entry in entries]
+        fills = context.streams.fill[rows.start : rows.stop].tolist()
+        merges = _merges(site, linked, fills)
+        equal = all(merge.cfi == site.table[:length] for merge in merges)
         texts = Texts(walks, linked, merges[0], live)
         defects = judge(site, texts, context.lookup.one)
     findings = [_finding(context, number, site, walks, d) for d in defects]
-    expected = site.table[:length]
-    return findings, all(merge.cfi == expected for merge in merges)
+    return findings, equal
 
 
 def _merged(context: _Context, row: int, text: list[Insn]) -> list[Insn]:
@@ -194,19 +196,26 @@ def _merged(context: _Context, row: int, text: list[Insn]) -> list[Insn]:
     return merge_nops(text, context.era, int(context.streams.fill[row]), padlen)
 
 
-def _merges(site: Site, walks: list[Walk]) -> list[altgroup.Merge]:
-    """Return what each of the two designs makes of the texts as linked."""
-    streams = [_stream(site, each) for each in walks if each.insns]
+def _merges(site: Site, walks: list[Walk], fills: list[int]) -> list[altgroup.Merge]:
+    """Return what each of the two designs makes of the texts as linked.
+
+    They see replacements without their fill.
+    """
+    streams = [
+        _stream(each, site.length - fill)
+        for each, fill in zip(walks, fills, strict=True)
+    ]
     designs = (altgroup.cfi_array, altgroup.merge_sort)
     return [design(streams, site.length) for design in designs]
 
 
-def _stream(site: Site, text: Walk) -> altgroup.Stream:
+def _stream(text: Walk, length: int) -> altgroup.Stream:
     rows = [
         altgroup.Row(offset, insn.size, text.state.get(offset), insn.kind)
         for offset, insn in sorted(text.insns.items())
+        if offset < length
     ]
-    return altgroup.Stream(tuple(rows), text.state.get(site.length))
+    return altgroup.Stream(tuple(rows), text.state.get(length))
 
 
 def _finding(

@@ -144,7 +144,7 @@ def render(requests: Iterable[Request], known: Collection[str]) -> str:
         for setting in request.settings
         if setting.symbol in known
     ]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in dict.fromkeys(lines))
 
 
 def dropped(requests: Iterable[Request], config: Mapping[str, str]) -> list[Request]:

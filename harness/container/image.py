@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import tempfile
 import tomllib
@@ -288,7 +289,9 @@ def _bootstrap(
         tar = Path(scratch, "root.tar")
         argv = _mmdebstrap(program, recipe, mirror, tar)
         tail = _LineCounter(progress, f"bootstrapping {recipe.name}", MMDEBSTRAP_STEPS)
-        returncode = run.stream(argv, tail, timeout_s=BOOTSTRAP_TIMEOUT_S)
+        # What it unpacks goes with our directory, even if it is killed.
+        env = {**os.environ, "TMPDIR": scratch}
+        returncode = run.stream(argv, tail, timeout_s=BOOTSTRAP_TIMEOUT_S, env=env)
         # Docker takes an empty file for an image: never import without looking.
         if returncode or not tar.exists() or tar.stat().st_size == 0:
             raise InfraError(

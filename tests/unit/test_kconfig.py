@@ -83,6 +83,14 @@ def test_render_leaves_out_names_that_the_tree_does_not_know():
     assert render(requests, {"OLD", "A"}) == "CONFIG_OLD=y\nCONFIG_A=m\n"
 
 
+def test_render_writes_a_setting_once():
+    """The fallback of several lines is one setting."""
+    requests = parse_fragment(
+        "CONFIG_A=m | CONFIG_C=m\nCONFIG_B=m | CONFIG_C=m\n", PATH
+    )
+    assert render(requests, {"A", "C"}) == "CONFIG_A=m\nCONFIG_C=m\n"
+
+
 def test_dropped_requests_are_found():
     """What the final .config does not grant is returned, in order."""
     requests = parse_fragment("CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=8\n", PATH)

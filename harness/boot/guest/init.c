@@ -118,7 +118,10 @@ static void nmi(void)
 
 static void sysrq(const char *key, const char *name)
 {
-	ev_line("part %s %d 1", name, put("/proc/sysrq-trigger", key));
+	if (access("/proc/sysrq-trigger", W_OK))
+		ev_line("lack %s no /proc/sysrq-trigger", name);
+	else
+		ev_line("part %s %d 1", name, put("/proc/sysrq-trigger", key));
 	kernel_log(name);
 }
 
@@ -236,6 +239,10 @@ static void stacks(void)
 	ssize_t n;
 	DIR *dir;
 
+	if (access("/proc/self/stack", R_OK)) {
+		ev_line("lack stacks no /proc/self/stack");
+		return;
+	}
 	for (int i = 0; i < SLEEPERS; i++) {
 		sleepers[i] = fork();
 		if (!sleepers[i]) {

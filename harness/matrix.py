@@ -171,9 +171,11 @@ def _run_stages(request: Request, shop: Shop, board: Board) -> list[StageResult]
                 pool.submit(_after_build, request, shop, wanted, artifacts, progress)
             )
         rest = [chain.result() for chain in chains]
+    except BaseException:  # Ctrl-C: the guests die now, not at their deadlines
+        shop.engine.abort()
+        raise
     finally:
-        # On Ctrl-C: the guests die with the engine's owner label, not in minutes.
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
     return [
         stage
         for built, later in zip(builds, rest, strict=True)

@@ -14,6 +14,8 @@ from harness.cli import boot, build, doctor, extract, report, run, validate
 from harness.cli.console import ERR
 from harness.errors import ExitCode, HarnessError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="orc-harness",
     help="Prove that an x86-64 Linux kernel unwinds correctly on every platform "
@@ -37,9 +39,10 @@ def main() -> None:
     except HarnessError as exc:
         ERR.print(f"error: {exc}", markup=False, style="bold red")
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        ERR.print("interrupted; nothing was left running", markup=False)
-        sys.exit(130)
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:
+            ERR.print("interrupted: nothing was left running", markup=False)
+        raise
     except Exception:  # noqa: BLE001 - the last resort: one line, and the details kept
         path = cache.cache_dir() / "internal-error.txt"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -180,14 +180,3 @@ def check_many(
         one = functools.partial(check_file, features=features, threads=1)
         results = list(pool.map(one, by_size))
     return sorted(results, key=lambda result: result.path)
-
-
-def renamed(checked: Checked, name: str) -> Checked:
-    """Return ``checked`` with its findings' object called ``name`` (a short path)."""
-    if checked.verdict is None:
-        return checked
-    findings = tuple(
-        replace(f, location=replace(f.location, object=name))
-        for f in checked.verdict.findings
-    )
-    return replace(checked, verdict=replace(checked.verdict, findings=findings))

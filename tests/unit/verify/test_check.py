@@ -19,7 +19,6 @@ from harness.verify.check import (
     check_file,
     check_many,
     read_columns,
-    renamed,
 )
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
 from tests.builders.site import XENPV, Replacement, a_site
@@ -92,18 +91,6 @@ def test_truncated_file(tmp_path: Path) -> None:
         path.write_bytes(data[:size])
         result = check_file(path)
         assert (result.error is None) != (result.verdict is None)
-
-
-def test_renamed() -> None:
-    """Findings can be filed under the path that people use for the object."""
-    program = a_site(PV_CALL, [SAVE_FL])
-    from harness.verify.check import Checked
-
-    checked = renamed(Checked(Path("x"), check(program)), "kernel/victim.o")
-    assert checked.verdict is not None
-    assert checked.verdict.findings[0].location.object == "kernel/victim.o"
-    failed = Checked(Path("x"), None, FormatError("no"))
-    assert renamed(failed, "y") is failed
 
 
 KINDS = ["sp_offset", "type", "sp_reg", "bp", "undefined", "move", "delete"]

@@ -177,6 +177,8 @@ def session(
 def _inner_ending(running: Machine, outer: Ending) -> Ending:
     """Return how the inner QEMU ended, as the nested host told it."""
     said = running.outer_evidence()
+    if outer.reason == "host-qmp-quit":
+        return outer
     if said.complete:
         status = said.facts.get("qemu.exit", "")
         words = said.text("qemu")

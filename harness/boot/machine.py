@@ -224,12 +224,13 @@ class Machine:
     def wait(self) -> Ending:
         """Wait for the end, or the plan's deadline, and tell how it ended."""
         closed_at: float | None = None
+        grace_s = QUIT_S * (3 if self.plan.outer_nonce else 1)
         while self.alive() and self.remaining_s:
             seen = self.evidence()
             self.serve(seen)
-            if seen.complete and not self.plan.outer_nonce:
+            if seen.complete:
                 closed_at = closed_at or time.monotonic()
-                if time.monotonic() - closed_at > QUIT_S:
+                if time.monotonic() - closed_at > grace_s:
                     self.qmp.quit()  # it said all, and cannot power off
             time.sleep(POLL_S)
         reason = self.qmp.shutdown_reason()

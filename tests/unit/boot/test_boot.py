@@ -24,6 +24,7 @@ from tests.builders.machines import Process, ScriptedEngine, qmp_server
 from tests.builders.rspserver import FakeStub, serving
 
 OFF = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}}
+QUIT = {"event": "SHUTDOWN", "data": {"guest": False, "reason": "host-qmp-quit"}}
 SAID = ("hello", "fact release 6.12.1", "part traps 3 3")
 
 
@@ -49,7 +50,10 @@ class Guest:
         """Act as QEMU for one boot."""
         process = Process(self.exit, text="qemu: a word")
         directory = Path(job.mounts[0].source)
-        answers = {"cont": ({"return": {}}, *((OFF,) if self.powers_off else ()))}
+        answers = {
+            "cont": ({"return": {}}, *((OFF,) if self.powers_off else ())),
+            "quit": ({"return": {}}, QUIT),
+        }
         ready = threading.Event()
 
         def run() -> None:
@@ -62,8 +66,9 @@ class Guest:
                 while not {"cont", "c"} & set(asked) and not process.killed:
                     threading.Event().wait(0.005)
                 self._speak(job, directory)
-                if not self.hangs:
-                    process.ended.set()
+                while self.hangs and "quit" not in seen and not process.killed:
+                    threading.Event().wait(0.005)
+                process.ended.set()
                 process.ended.wait(10)
 
         threading.Thread(target=run, daemon=True).start()
@@ -169,6 +174,17 @@ def test_nested_ends(
     result = booted(tmp_path, Guest(said, outer=outer), Platform.KVM)
     assert result.status == status
     assert message in result.message
+
+
+def test_nested_guest_that_cannot_power_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nested guest that said all and stays on is switched off, with its host."""
+    monkeypatch.setattr(machine, "QUIT_S", 0.1)
+    guest = Guest((*SAID, "done 3"), outer=OUTER, hangs=True, powers_off=False)
+    result = booted(tmp_path, guest, Platform.KVM)
+    assert result.status is Status.BOOTED
+    assert result.facts["poweroff"].startswith("no: ")
 
 
 def test_hang_of_nested_host_is_not_the_kernels(tmp_path: Path) -> None:

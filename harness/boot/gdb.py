@@ -134,9 +134,12 @@ class Gdb:
     def registers_and_memory(
         self, address: int, size: int, then: Registers | None = None
     ) -> tuple[Registers, bytes]:
-        """Return registers and a window of memory, and set ``then``: one round trip."""
+        """Return registers and a window of memory, and set ``then``: one round trip.
+
+        Of ``then`` the control registers stay as they are.
+        """
         packets = ["g", *_reads(address, size)]
-        restore = [] if then is None else [_set_registers(then)]
+        restore = [] if then is None else [_set_registers(then.pack_without_control())]
         registers, *replies = self._exchange(packets + restore)
         if restore and replies.pop() != b"OK":
             raise InfraError("gdbstub refused registers")
@@ -242,9 +245,10 @@ class Gdb:
         windows: Iterable[tuple[int, bytes]],
         timeout_s: float,
     ) -> Stop:
-        """Write memory, set all registers and let the guest run until it stops."""
+        """Write memory, set registers (no control register), run until it stops."""
         packets = [packet for window in windows for packet in _writes(*window)]
-        self._resume([*packets, _set_registers(registers)], "c")
+        without = registers.pack_without_control()
+        self._resume([*packets, _set_registers(without)], "c")
         return self.wait(timeout_s)
 
     def monitor(self, command: str) -> str:

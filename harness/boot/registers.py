@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from harness.errors import InfraError
 
 _CORE = struct.Struct("<17QI6I9Q")
+_CALLER_BYTES = 17 * 8 + 7 * 4 + 3 * 8  # up to k_gs_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,13 @@ class Registers:
     def pack(self) -> bytes:
         """Return what ``G`` takes: the inverse of :meth:`parse`."""
         return _CORE.pack(*(getattr(self, name) for name in _CORE_NAMES)) + self.rest
+
+    def pack_without_control(self) -> bytes:
+        """Return what ``G`` takes, up to the last segment base.
+
+        QEMU leaves the rest alone; writing %cr3, even unchanged, empties its TLB.
+        """
+        return self.pack()[:_CALLER_BYTES]
 
 
 _CORE_NAMES = tuple(each.name for each in fields(Registers))[:-1]

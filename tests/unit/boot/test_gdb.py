@@ -45,6 +45,15 @@ def test_registers_have_the_layout_of_the_core_set() -> None:
     assert registers.rest == b"fpu state"
 
 
+def test_registers_without_control() -> None:
+    """Writing %cr3 would cost a TLB, so a call leaves it out, and all behind."""
+    registers = Registers.parse(BLOB)
+    data = registers.pack_without_control()
+    assert data == BLOB[: len(data)]
+    assert len(data) == 188
+    assert data.endswith(registers.k_gs_base.to_bytes(8, "little"))
+
+
 def test_short_registers_are_an_error() -> None:
     """A stub of another architecture is refused with both sizes."""
     with pytest.raises(InfraError, match="sent 64 bytes of registers, expected at"):

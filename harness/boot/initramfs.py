@@ -29,7 +29,7 @@ _NEEDS_NO_OTHER = b"\0depends=\0"  # in .modinfo
 _FLAT = "-Wl,--oformat=binary,-Ttext=0,-e,start,--build-id=none"
 # name -> further arguments, and sources
 _PROGRAMS = {
-    "init": (("-s",), ("init.c", "workload.c")),
+    "init": (("-s",), ("init.c", "workload.c", "events.c")),
     "host": (("-s",), ("host.c",)),
     "probe": (("-nostdlib", _FLAT), ("probe.S",)),
 }

@@ -31,19 +31,6 @@
 #include "workload.h"
 
 #define PAGE 4096
-/*
- * Each TRY is one thing asked of the kernel; it counts if it came out right. A
- * kernel that was configured without a system call is not asked for it.
- */
-#define TRY(condition)                                   \
-	do {                                             \
-		errno = 0;                               \
-		if (condition)                           \
-			++*asked, done++;                \
-		else if (errno != ENOSYS)                \
-			++*asked;                        \
-	} while (0)
-
 int workload_cpus(void)
 {
 	return sysconf(_SC_NPROCESSORS_ONLN);
@@ -410,7 +397,8 @@ static int ipis(int *asked)
 
 const struct part workload[] = {
 	{ "syscalls", syscalls }, { "traps", traps },	      { "faults", faults },
-	{ "signals", signals },	  { "timers", timers },	      { "pipes", pipes },
+	{ "signals", signals },	  { "timers", timers },	      { "events", events },
+	{ "pipes", pipes },
 	{ "threads", threads },	  { "processes", processes }, { "ipis", ipis },
 };
 const unsigned int workload_parts = sizeof(workload) / sizeof(*workload);

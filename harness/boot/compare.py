@@ -274,7 +274,7 @@ class _Run:
 
         def rank(address: int) -> tuple[bool, bool, float]:
             seen = locate(address) in self.functions
-            return not self.inside[address], not seen, self.rng.random()
+            return not seen, not self.inside[address], self.rng.random()
 
         return sorted(self.inside.keys() - self.hit, key=rank)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,13 @@ from harness.boot.registers import Registers
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcType
 from harness.elf.program import Program
-from harness.text.decode import decode
+from harness.text.decode import decode_all
 
 LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
 _HLT = 0xF4
-_SITES_AT_ONCE = 256
+_NOP = b"\x90"
+_APART = 16  # no instruction is longer: each piece is decoded on its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,36 +71,43 @@ def patched_starts(
     gdb: Gdb, program: Program, alternatives: Alternatives, text: KernelText
 ) -> PatchedStarts:
     """Read every site from the stopped guest and find the starts that patching made."""
-    rows = []
-    patched = 0
-    places = list(
-        zip(
-            alternatives.site_address.tolist(),
-            alternatives.site_length.tolist(),
-            strict=True,
+    begin, end = map(np.uint64, text.ranges[0])
+    address, length = alternatives.site_address, alternatives.site_length
+    kept = (address >= begin) & (address < end)
+    places = list(zip(address[kept].tolist(), length[kept].tolist(), strict=True))
+    originals = [program.read(*place).tobytes() for place in places]
+    changed = [
+        (site, original, code)
+        for (site, _), original, code in zip(
+            places, originals, gdb.read_many(places), strict=True
         )
-    )
-    places = [place for place in places if text.ranges[0][0] <= place[0]]
-    places = [place for place in places if place[0] < text.ranges[0][1]]
-    for start in range(0, len(places), _SITES_AT_ONCE):
-        part = places[start : start + _SITES_AT_ONCE]
-        for (address, length), code in zip(part, gdb.read_many(part), strict=True):
-            original = program.read(address, length)
-            if original.tobytes() == code:
-                continue
-            patched += 1
-            new = starts_inside(code, address) - starts_inside(original, address)
-            rows += [(place, address) for place in new]
+        if original != code
+    ]
+    before = starts_inside([original for _, original, _ in changed])
+    after = starts_inside([code for _, _, code in changed])
+    rows = [
+        (site + offset, site)
+        for (site, _, _), old, new in zip(changed, before, after, strict=True)
+        for offset in new - old
+    ]
     rows.sort()
     table = np.array(rows, np.uint64).reshape(-1, 2)
     other = [_cfa(text, place) != _cfa(text, site) for place, site in rows]
-    return PatchedStarts(table[:, 0], table[:, 1], np.array(other, bool), patched)
+    return PatchedStarts(table[:, 0], table[:, 1], np.array(other, bool), len(changed))
 
 
-def starts_inside(code: bytes | npt.NDArray[np.uint8], address: int) -> set[int]:
-    """Return the instruction starts in ``code``, its first byte left out."""
-    data = np.frombuffer(code, np.uint8) if isinstance(code, bytes) else code
-    return set(decode(data, address).address.tolist()) - {address}
+def starts_inside(codes: Sequence[bytes]) -> list[set[int]]:
+    """Return for each of ``codes`` the offsets, but 0, where instructions start."""
+    stride = max(map(len, codes), default=0) + _APART
+    joined = b"".join(code.ljust(stride, _NOP) for code in codes)
+    begins = np.arange(len(codes), dtype=np.uint64) * np.uint64(stride)
+    insns = decode_all(np.frombuffer(joined, np.uint8), 0, begins)
+    found: list[set[int]] = [set() for _ in codes]
+    for address in insns.address.tolist():
+        number, offset = divmod(address, stride)
+        if 0 < offset < len(codes[number]):
+            found[number].add(offset)
+    return found
 
 
 def usable(program: Program, text: KernelText, registers: Registers) -> bool:

@@ -47,9 +47,10 @@ def test_entry_points_are_found_by_their_state() -> None:
 
 
 def test_starts_inside() -> None:
-    """Instruction starts behind the first one."""
-    assert starts_inside(b"\x9c\x58\x0f\x1f\x40\x00", 0x100) == {0x101, 0x102}
-    assert starts_inside(b"\xff\x15\x00\x00\x00\x00", 0x100) == set()
+    """Instruction starts behind the first one, each code on its own."""
+    codes = [b"\x9c\x58\x0f\x1f\x40\x00", b"\xff\x15\x00\x00\x00\x00", b"\x90\xe8"]
+    assert starts_inside(codes) == [{1, 2}, set(), {1}]
+    assert starts_inside([]) == []
 
 
 def test_patched_starts_come_from_the_running_kernel(tmp_path: Path) -> None:

@@ -102,17 +102,24 @@ def program(toolbox: Toolbox, name: str) -> bytes:
 
 
 def _compile(toolbox: Toolbox, name: str, result: Path) -> None:
+    engine = toolbox.engine
+    arguments, sources = _PROGRAMS[name]
     with tempfile.TemporaryDirectory(prefix="orc-cc-") as scratch:
-        source = Mount(GUEST, "/source")
-        output = Mount(Path(scratch), "/output", writable=True)
-        engine = toolbox.engine
-        arguments, sources = _PROGRAMS[name]
-        files = [f"{engine.path(source)}/{file}" for file in sources]
+        # A copy: the container's user may not be allowed to read the original.
+        for source in GUEST.iterdir():
+            copy = Path(scratch) / source.name
+            shutil.copyfile(source, copy)
+            copy.chmod(0o644)
+        mount = Mount(Path(scratch), "/guest", writable=True)
+        where = engine.path(mount)
         text: list[str] = []
         done = engine.run(
             toolbox.image,
-            [*COMPILE, *arguments, "-o", f"{engine.path(output)}/{name}", *files],
-            mounts=(source, output),
+            [
+                *(*COMPILE, *arguments, "-o", f"{where}/{name}"),
+                *(f"{where}/{source}" for source in sources),
+            ],
+            mounts=(mount,),
             limits=Limits(timeout_s=COMPILE_S),
             on_text=text.append,
         )

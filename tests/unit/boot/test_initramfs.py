@@ -111,14 +111,20 @@ def test_program_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_program_has_its_sources() -> None:
-    """Each program is compiled from files that are there."""
-    engine = ScriptedEngine(compiler)
-    for name in ("init", "host", "probe"):
-        program(Toolbox(engine, "a"), name)
-    for job in engine.jobs:
+    """The compiler finds each source, and can read it whatever its owner's umask."""
+    seen: dict[str, list[str]] = {}
+
+    def checks(job: Job) -> Exit:
         sources = [Path(word) for word in job.argv if word.endswith((".c", ".S"))]
-        assert sources
-        assert all(source.is_file() for source in sources)
+        assert all(source.stat().st_mode & 0o444 == 0o444 for source in sources)
+        seen[Path(job.argv[job.argv.index("-o") + 1]).name] = [s.name for s in sources]
+        return compiler(job)
+
+    for name in ("init", "host", "probe"):
+        program(Toolbox(ScriptedEngine(checks), "a"), name)
+    assert seen["host"] == ["host.c"]
+    assert seen["probe"] == ["probe.S"]
+    assert "init.c" in seen["init"]
 
 
 def test_compiler_that_fails() -> None:

@@ -348,8 +348,7 @@ class _Run:
             self.notes.append(f"entered at {', '.join(names)}")
         if skipped := self.counts.get("module_on_stack"):
             self.notes.append(
-                f"{skipped} stops were not compared to the end: module code was on the "
-                "stack, whose table is in the module"
+                f"stops with module code on the stack, compared up to it only: {skipped}"
             )
         return CompareResult(
             counts=first | counts,

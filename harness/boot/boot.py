@@ -15,7 +15,7 @@ from types import ModuleType
 
 from harness.artifacts import Artifacts
 from harness.boot import initramfs, machine, outcome, vsmp_device
-from harness.boot.gdb import Gdb
+from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, Plan
 from harness.boot.outcome import BootResult, Ending, Proof
@@ -100,14 +100,16 @@ class Session:
     def start(self) -> None:
         """Let the kernel run; on vSMP, play the device while it boots.
 
-        Raises:
-            InfraError: the kernel did not get past what looks for the device.
+        A kernel that dies or hangs meanwhile is no error here: :meth:`end` tells.
         """
         if self.platform is not Platform.VSMP:
             self.machine.cont()
             return
         linked = program.load(self._kernel.vmlinux)
-        with Gdb.connect(self.machine.gdb_socket) as gdb:
+        with (
+            contextlib.suppress(LostGuest, GdbTimeout),
+            Gdb.connect(self.machine.gdb_socket) as gdb,
+        ):
             limit_s = self.machine.remaining_s
             served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
             self._facts.update(served.facts)

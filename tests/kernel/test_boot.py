@@ -93,6 +93,15 @@ def test_hang_before_userspace(toolbox: Toolbox, kernel: Kernel) -> None:
     assert not result.evidence.hello
 
 
+def test_early_hang_on_vsmp(toolbox: Toolbox, kernel: Kernel) -> None:
+    """A kernel that hangs while the device model has it is judged as any other."""
+    if kernel.platform is not Platform.VSMP:
+        pytest.skip("SKIP: for kernels that are built for vSMP")
+    result = boot(toolbox, kernel, Platform.VSMP, append="mem=2M", timeout_s=15.0)
+    assert result.status is Status.HUNG
+    assert "before userspace ran" in result.message
+
+
 def test_lost_machine(toolbox: Toolbox, kernel: Kernel) -> None:
     """A QEMU that dies under the guest is our error, never the kernel's."""
     build = kernel.build

@@ -13,6 +13,7 @@ import pytest
 from harness.artifacts import Artifacts, Manifest
 from harness.boot import machine, vsmp_device
 from harness.boot.boot import Kernel, boot, findings, kernel_of
+from harness.boot.gdb import LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
 from harness.boot.outcome import BootResult, Status
@@ -217,6 +218,24 @@ def test_vsmp_device_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     unwritten = {**result.facts, "vsmp.control": result.facts["vsmp.control.reset"]}
     (found,) = findings(replace(result, status=Status.BOOTED, facts=unwritten))
     assert "never wrote vSMP's control register" in found.message
+
+
+def test_kernel_that_dies_while_the_device_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that panics early on vSMP panicked, as it would natively."""
+
+    def dies(*_: object) -> vsmp_device.Served:
+        raise LostGuest("the machine ended")
+
+    monkeypatch.setattr(program, "load", lambda path: path)
+    monkeypatch.setattr(vsmp_device, "serve", dies)
+    stub = FakeStub(registers=bytes(236))
+    stub.seen.append("c")
+    guest = Guest((), "Kernel panic - not syncing: VFS\n", stub=stub)
+    result = booted(tmp_path, guest, Platform.VSMP)
+    assert result.status is Status.PANICKED
+    assert result.message.endswith("VFS")
 
 
 def test_kernel_of_a_build(tmp_path: Path) -> None:

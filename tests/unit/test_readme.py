@@ -31,6 +31,8 @@ def test_the_golden_finding() -> None:
     """At most 25 lines of 100 columns, and letter by letter what is printed."""
     shown = README.read_text().split(MARK)[1]
 
-    assert shown == "".join(f"    {line}\n".replace("    \n", "\n") for line in golden())
+    assert shown == "".join(
+        f"    {line}\n".replace("    \n", "\n") for line in golden()
+    )
     assert len(shown.splitlines()) <= 25
     assert max(map(len, shown.splitlines())) <= 100

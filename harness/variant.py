@@ -1,7 +1,7 @@
 """Variant: a platform that a kernel is built for; Profile: how much of a kernel.
 
-Both are data: ``configs/matrix.toml`` lists them, ``configs/*.config`` are the
-Kconfig fragments. Variants of one profile differ only by their platform fragment.
+Both are data: ``configs/*.config`` are the Kconfig fragments. Variants of one profile
+differ only by their platform fragment, ``configs/platform/*.config``.
 """
 
 from __future__ import annotations

@@ -227,6 +227,19 @@ class _Run:
         self.counts["sites_patched"] = self.starts.sites
         self.counts["patched_starts"] = len(self.inside)
         self.counts["patched_starts_other_cfa"] = sum(self.inside.values())
+        self.lower_needs()
+
+    def lower_needs(self) -> None:
+        """Ask for no more patched starts than the kernel has, and say so."""
+        there = {
+            "inside_replacement": self.counts["patched_starts"],
+            "inside_other_cfa": self.counts["patched_starts_other_cfa"],
+        }
+        for name, most in there.items():
+            asked = getattr(self.needs, name)
+            if most < asked:
+                self.needs = replace(self.needs, **{name: most})
+                self.notes.append(f"this kernel has {most} {name}, not {asked}")
 
     def wander(self, points: int) -> None:
         guest = self.guest

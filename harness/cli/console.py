@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,13 @@ from rich.progress import (
 
 from harness import progress
 
-OUT = Console(soft_wrap=True, highlight=False)
+PIPE_COLUMNS = 100
+
+OUT = Console(
+    soft_wrap=True,
+    highlight=False,
+    width=None if sys.stdout.isatty() else PIPE_COLUMNS,
+)
 ERR = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Board = Callable[[str], progress.Progress]

@@ -11,6 +11,24 @@ from rich.table import Table
 from harness.finding import Finding
 from harness.result import RunResult, Stage, StageResult, Status
 
+# What the table shows of a stage's counts; JSON and JUnit have them all.
+_SHOWN = {
+    Stage.BUILD: ("compiled", "modules"),
+    Stage.VALIDATE: ("files", "orc entries", "sites", "variants", "boundaries"),
+    Stage.BOOT: ("syscalls", "faults", "timers", "modules", "stacks"),
+    Stage.COMPARE: (
+        "points",
+        "entry_context",
+        "inside_replacement",
+        "inside_other_cfa",
+        "control_reported",
+        "proc_traces",
+        "console_traces",
+        "entries",
+        "controls_reported",
+        "differ",
+    ),
+}
 _STYLE = {
     Status.PASS: "green",
     Status.FAIL: "bold red",
@@ -27,7 +45,7 @@ def table(result: RunResult) -> Table:
     done = {stage.stage for stage in result.stages}
     columns = [stage for stage in Stage if stage in done]
     for stage in columns:
-        drawn.add_column(stage.value)
+        drawn.add_column(stage.value, no_wrap=True)
     for variant in dict.fromkeys(stage.variant for stage in result.stages):
         stages = {s.stage: s for s in result.stages if s.variant == variant}
         drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in columns))
@@ -39,7 +57,11 @@ def _cell(stage: StageResult | None) -> RenderableType:
         return "-"
     style = _STYLE[stage.status]
     lines = [f"[{style}]{stage.status}[/{style}] {stage.seconds:.1f} s"]
-    lines += [f"{escape(name)} {count:,}" for name, count in stage.counts.items()]
+    lines += [
+        f"{escape(name.replace('_', ' '))} {stage.counts[name]:,}"
+        for name in _SHOWN[stage.stage]
+        if name in stage.counts
+    ]
     if stage.status in (Status.PASS, Status.FAIL):
         lines.append(f"new {len(stage.findings)}, known {len(stage.known)}")
     return "\n".join(lines)

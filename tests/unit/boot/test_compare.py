@@ -94,11 +94,20 @@ def test_guest_that_loses_frames(tmp_path: Path) -> None:
 
 def test_too_few_points(tmp_path: Path) -> None:
     """What was not reached before the deadline is said, with both numbers."""
-    needs = Needs(points=4, entry_context=0, inside_replacement=9)
+    needs = Needs(points=4, entry_context=999_999, inside_replacement=1)
     result = run(tmp_path, SimulatedGuest(), needs, deadline_s=1)
-    assert result.reason == (
-        "not enough was sampled before the deadline: inside_replacement 2 of 9"
-    )
+    assert result.reason.startswith("not enough was sampled before the deadline:")
+    assert result.reason.endswith("of 999999")
+
+
+def test_a_kernel_with_fewer_patched_starts(tmp_path: Path) -> None:
+    """No more is asked for than the kernel has, and a note says so."""
+    needs = Needs(points=4, entry_context=0, inside_replacement=9, inside_other_cfa=5)
+    result = run(tmp_path, SimulatedGuest(), needs)
+    assert result.reason == ""
+    assert result.counts["inside_replacement"] == 2
+    assert "this kernel has 2 inside_replacement, not 9" in result.notes
+    assert "this kernel has 1 inside_other_cfa, not 5" in result.notes
 
 
 def test_guest_that_ends_midway(tmp_path: Path) -> None:

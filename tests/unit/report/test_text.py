@@ -33,7 +33,7 @@ def test_table_has_a_row_per_variant_and_a_cell_per_stage() -> None:
         "linux",
         {},
         (
-            StageResult(Stage.BUILD, "xen", Status.PASS, 2.0, {"objects": 1234}),
+            StageResult(Stage.BUILD, "xen", Status.PASS, 2.0, {"compiled": 1234}),
             StageResult(Stage.BOOT, "kvm", Status.MISS, reason="no svm"),
         ),
     )
@@ -42,7 +42,7 @@ def test_table_has_a_row_per_variant_and_a_cell_per_stage() -> None:
     Console(file=out, width=100).print(text.table(result))
 
     assert "PASS 2.0 s" in out.getvalue()
-    assert "objects 1,234" in out.getvalue()
+    assert "compiled 1,234" in out.getvalue()
     assert "MISS" in out.getvalue()
 
 

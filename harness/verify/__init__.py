@@ -1,1 +1,1 @@
-"""Verify: columns become findings. Judges, opens no file."""
+"""Verify: columns become findings. Judges; what it reads, elf has parsed."""

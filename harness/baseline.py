@@ -10,7 +10,7 @@ import datetime
 import fnmatch
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -76,9 +76,6 @@ def split(
     new: list[Finding] = []
     old: list[Finding] = []
     for finding in findings:
-        entry = next((k for k in known if k.covers(finding, today)), None)
-        if entry is None:
-            new.append(finding)
-        else:
-            old.append(replace(finding, message=f"{finding.message} [known]"))
+        covered = any(entry.covers(finding, today) for entry in known)
+        (old if covered else new).append(finding)
     return tuple(new), tuple(old)

@@ -23,12 +23,13 @@ from harness.build.tree import open_tree
 from harness.cache import cache_dir
 from harness.container import image
 from harness.container.engine import connect
-from harness.errors import HarnessError, UserError
+from harness.errors import UserError
 from harness.progress import Progress
 from harness.result import RunResult, Stage, StageResult, run_result
 from harness.stages import boot, build, compare, validate
 from harness.stages.guard import skipped
 from harness.stages.shop import Shop
+from harness.stages.subject import Subject
 from harness.variant import Platform, Variant, from_config, variant
 
 Board = Callable[[str], Progress]
@@ -95,8 +96,12 @@ def workshop(request: Request, board: Board) -> Iterator[Shop]:
         machine = background.submit(
             image.ensure, engine, image.machine(), board("machine"), rebuild=rebuild
         )
-        tree = open_tree(engine, toolchain, request.tree, board("tree"))
-        yield Shop(engine, toolchain, machine, tree, Store(cache_dir() / "store"))
+        try:
+            tree = open_tree(engine, toolchain, request.tree, board("tree"))
+            yield Shop(engine, toolchain, machine, tree, Store(cache_dir() / "store"))
+        except BaseException:  # what is being made now is wanted no more
+            engine.abort()
+            raise
 
 
 def build_variants(request: Request, board: Board) -> list[Artifacts]:
@@ -132,13 +137,19 @@ def boot_build(
     with connect(request.runtime) as engine:
         engine.reap()
         made = image.ensure(engine, image.machine(), board("machine"))
-        toolbox, line = Toolbox(engine, made.tag), board(platform.value)
-        name = directory.name
+        toolbox = Toolbox(engine, made.tag)
+        subject = Subject(
+            directory.absolute().name,
+            platform,
+            kernel,
+            lambda: toolbox,
+            request.machine,
+        )
+        line = board(platform.value)
+        booted, result = boot.stage(subject, line)
+        stages = [booted]
         if probed:
-            stages = _boot_and_compare(request, toolbox, kernel, name, platform, line)
-        else:
-            where = (toolbox, kernel, name, platform, request.machine)
-            stages = [boot.stage(*where, line)[0]]
+            stages.append(compare.stage(subject, request.seed, result, line))
     return stages, dict(made.identity)
 
 
@@ -195,28 +206,21 @@ def _after_build(
         return [skipped(stage, wanted.name, "there is no build") for stage in later]
     found = kernel_build.find(artifacts.directory)
     validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
-    kernel, platform = kernel_of(artifacts), wanted.platform
-    toolbox = shop.toolbox
-    rest = _boot_and_compare(request, toolbox, kernel, wanted.name, platform, progress)
+    subject = Subject(
+        wanted.name,
+        wanted.platform,
+        kernel_of(artifacts),
+        lambda: shop.toolbox,
+        request.machine,
+    )
+    booted, result = boot.stage(subject, progress)
+    compared = compare.stage(subject, request.seed, result, progress)
     progress("done", 1, 1)
-    return [validated, *rest]
-
-
-def _boot_and_compare(
-    request: Request,
-    toolbox: Toolbox,
-    kernel: Kernel,
-    name: str,
-    platform: Platform,
-    progress: Progress,
-) -> list[StageResult]:
-    where = (toolbox, kernel, name, platform, request.machine)
-    booted, result = boot.stage(*where, progress)
-    return [booted, compare.stage(*where, request.seed, result, progress)]
+    return [validated, booted, compared]
 
 
 def _tools(shop: Shop) -> dict[str, str]:
     tools = dict(shop.toolchain.identity)
-    with contextlib.suppress(HarnessError):
+    if shop.machine.exception() is None:
         tools |= shop.machine.result().identity
     return tools

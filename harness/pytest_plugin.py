@@ -11,7 +11,8 @@ before collection, in the process that people started; xdist's workers get its p
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import pytest
 
 from harness import artifacts, kernel_build
 from harness.errors import HarnessError
-from harness.progress import silent
+from harness.progress import Progress
 from harness.variant import Platform
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from harness.verify.check import Verdict
 
 _ARTIFACTS = pytest.StashKey[tuple["Kernel", ...]]()
+PROGRESS_INTERVAL_S = 10.0
 NEEDS = (
     "kernel suite: needs --artifacts DIR (a kernel build), or --kernel-tree TREE "
     "[--kernel-variant native|kvm|xen|vsmp] to build one"
@@ -112,10 +114,27 @@ def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
         tree=None if tree == "default" else Path(tree),
         platforms=tuple(map(Platform, variants or Platform)),
     )
-    for built in matrix.build_variants(request, lambda name: silent):
+    for built in matrix.build_variants(request, _board(config)):
         manifest = built.manifest
         found.append((manifest.variant, manifest.platform, str(built.directory)))
     return found
+
+
+def _board(config: pytest.Config) -> Callable[[str], Progress]:
+    """Return what opens progress lines: one in ten seconds, in pytest's terminal."""
+    writer = config.get_terminal_writer()
+    printed = -PROGRESS_INTERVAL_S
+
+    def open_line(name: str) -> Progress:
+        def line(what: str, done: int = 0, total: int | None = None) -> None:
+            nonlocal printed
+            if time.monotonic() - printed >= PROGRESS_INTERVAL_S:
+                printed = time.monotonic()
+                writer.line(f"{name}: {what}" + (f" {done}/{total}" if total else ""))
+
+        return line
+
+    return open_line
 
 
 def _described(path: Path, variants: Sequence[str]) -> tuple[str, str, str]:
@@ -148,15 +167,24 @@ def pytest_report_header(config: pytest.Config) -> Sequence[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make an item per kernel, object and group of rules."""
+    """Make an item per kernel, or per object of each; without any, one that says so."""
     kernels = metafunc.config.stash.get(_ARTIFACTS, ())
-    if "kernel_object" in metafunc.fixturenames:
-        pairs = [(kernel, path) for kernel in kernels for path in kernel.build.files]
-        objects = [KernelObject(kernel, path) for kernel, path in pairs]
+    wanted = [n for n in ("kernel_object", "kernel") if n in metafunc.fixturenames]
+    if not wanted:
+        return
+    if not kernels:
+        none = pytest.param(None, marks=pytest.mark.skip(reason=NEEDS), id="none")
+        metafunc.parametrize(wanted[0], [none])
+    elif wanted[0] == "kernel":
+        metafunc.parametrize("kernel", kernels, ids=[k.name for k in kernels])
+    else:
+        objects = [
+            KernelObject(kernel, path)
+            for kernel in kernels
+            for path in kernel.build.files
+        ]
         ids = [f"{found.kernel.name}-{found.name}" for found in objects]
         metafunc.parametrize("kernel_object", objects, ids=ids)
-    elif "kernel" in metafunc.fixturenames:
-        metafunc.parametrize("kernel", kernels, ids=[k.name for k in kernels])
 
 
 @pytest.fixture

@@ -134,7 +134,10 @@ def load(path: Path) -> RunResult:
     try:
         result = _RUN.validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
-        raise FormatError(f"{path} is not a {SCHEMA} result: {exc}") from exc
+        raise FormatError(
+            f"{path} is no result of {SCHEMA}: {exc}",
+            hint="name the result.json of a run, or the report directory it is in",
+        ) from exc
     if result.schema != SCHEMA:
         raise FormatError(f"{path} has schema {result.schema}, expected {SCHEMA}")
     return result

@@ -56,5 +56,6 @@ def from_config(config: Path, platform: Platform) -> Variant:
 
     Nothing is merged into it: it takes part as it is.
     """
-    name = config.stem if config.stem != ".config" else config.parent.name
+    stem = config.name.removesuffix(".config") or config.absolute().parent.name
+    name = f"{stem}-{platform}"
     return Variant(name, platform, (), base=config)

@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Prove that an x86-64 Linux kernel unwinds correctly on every platform "
     "it patches itself for.",
     epilog="Exit codes: 0 clean, 1 new findings, 2 usage, 3 infrastructure, "
-    "4 internal error.",
+    "4 internal error, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

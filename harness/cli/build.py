@@ -37,7 +37,7 @@ def command(
     with board() as lines:
         built = matrix.build_variants(request, lines)
     if output is options.Format.JSON:
-        OUT.out(options.to_json([artifacts.manifest for artifacts in built]))
+        OUT.out(options.to_json(built), end="")
         return
     for artifacts in built:
         manifest = artifacts.manifest

@@ -25,14 +25,17 @@ def command(
         Path | None,
         typer.Option(
             "--output",
-            help="Write each file unpacked, and its columns as NAME.npz, below this.",
+            help="Save the sections and tables of each file as NAME.npz below this.",
         ),
     ] = None,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
     """Show the ORC format, tables and patch sites of kernel files; or save them."""
-    files = [file for path in paths for file in kernel_build.find(path).files]
-    extracts = [extract.extract(file, directory) for file in files]
+    extracts = [
+        extract.extract(file, _target(build, file, directory))
+        for build in map(kernel_build.find, paths)
+        for file in build.files
+    ]
     if output is options.Format.JSON:
         OUT.out(options.to_json(extracts), end="")
         return
@@ -40,3 +43,12 @@ def command(
         OUT.print(f"{found.name}: {found.summary}", markup=False)
         for note in found.notes:
             OUT.print(f"  note: {note}", markup=False)
+
+
+def _target(
+    build: kernel_build.KernelBuild, file: Path, directory: Path | None
+) -> Path | None:
+    if directory is None:
+        return None
+    inside = file.relative_to(build.root) if file != build.root else Path(file.name)
+    return directory / inside.with_name(f"{inside.name}.npz")

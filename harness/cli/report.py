@@ -34,7 +34,7 @@ def command(
     """Print a saved result; exit as its run did."""
     saved = load(result / "result.json" if result.is_dir() else result)
     if output is Document.JUNIT:
-        OUT.out(to_junit(saved).decode())
+        OUT.out(to_junit(saved).decode().rstrip())
     else:
         show(saved, Format(output.value))
     raise typer.Exit(saved.exit_code)

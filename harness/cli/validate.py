@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -35,12 +36,13 @@ def command(
     cpufeatures.h, as any kernel build leaves them.
     """
     builds = [kernel_build.find(path) for path in paths]
+    names = _names([build.root for build in builds])
     started = datetime.now(UTC)
     workers = jobs or os.cpu_count() or 1
     with board() as lines:
 
         def stage(build: kernel_build.KernelBuild) -> StageResult:
-            name = build.root.name or str(build.root)
+            name = names[build.root]
             return guard(
                 Stage.VALIDATE,
                 name,
@@ -55,3 +57,12 @@ def command(
         )
     show(result, output)
     raise typer.Exit(result.exit_code)
+
+
+def _names(roots: list[Path]) -> dict[Path, str]:
+    """Name each path by its last part where that is enough to tell it apart."""
+    last = Counter(root.absolute().name for root in roots)
+    return {
+        root: root.absolute().name if last[root.absolute().name] == 1 else str(root)
+        for root in roots
+    }

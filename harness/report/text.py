@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from harness.errors import ExitCode
 from harness.finding import Finding
 from harness.result import RunResult, Stage, StageResult, Status
 
@@ -46,10 +47,24 @@ def table(result: RunResult) -> Table:
     columns = [stage for stage in Stage if stage in done]
     for stage in columns:
         drawn.add_column(stage.value, no_wrap=True)
-    for variant in dict.fromkeys(stage.variant for stage in result.stages):
-        stages = {s.stage: s for s in result.stages if s.variant == variant}
+    for variant, stages in _rows(result.stages):
         drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in columns))
     return drawn
+
+
+def _rows(
+    stages: Iterable[StageResult],
+) -> Iterator[tuple[str, dict[Stage, StageResult]]]:
+    """Yield the stages of each row; a stage that comes again starts a new one."""
+    variant, row = "", dict[Stage, StageResult]()
+    for stage in stages:
+        if row and (stage.variant != variant or stage.stage in row):
+            yield variant, row
+            row = {}
+        variant = stage.variant
+        row[stage.stage] = stage
+    if row:
+        yield variant, row
 
 
 def _cell(stage: StageResult | None) -> RenderableType:
@@ -95,6 +110,8 @@ def problems(stages: Iterable[StageResult]) -> Iterator[str]:
             yield f"{stage.status} {stage.variant} {stage.stage}: {stage.reason}"
             if stage.hint:
                 yield f"  hint: {stage.hint}"
+            if stage.exit_code == ExitCode.INTERNAL:
+                yield from (f"  {note}" for note in stage.notes)
 
 
 def summary(result: RunResult) -> str:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.boot import boot
-from harness.boot.initramfs import Toolbox
-from harness.boot.machine import MachineConfig, MissingMachine
+from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
+from harness.boot.outcome import Status as BootStatus
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages.guard import Missing, guard, judged
-from harness.variant import Platform
+from harness.stages.subject import Subject
 
 
 def stage(
-    toolbox: Toolbox,
-    kernel: boot.Kernel,
-    name: str,
-    platform: Platform,
-    config: MachineConfig,
-    progress: Progress,
+    subject: Subject, progress: Progress
 ) -> tuple[StageResult, BootResult | None]:
-    """Boot ``kernel`` on ``platform``; return the stage and what the guest left."""
+    """Boot ``subject``; return the stage, and what the guest left if it came up."""
     ended: list[BootResult] = []
 
     def work() -> StageResult:
-        progress(f"booting {name} on {platform}")
+        progress(f"booting {subject.name} on {subject.platform}")
         try:
-            result = boot.boot(toolbox, kernel, platform, config)
+            result = boot.boot(
+                subject.toolbox(), subject.kernel, subject.platform, subject.config
+            )
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
-        ended.append(result)
         findings = boot.findings(result)
+        if result.status is BootStatus.BOOTED:
+            ended.append(result)
         notes = [
             result.message,
             *(f"{key}: {value}" for key, value in result.facts.items()),
@@ -38,6 +38,7 @@ def stage(
         ]
         if findings:
             notes += ["console:", *result.console_tail]
-        return judged(Stage.BOOT, name, findings, result.counts, notes)
+        again = [replace(finding, reproduce=subject.command) for finding in findings]
+        return judged(Stage.BOOT, subject.name, again, result.counts, notes)
 
-    return guard(Stage.BOOT, name, work), ended[0] if ended else None
+    return guard(Stage.BOOT, subject.name, work), ended[0] if ended else None

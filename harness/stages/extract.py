@@ -40,8 +40,8 @@ class Extract:
         return ", ".join(filter(None, (self.release, orc, *counted)))
 
 
-def extract(path: Path, directory: Path | None) -> Extract:
-    """Read ``path``; save its sections and columns below ``directory``, if given.
+def extract(path: Path, target: Path | None) -> Extract:
+    """Read ``path``; save its sections and columns as ``target``, if given.
 
     Raises:
         FormatError: it is not a kernel file.
@@ -55,7 +55,7 @@ def extract(path: Path, directory: Path | None) -> Extract:
     if alternatives is not None:
         counts["alternatives"] = len(alternatives)
         counts["sites"] = len(alternatives.site_address)
-    written = () if directory is None else _save(program, orc, alternatives, directory)
+    written = () if target is None else _save(program, orc, alternatives, target)
     notes = program.notes if orc is not None else (*program.notes, "no ORC here")
     return Extract(
         program.name,
@@ -71,7 +71,7 @@ def _save(
     program: Program,
     orc: OrcTable | None,
     alternatives: Alternatives | None,
-    directory: Path,
+    path: Path,
 ) -> tuple[Path, ...]:
     """Save the ALLOC sections at their addresses, symbols and tables as .npz."""
     columns: dict[str, np.ndarray] = {
@@ -90,7 +90,6 @@ def _save(
     for section in program.sections:
         if section.alloc and len(section.data):
             columns[f"data.{section.index}{section.name}"] = section.data
-    path = directory / f"{program.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         np.savez_compressed(out, allow_pickle=False, **columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from harness import baseline
@@ -14,12 +14,13 @@ from harness.finding import Finding, group_by_cause, number
 from harness.result import Stage, StageResult, Status
 
 
-@dataclass(frozen=True, slots=True)
 class Missing(Exception):
     """This machine has not what the stage takes: MISS, with the reason."""
 
-    reason: str
-    hint: str = ""
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
 
 
 def guard(stage: Stage, variant: str, work: Callable[[], StageResult]) -> StageResult:

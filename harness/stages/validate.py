@@ -53,7 +53,9 @@ def _judged(found: KernelBuild, name: str, checked: Sequence[Checked]) -> StageR
     )
     errors = [c.error for c in checked if c.error is not None]
     if not errors:
-        return judgement
+        return (
+            judgement if any(v.counts for v in verdicts.values()) else _none(judgement)
+        )
     shown = "; ".join(error.message for error in errors[:UNREADABLE_SHOWN])
     return replace(
         judgement,
@@ -61,6 +63,15 @@ def _judged(found: KernelBuild, name: str, checked: Sequence[Checked]) -> StageR
         reason=f"{len(errors)} of {len(checked)} files cannot be judged: {shown}",
         hint=errors[0].hint or "",
         exit_code=max(error.exit_code for error in errors),
+    )
+
+
+def _none(judgement: StageResult) -> StageResult:
+    """Nothing was looked at: that is no verdict, unless the build's tools found one."""
+    if judgement.status is not Status.PASS:
+        return judgement
+    return replace(
+        judgement, status=Status.SKIP, reason="no file carries ORC: nothing to validate"
     )
 
 
@@ -115,14 +126,17 @@ def join(ours: Iterable[Finding], theirs: Iterable[Finding]) -> list[Finding]:
     A place is a symbol and an offset. What both see is one finding, ours, with
     their words as evidence; what only they see stays a finding of its own.
     """
-    said = {(t.location.symbol, t.location.offset): t for t in theirs}
+    said: dict[tuple[str, int], list[Finding]] = {}
+    for their in theirs:
+        place = (their.location.symbol, their.location.offset)
+        said.setdefault(place, []).append(their)
     joined: list[Finding] = []
-    used: set[tuple[str, int]] = set()
     for finding in ours:
         place = (finding.location.symbol, finding.location.offset)
-        if (their := said.get(place)) is not None:
-            used.add(place)
-            words = f"{their.rule}: {their.message}"
-            finding = replace(finding, window=(*finding.window, words))
-        joined.append(finding)
-    return joined + [their for place, their in said.items() if place not in used]
+        words = tuple(f"{t.rule}: {t.message}" for t in said.get(place, ()))
+        joined.append(replace(finding, window=(*finding.window, *words)))
+    seen = {(f.location.symbol, f.location.offset) for f in joined}
+    rest = (
+        their for place, there in said.items() if place not in seen for their in there
+    )
+    return [*joined, *rest]

@@ -81,8 +81,8 @@ def test_a_foreign_result_is_refused(tmp_path: Path) -> None:
     assert "result.json" in done.stderr
 
 
-def test_an_object_without_orc_is_a_note(tmp_path: Path) -> None:
-    """Nothing to validate is neither a finding nor an error."""
+def test_an_object_without_orc_is_no_verdict(tmp_path: Path) -> None:
+    """Nothing to validate is neither a finding, nor an error, nor a PASS."""
     path = tmp_path / "empty.o"
     path.write_bytes(ElfWriter().build())
 
@@ -90,8 +90,8 @@ def test_an_object_without_orc_is_a_note(tmp_path: Path) -> None:
 
     result = json.loads(done.stdout)
     assert done.returncode == 0
-    assert result["stages"][0]["status"] == "PASS"
-    assert any("no ORC" in note for note in result["stages"][0]["notes"])
+    assert result["stages"][0]["status"] == "SKIP"
+    assert "no file carries ORC" in result["stages"][0]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,19 @@ def test_every_command_explains_itself(command: str) -> None:
 
     assert done.returncode == 0
     assert "--format" in done.stdout
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Each has its own row, under the path that people gave."""
+    paths = [tmp_path / name / "core.o" for name in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(ElfWriter().build())
+
+    done = run("validate", *paths, "--format", "json")
+
+    stages = json.loads(done.stdout)["stages"]
+    assert [stage["variant"] for stage in stages] == [str(path) for path in paths]
 
 
 def test_doctor_exits_with_3_without_containers() -> None:

@@ -46,6 +46,25 @@ def test_table_has_a_row_per_variant_and_a_cell_per_stage() -> None:
     assert "MISS" in out.getvalue()
 
 
+def test_a_stage_that_comes_again_has_a_row_of_its_own() -> None:
+    """A FAIL is never hidden under a PASS of the same name."""
+    result = RunResult(
+        SCHEMA,
+        "r",
+        "2026",
+        1.0,
+        "validate",
+        "two files",
+        {},
+        tuple(
+            StageResult(Stage.VALIDATE, "vmlinux", status)
+            for status in (Status.FAIL, Status.PASS)
+        ),
+    )
+
+    assert text.table(result).row_count == 2
+
+
 def test_a_finding_carries_both_sides_and_its_command() -> None:
     """What is declared, what is true, the window and how to see it again."""
     printed = "\n".join(text.lines(FINDING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.finding import Finding, Location
@@ -27,6 +28,18 @@ def test_one_place_is_one_finding() -> None:
 def test_what_only_objtool_sees_stays() -> None:
     """It is a finding of its own."""
     assert validate.join([OURS], [OTHER]) == [OURS, OTHER]
+
+
+def test_nothing_that_is_said_is_lost() -> None:
+    """Several warnings at one place, or at none, all stay."""
+    nowhere = Finding("modpost/x", Location("a.ko", "(no symbol)", 0), "one")
+    said = [THEIRS, replace(THEIRS, message="more"), nowhere]
+    said.append(replace(nowhere, message="two"))
+
+    joined = validate.join([OURS], said)
+
+    assert len(joined[0].window) == 2
+    assert [f.message for f in joined[1:]] == ["one", "two"]
 
 
 def test_a_file_that_cannot_be_read_leaves_no_verdict(tmp_path: Path) -> None:

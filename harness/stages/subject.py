@@ -1,0 +1,34 @@
+"""Subject: a built kernel, and where and how it is booted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.boot.boot import Kernel
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.variant import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the boot and compare stages work on.
+
+    Attributes:
+        name: the variant's, or the directory's.
+        toolbox: returns what machines are made with; it may have to wait for the
+            machine image, and raises InfraError if that could not be made.
+    """
+
+    name: str
+    platform: Platform
+    kernel: Kernel
+    toolbox: Callable[[], Toolbox]
+    config: MachineConfig
+
+    @property
+    def command(self) -> str:
+        """What boots it again."""
+        directory = self.kernel.vmlinux.parent
+        return f"orc-harness boot {directory} --platform {self.platform}"

@@ -1,0 +1,49 @@
+"""What cannot be compared is neither a finding nor the machine's fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.boot.boot import Kernel
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.errors import InfraError
+from harness.progress import silent
+from harness.result import Status
+from harness.stages import boot, compare
+from harness.stages.subject import Subject
+from harness.variant import Platform
+
+
+def no_image() -> Toolbox:
+    raise InfraError("the image machine cannot be made", hint="free space")
+
+
+SUBJECT = Subject(
+    "xen",
+    Platform.XEN,
+    Kernel(Path("/b/bzImage"), Path("/b/vmlinux")),
+    no_image,
+    MachineConfig(),
+)
+
+
+def test_a_kernel_that_did_not_boot_is_not_compared() -> None:
+    """Its boot has said what is wrong; SKIP, not ERROR, so that FAIL decides."""
+    result = compare.stage(SUBJECT, 0, None, silent)
+
+    assert result.status is Status.SKIP
+
+
+def test_a_missing_machine_image_is_an_error_of_the_boot_alone() -> None:
+    """The stage carries the image's error; the other stages' results are kept."""
+    result, booted = boot.stage(SUBJECT, silent)
+
+    assert (result.status, result.exit_code) == (Status.ERROR, 3)
+    assert result.hint == "free space"
+    assert booted is None
+
+
+def test_the_command_boots_it_again() -> None:
+    """Findings say how to see them once more."""
+    assert SUBJECT.command == "orc-harness boot /b --platform xen"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,4 +32,7 @@ class Subject:
     def command(self) -> str:
         """What boots it again."""
         directory = self.kernel.vmlinux.parent
-        return f"orc-harness boot {directory} --platform {self.platform}"
+        argv = ["orc-harness", "boot", str(directory), "--platform", self.platform]
+        if self.config.append:
+            argv += ["--append", self.config.append]
+        return shlex.join(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.boot.boot import Kernel
@@ -46,4 +47,7 @@ def test_a_missing_machine_image_is_an_error_of_the_boot_alone() -> None:
 
 def test_the_command_boots_it_again() -> None:
     """Findings say how to see them once more."""
+    asked = replace(SUBJECT, config=MachineConfig(append="nopti quiet"))
+
     assert SUBJECT.command == "orc-harness boot /b --platform xen"
+    assert asked.command == f"{SUBJECT.command} --append 'nopti quiet'"

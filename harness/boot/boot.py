@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -68,11 +68,24 @@ def boot(
 ) -> BootResult:
     """Boot ``kernel`` on ``platform`` and return how it ended.
 
+    A machine that is lost is our trouble, so that the boot is tried once more on a
+    fresh one; the fact ``lost before`` then keeps what became of the first.
+
     Raises:
         MissingMachine: this machine has not what the platform takes.
         InfraError: the machine could not be started.
         UserError: a file is missing, or is no kernel for this platform.
     """
+    first = _attempt(toolbox, kernel, platform, config)
+    if first.status is not outcome.Status.LOST:
+        return first
+    second = _attempt(toolbox, kernel, platform, config)
+    return replace(second, facts={**second.facts, "lost before": first.message})
+
+
+def _attempt(
+    toolbox: Toolbox, kernel: Kernel, platform: Platform, config: MachineConfig
+) -> BootResult:
     with session(toolbox, kernel, platform, config) as running:
         running.start()
         return running.end()

@@ -151,6 +151,20 @@ def test_bad_ends(tmp_path: Path, guest: Guest, status: Status, message: str) ->
     assert message in result.message
 
 
+def test_a_lost_machine_is_tried_once_more(tmp_path: Path) -> None:
+    """A fresh machine gives the verdict; what became of the first is kept."""
+    lost = Guest(SAID, exit=Exit(134), powers_off=False)
+    guests = iter([lost, Guest((*SAID, "done 3"))])
+    (tmp_path / "bzImage").write_bytes(b"our kernel")
+    engine = ScriptedEngine(fills, running=lambda job: next(guests).start(job))
+    kernel = Kernel(tmp_path / "bzImage", tmp_path / "vmlinux")
+    result = boot(
+        Toolbox(engine, "image"), kernel, Platform.NATIVE, MachineConfig(timeout_s=0.7)
+    )
+    assert result.status is Status.BOOTED
+    assert "134 (qemu: a" in result.facts["lost before"]
+
+
 OUTER = ("hello", "part kvm 1 1", "mark running")
 
 

@@ -21,6 +21,9 @@ from harness.errors import InfraError
 
 TAIL_LINES = 20
 
+_living: set[subprocess.Popen[bytes]] = set()
+_spawning = threading.Lock()  # none is between its start and its place in the set
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -113,6 +116,7 @@ def stream(
         timer.cancel()
         _kill_group(process)
         process.wait()
+        _living.discard(process)
         for pipe in (process.stdout, process.stdin):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -131,16 +135,21 @@ class Process:
         self._process = process
         self._on_text = on_text
         self._text: list[str] = []
+        self._failure: Exception | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            text = line.decode(errors="replace")
-            self._text.append(text)
-            if self._on_text is not None:
-                self._on_text(text)
+        try:
+            for line in self._process.stdout:
+                text = line.decode(errors="replace")
+                self._text.append(text)
+                if self._on_text is not None:
+                    self._on_text(text)
+        except Exception as exc:  # noqa: BLE001 - wait() raises it
+            self._failure = exc
+            self.kill()
 
     def alive(self) -> bool:
         """Tell whether it still runs."""
@@ -155,12 +164,17 @@ class Process:
         _kill_group(self._process)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its end and all of its output; False at the deadline."""
+        """Wait for its end and all of its output; False at the deadline.
+
+        Raises what ``on_text`` raised: the process was killed then.
+        """
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
         self._reader.join(timeout_s)
+        if self._failure is not None:
+            raise self._failure
         return True
 
     @property
@@ -172,6 +186,7 @@ class Process:
         """Kill what is left and read the rest."""
         self.kill()
         self._process.wait()
+        _living.discard(self._process)
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
@@ -205,15 +220,18 @@ def _spawn(
     stdin: bytes | None,
 ) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=None if env is None else dict(env),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with _spawning:
+            process = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env=None if env is None else dict(env),
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            _living.add(process)
+            return process
     except OSError as exc:
         raise InfraError(
             f"cannot run {argv[0]}: {exc.strerror or exc}",
@@ -234,6 +252,13 @@ def _feed(process: subprocess.Popen[bytes], data: bytes | None) -> None:
             pass  # the exit status tells why it stopped reading
 
     threading.Thread(target=write, daemon=True).start()
+
+
+def kill_all() -> None:
+    """Kill every process that runs now, in any thread, with its whole group."""
+    with _spawning:
+        for process in list(_living):
+            _kill_group(process)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,23 @@ def test_an_interrupt_kills_the_command(tmp_path: Path) -> None:
 
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_kill_all_ends_what_other_threads_run(tmp_path: Path) -> None:
+    """Both kinds of process die, with their children; later ones may run."""
+    script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        run.started(["sleep", "60"]) as beside,
+    ):
+        waiting = pool.submit(run.run, ["sh", "-c", script], timeout_s=60)
+        deadline = time.monotonic() + 10
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+        run.kill_all()
+
+        assert waiting.result(10).returncode == -signal.SIGKILL
+        assert beside.wait(10)
+    assert run.run(["true"], timeout_s=10).returncode == 0

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,9 @@ def take(
 ) -> None:
     """Copy the files of ``listing`` to ``target``, all or none, with their times.
 
+    Every user can read the copy, whatever the umask and the modes of the original:
+    the user of a container does.
+
     Files that ``previous`` (another snapshot of ours) has unchanged are linked, not
     copied: an edit costs one file, and keeps make's view of what is new.
     """
@@ -187,7 +191,7 @@ def take(
                 progress("copying the source", done, len(listing.files))
             same = previous if previous and old.get(path) == entry else None
             _place(listing.root / path, scratch / path, same and same / path)
-        scratch.chmod(0o755)
+        _open_directories(scratch)
         manifest.write_bytes(_FILES.dump_json(listing.files))
         with contextlib.suppress(OSError):  # another process was first: same content
             scratch.replace(target)
@@ -208,6 +212,14 @@ def _place(source: Path, target: Path, linked: Path | None) -> None:
             os.link(linked, target, follow_symlinks=False)
             return
     shutil.copy2(source, target, follow_symlinks=False)
+    if not target.is_symlink():
+        mode = stat.S_IMODE(target.stat().st_mode)
+        target.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
+
+
+def _open_directories(root: Path) -> None:
+    for directory, _, _ in os.walk(root):
+        Path(directory).chmod(0o755)
 
 
 def snapshots(directory: Path) -> Iterator[Path]:

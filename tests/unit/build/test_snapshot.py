@@ -140,3 +140,24 @@ def test_the_users_tree_is_never_written(worktree, tmp_path):
     before = state()
     take(list_source(worktree, tmp_path / "hashes"), tmp_path / "copy", silent)
     assert state() == before
+
+
+def test_every_user_can_read_a_snapshot(plain, tmp_path):
+    """A container's user is not the caller, whose umask and modes may keep it out."""
+    (plain / "Makefile").chmod(0o600)
+    (plain / "script.sh").chmod(0o700)
+    (plain / "kernel").chmod(0o700)
+    target = tmp_path / "snapshot"
+    before = os.umask(0o077)
+    try:
+        take(list_source(plain, tmp_path / "hashes"), target, silent)
+    finally:
+        os.umask(before)
+
+    def mode(path: Path) -> int:
+        return path.stat().st_mode & 0o777
+
+    assert mode(target / "Makefile") == 0o644
+    assert mode(target / "script.sh") == 0o755
+    assert [mode(target), mode(target / "kernel")] == [0o755, 0o755]
+    assert [mode(plain / "Makefile"), mode(plain / "kernel")] == [0o600, 0o700]

@@ -7,6 +7,7 @@ test before it gets its tag, so that a tag always means an image that works.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import shlex
 import tempfile
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ RECIPE_VERSION = "1"  # change it when what we do with a recipe changes
 BOOTSTRAP_TIMEOUT_S = 1200.0
 SMOKE = Limits(timeout_s=60)
 SPACE = 2 << 30
+SHARED_PLACE = Path("/var/tmp")
 MMDEBSTRAP_STEPS = 17  # lines that it prints; only progress depends on it
 RECIPE_LABEL = "org.orc-harness.recipe"
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
@@ -283,9 +285,7 @@ def _bootstrap(
             "there is no registry to pull from, and no mmdebstrap to do without",
             hint="./ci/matrix installs it; or: apt-get install mmdebstrap",
         )
-    work = cache_dir() / "images"
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix="bootstrap-") as scratch:
+    with _bootstrap_place() as scratch:
         tar = Path(scratch, "root.tar")
         argv = _mmdebstrap(program, recipe, mirror, tar)
         tail = _LineCounter(progress, f"bootstrapping {recipe.name}", MMDEBSTRAP_STEPS)
@@ -300,6 +300,23 @@ def _bootstrap(
             )
         progress(f"importing {recipe.name}")
         engine.import_tar(tar, tag, _changes(recipe))
+
+
+@contextlib.contextmanager
+def _bootstrap_place() -> Iterator[str]:
+    """Yield a directory that what mmdebstrap runs can enter.
+
+    For a caller who is not root that is another user, of the caller's subordinate
+    ids: it may not pass a home of mode 0700. What it leaves if it is killed is its
+    own, and the caller cannot remove it.
+    """
+    work = cache_dir() / "images" if os.geteuid() == 0 else SHARED_PLACE
+    require_space(work, SPACE, "the bootstrap of an image")
+    with tempfile.TemporaryDirectory(
+        dir=work, prefix="orc-harness-bootstrap-", ignore_cleanup_errors=True
+    ) as scratch:
+        Path(scratch).chmod(0o755)
+        yield scratch
 
 
 def _mmdebstrap(program: str, recipe: Recipe, mirror: Mirror, tar: Path) -> list[str]:

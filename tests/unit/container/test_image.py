@@ -155,3 +155,23 @@ def test_failed_or_empty_bootstrap_is_not_imported(program, monkeypatch, tmp_pat
     with pytest.raises(InfraError, match="mmdebstrap exited"):
         image.ensure(engine, image.toolchain(), mirror=Mirror())
     assert engine.tags == {}
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_bootstrap_works_where_its_user_can_enter(uid, monkeypatch, tmp_path):
+    """Without root that is another user, who may not pass the caller's home."""
+    shared = tmp_path / "shared"
+    script = tmp_path / "mmdebstrap"
+    script.write_text(f"#!/bin/sh\nstat -c '%a %n' $TMPDIR > {tmp_path}/seen\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("harness.run.which", lambda name: str(script))
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr(image, "SHARED_PLACE", shared)
+    with pytest.raises(InfraError, match="mmdebstrap exited with 1"):
+        image.ensure(
+            RecordingEngine(registry=False), image.toolchain(), mirror=Mirror()
+        )
+    mode, _, place = (tmp_path / "seen").read_text().strip().partition(" ")
+    assert mode == "755"
+    assert Path(place).parent == (shared if uid else tmp_path / "images")
+    assert not Path(place).exists()

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import io
 import itertools
 import os
-import stat
-import tarfile
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +24,8 @@ import docker.errors
 import docker.types
 import requests.exceptions
 
-from harness.container import daemon, owner
+from harness import run
+from harness.container import context, daemon, owner
 from harness.container.job import (
     Engine,
     Exit,
@@ -37,6 +35,7 @@ from harness.container.job import (
     Options,
     Running,
     own,
+    refuse_if,
 )
 from harness.errors import InfraError
 
@@ -52,6 +51,9 @@ NO_ENGINE_HINT = (
     "./ci/matrix installs and starts Docker; DOCKER_HOST names a daemon elsewhere; "
     "--runtime host builds without containers"
 )
+
+# What the SDK raises; requests' own errors, of a line that broke, are OSErrors.
+_UNANSWERED = (docker.errors.DockerException, OSError)
 
 _sequence = itertools.count()
 
@@ -81,7 +83,7 @@ def _first_that_answers(runtime: str, stack: contextlib.ExitStack) -> ContainerE
         try:
             daemon.knock(url)
             client = docker.DockerClient(base_url=url, timeout=API_TIMEOUT_S)
-        except (docker.errors.DockerException, OSError) as exc:
+        except _UNANSWERED as exc:
             seen.append(f"{url}: {_reason(exc)}")
             continue
         stack.callback(client.close)
@@ -131,6 +133,7 @@ class ContainerEngine(Engine):
         self._rootless = any("rootless" in str(option) for option in security)
         self.user = self._usual_user()
         self._live: set[_Container] = set()
+        self._aborted = threading.Event()
 
     def _usual_user(self) -> str:
         if self._rootless and self.runtime == "docker":
@@ -155,6 +158,7 @@ class ContainerEngine(Engine):
 
     @contextlib.contextmanager
     def _started(self, job: Job, *, threaded: bool) -> Iterator[_Container]:
+        refuse_if(self._aborted)
         for mount in job.mounts:
             if mount.writable:
                 own(mount.source, job.user or self.user)
@@ -167,12 +171,13 @@ class ContainerEngine(Engine):
                 running = _Container(container, job.on_text)
                 self._live.add(running)
                 container.start()
+            refuse_if(self._aborted)  # abort() cannot kill what has not started
             if threaded:
                 running.pump_in_background()
             yield running
         finally:
             # By name: the daemon may have made it although create() was cut short.
-            with contextlib.suppress(docker.errors.APIError):
+            with contextlib.suppress(*_UNANSWERED):
                 api.remove_container(name, force=True, v=True)
             if running is not None:
                 self._live.discard(running)
@@ -229,6 +234,8 @@ class ContainerEngine(Engine):
 
     def abort(self) -> None:
         """See :meth:`Engine.abort`."""
+        self._aborted.set()
+        run.kill_all()
         for running in list(self._live):
             running.kill()
 
@@ -288,7 +295,7 @@ class ContainerEngine(Engine):
         """See :meth:`Engine.build_image`."""
         with _speaking(f"cannot build image {tag}"):
             lines = self._client.api.build(
-                fileobj=_context(files),
+                fileobj=context.pack(files),
                 custom_context=True,
                 tag=tag,
                 rm=True,
@@ -325,24 +332,35 @@ class _Container(Running):
         self._text: list[str] = []
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
         self._stream = container.attach(stream=True, stdout=True, stderr=True)
 
     def _pump(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         try:
-            for chunk in self._stream:
+            while (chunk := self._next_chunk()) is not None:
                 text = decoder.decode(chunk)
                 self._text.append(text)
                 if self._on_text is not None:
                     self._on_text(text)
-        except (OSError, ValueError):
-            pass  # the line was closed under us: the container is being removed
         finally:
             self._ended.set()
 
+    def _next_chunk(self) -> bytes | None:
+        try:
+            return next(self._stream, None)
+        except (OSError, ValueError):
+            return None  # the line was closed under us: it is being removed
+
+    def _pump_for_wait(self) -> None:
+        try:
+            self._pump()
+        except Exception as exc:  # noqa: BLE001 - wait() raises it
+            self._failure = exc
+
     def pump_in_background(self) -> None:
         """Read the output in a thread."""
-        self._thread = threading.Thread(target=self._pump, daemon=True)
+        self._thread = threading.Thread(target=self._pump_for_wait, daemon=True)
         self._thread.start()
 
     def pump_and_wait(self, timeout_s: float) -> Exit:
@@ -370,12 +388,14 @@ class _Container(Running):
         return "".join(self._text)
 
     def kill(self) -> None:
-        with contextlib.suppress(docker.errors.APIError):  # it has ended already
+        with contextlib.suppress(*_UNANSWERED):  # it has ended already, mostly
             self._container.kill()
 
     def wait(self, timeout_s: float) -> Exit:
         if expired := not self._ended.wait(timeout_s):
             self.kill()
+        if self._failure is not None:
+            raise self._failure
         return self._exit(timed_out=expired)
 
     def _exit(self, *, timed_out: bool) -> Exit:
@@ -393,17 +413,3 @@ class _Container(Running):
             self._stream.close()
         # The stream leaves closing the response to its reader.
         self._stream._response.close()  # type: ignore[attr-defined]
-
-
-def _context(files: Mapping[str, str]) -> io.BytesIO:
-    """Pack ``files`` as the daemon wants a build's context."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, text in files.items():
-            data = text.encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            member.mode = stat.S_IRUSR | stat.S_IXUSR
-            tar.addfile(member, io.BytesIO(data))
-    packed.seek(0)
-    return packed

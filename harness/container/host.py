@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -21,6 +22,7 @@ from harness.container.job import (
     OnText,
     Options,
     Running,
+    refuse_if,
 )
 from harness.errors import InfraError
 
@@ -35,7 +37,7 @@ class HostEngine(Engine):
 
     def __init__(self) -> None:
         self.user = f"{os.getuid()}:{os.getgid()}"
-        self._live: set[run.Process] = set()
+        self._aborted = threading.Event()
 
     def run(self, image: str, argv: Sequence[str], **options: Unpack[Options]) -> Exit:
         """See :meth:`Engine.run`."""
@@ -49,22 +51,20 @@ class HostEngine(Engine):
     ) -> Iterator[Running]:
         """See :meth:`Engine.start`."""
         job = Job(image, argv, **options)
+        refuse_if(self._aborted)
         with run.started(
             job.argv,
             job.on_text,
             cwd=None if job.workdir is None else Path(job.workdir),
             env={**_environment(os.environ), **job.env},
         ) as process:
-            self._live.add(process)
-            try:
-                yield _HostProcess(process)
-            finally:
-                self._live.discard(process)
+            refuse_if(self._aborted)
+            yield _HostProcess(process)
 
     def abort(self) -> None:
         """See :meth:`Engine.abort`."""
-        for process in list(self._live):
-            process.kill()
+        self._aborted.set()
+        run.kill_all()
 
     def path(self, mount: Mount) -> str:
         """See :meth:`Engine.path`."""

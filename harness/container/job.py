@@ -9,10 +9,13 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
+
+from harness.errors import InfraError
 
 OnText = Callable[[str], object]
 
@@ -113,7 +116,7 @@ class Engine(abc.ABC):
         """Run a command to its end, or its deadline, and leave nothing behind.
 
         Raises:
-            InfraError: it could not be started.
+            InfraError: it could not be started, or :meth:`abort` was called.
         """
 
     @abc.abstractmethod
@@ -124,7 +127,10 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Kill everything that runs, in other threads too; they see it end."""
+        """Kill everything that runs, in other threads too; they see it end.
+
+        Nothing starts afterwards. The processes of ``harness/run.py`` die as well.
+        """
 
     @abc.abstractmethod
     def path(self, mount: Mount) -> str:
@@ -171,6 +177,12 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def remove_image(self, tag: str) -> None:
         """Take ``tag`` away; harmless if there is none."""
+
+
+def refuse_if(aborted: threading.Event) -> None:
+    """Raise InfraError if ``aborted`` is set: an engine starts nothing more."""
+    if aborted.is_set():
+        raise InfraError("interrupted")
 
 
 def own(path: Path, user: str) -> None:

@@ -105,8 +105,8 @@ def stream(
 
     timer = threading.Timer(timeout_s, expire)
     timer.daemon = True
-    timer.start()
     try:
+        timer.start()
         _feed(process, stdin)
         assert process.stdout is not None
         for line in process.stdout:

@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from harness import cache
+from harness import run as run_door
 from harness.cli import boot, build, doctor, extract, report, run, validate
 from harness.cli.console import ERR
 from harness.errors import ExitCode, HarnessError
@@ -41,6 +42,7 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except SystemExit as exc:
         if exc.code == INTERRUPTED:
+            run_door.kill_all()  # what an interrupt caught between start and care
             ERR.print("interrupted: nothing was left running", markup=False)
         raise
     except Exception:  # noqa: BLE001 - the last resort: one line, and the details kept

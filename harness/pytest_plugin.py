@@ -84,6 +84,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)  # behind the terminal, which shows the progress
 def pytest_configure(config: pytest.Config) -> None:
     """Build what is asked for, once: workers get the paths from the controller."""
     worker = getattr(config, "workerinput", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ from tests.builders.elfwriter import ElfWriter
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, **environ: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rs", "-v", "tests/kernel", *arguments],
         cwd=ROOT,
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         timeout=60,
@@ -60,4 +62,13 @@ def test_a_directory_without_a_kernel_is_a_usage_error(tmp_path: Path) -> None:
     said = run("--artifacts", str(tmp_path))
 
     assert "has no vmlinux" in said
+    assert "Traceback" not in said
+
+
+def test_a_build_that_cannot_start_is_a_usage_error() -> None:
+    """It is asked for before collection, and ends the run with its reason."""
+    said = run("--kernel-tree", "default", DOCKER_HOST="unix:///nowhere.sock")
+
+    assert "daemon answers" in said
+    assert "INTERNALERROR" not in said
     assert "Traceback" not in said

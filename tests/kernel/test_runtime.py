@@ -15,7 +15,7 @@ from harness.pytest_plugin import Kernel
 from harness.report import text
 from harness.result import StageResult, Status
 from harness.stages import boot, compare
-from harness.variant import Platform
+from harness.stages.subject import Subject
 
 
 def bootable(kernel: Kernel) -> BootKernel:
@@ -36,12 +36,20 @@ def report(stage: StageResult) -> None:
         pytest.fail("\n".join(lines), pytrace=False)
 
 
+def subject(kernel: Kernel, toolbox: Toolbox) -> Subject:
+    return Subject(
+        kernel.name,
+        kernel.platform,
+        bootable(kernel),
+        lambda: toolbox,
+        MachineConfig(),
+    )
+
+
 @functools.cache
 def booted(kernel: Kernel, toolbox: Toolbox) -> tuple[StageResult, BootResult | None]:
     """Boot each kernel once: what compares it may need what it left."""
-    return boot.stage(
-        toolbox, bootable(kernel), kernel.name, kernel.platform, MachineConfig(), silent
-    )
+    return boot.stage(subject(kernel, toolbox), silent)
 
 
 @pytest.mark.boot
@@ -53,18 +61,5 @@ def test_boots(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
 @pytest.mark.boot
 def test_unwinder_agrees(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
     """The kernel's own unwinder and the static table see the same frames."""
-    left = None
-    if kernel.platform is Platform.KVM:
-        left = booted(kernel, kernel_toolbox)[1]
-    report(
-        compare.stage(
-            kernel_toolbox,
-            bootable(kernel),
-            kernel.name,
-            kernel.platform,
-            MachineConfig(),
-            0,
-            left,
-            silent,
-        )
-    )
+    _, left = booted(kernel, kernel_toolbox)
+    report(compare.stage(subject(kernel, kernel_toolbox), 0, left, silent))

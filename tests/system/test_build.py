@@ -152,7 +152,7 @@ def test_an_edited_tree_is_another_build(engine, toolchain, cache, tmp_path):
 
 
 def test_a_users_config_takes_part(engine, toolchain, fakelinux, cache, tmp_path):
-    """A .config is built as it is, and named after its file."""
+    """A .config is built as it is, and named after its file and platform."""
     path = tmp_path / "mine.config"
     path.write_text("CONFIG_MODULES=y\nCONFIG_OWN=y\n")
     built = kbuild.build(
@@ -162,7 +162,7 @@ def test_a_users_config_takes_part(engine, toolchain, fakelinux, cache, tmp_path
         toolchain,
         Store(cache / "store"),
     )
-    assert built.manifest.variant == "mine"
+    assert built.manifest.variant == "mine-native"
     assert "CONFIG_OWN=y" in built.config.read_text()
 
 

@@ -164,9 +164,8 @@ def run_matrix(request: Request, board: Board) -> RunResult:
     with workshop(request, board) as shop:
         stages = _run_stages(request, shop, board)
         tools = _tools(shop)
-    return run_result(
-        request.profile, shop.tree.name, stages, started=started, tools=tools
-    )
+    tree = f"{shop.tree.name} ({shop.tree.note})" if shop.tree.note else shop.tree.name
+    return run_result(request.profile, tree, stages, started=started, tools=tools)
 
 
 def _run_stages(request: Request, shop: Shop, board: Board) -> list[StageResult]:

@@ -8,7 +8,7 @@ count as met.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 TRISTATE = {"n": 0, "m": 1, "y": 2}
@@ -106,22 +106,26 @@ def _closing(text: str, start: int) -> int:
     return len(text) - 1
 
 
+_Parser = Callable[[Sequence[str], list[str]], tuple[Expression, Sequence[str]]]
+
+
 def _or(tokens: Sequence[str], macros: list[str]) -> tuple[Expression, Sequence[str]]:
-    left, tokens = _and(tokens, macros)
-    parts = [left]
-    while tokens and tokens[0] == "||":
-        part, tokens = _and(tokens[1:], macros)
-        parts.append(part)
-    return (left if len(parts) == 1 else Expression("||", "", tuple(parts))), tokens
+    return _joined("||", _and, tokens, macros)
 
 
 def _and(tokens: Sequence[str], macros: list[str]) -> tuple[Expression, Sequence[str]]:
-    left, tokens = _not(tokens, macros)
+    return _joined("&&", _not, tokens, macros)
+
+
+def _joined(
+    operator: str, operand: _Parser, tokens: Sequence[str], macros: list[str]
+) -> tuple[Expression, Sequence[str]]:
+    left, tokens = operand(tokens, macros)
     parts = [left]
-    while tokens and tokens[0] == "&&":
-        part, tokens = _not(tokens[1:], macros)
+    while tokens and tokens[0] == operator:
+        part, tokens = operand(tokens[1:], macros)
         parts.append(part)
-    return (left if len(parts) == 1 else Expression("&&", "", tuple(parts))), tokens
+    return (left if len(parts) == 1 else Expression(operator, "", tuple(parts))), tokens
 
 
 def _not(tokens: Sequence[str], macros: list[str]) -> tuple[Expression, Sequence[str]]:

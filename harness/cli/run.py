@@ -51,6 +51,7 @@ def command(
         machine=options.machine_config(qemu, xen, cpu, append, timeout),
         seed=seed,
     )
+    folder.prepare(report)
     with board() as lines:
         result = matrix.run_matrix(request, lines)
     written = folder.write(result, report)

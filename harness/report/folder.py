@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.report.junit import to_junit
 from harness.result import RunResult, dump
+
+
+def prepare(directory: Path) -> None:
+    """Make ``directory`` before the work whose result goes there.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        raise UserError(
+            f"cannot write to {directory}: {exc.strerror}",
+            hint="name another directory with --report",
+        ) from exc
 
 
 def write(result: RunResult, directory: Path) -> tuple[Path, ...]:

@@ -6,25 +6,20 @@ import functools
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.feature import Features, image_features
-from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program, load
 from harness.errors import HarnessError
 from harness.finding import Finding, number
-from harness.text.decode import decode_program
-from harness.text.insn import Insns
-from harness.text.patch import Streams, build_streams
-from harness.verify.lookup import lookup_of
+from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.place import check_places
 from harness.verify.sites import check_sites
-from harness.verify.table import check_table, ships_sorted
+from harness.verify.table import check_table
 
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
 
@@ -53,35 +48,6 @@ class Checked:
     path: Path
     verdict: Verdict | None
     error: HarnessError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What a program is checked on, read and decoded: nothing is opened after this."""
-
-    program: Program
-    table: OrcTable
-    insns: Insns
-    alternatives: Alternatives | None
-    streams: Streams | None
-    features: Features
-
-
-def read_columns(
-    program: Program, features: Features, threads: int | None = None
-) -> Columns | None:
-    """Read and decode ``program``; None if it carries no ORC.
-
-    Raises:
-        FormatError: a section that must be read has no layout that we know.
-    """
-    table = parse_orc(program)
-    if table is None:
-        return None
-    alternatives = parse_alternatives(program)
-    streams = None if alternatives is None else build_streams(program, alternatives)
-    insns = decode_program(program, threads)
-    return Columns(program, table, insns, alternatives, streams, features)
 
 
 def check(
@@ -113,44 +79,32 @@ def check(
 def check_columns(columns: Columns) -> Verdict:
     """Validate a program that is read already."""
     started = time.perf_counter()
-    program, table, streams = columns.program, columns.table, columns.streams
-    counts = {"orc entries": len(table), "instructions": len(columns.insns)}
-    notes = [*program.notes, f"ORC format {table.format}"]
+    counts = {"orc entries": len(columns.table), "instructions": len(columns.insns)}
+    notes = [*columns.program.notes, f"ORC format {columns.table.format}"]
     findings: list[Finding] = []
-    alternatives = columns.alternatives
-    if alternatives is not None and streams is not None:
-        sites = check_sites(
-            program,
-            alternatives,
-            streams,
-            lookup_of(table),
-            columns.insns,
-            columns.features,
-        )
-        findings += sites.findings
-        findings += check_places(program, alternatives, columns.insns)
-        counts |= sites.counts
-        size = alternatives.entry_size
-        notes.append(f"alternatives of era {sites.era}, {size} bytes per entry")
-    lints = check_table(program, table, columns.insns, streams)
-    findings += lints.findings
-    notes += _notes(program, lints.equal_neighbours, ships_sorted(program, table))
+    for part in (one(columns) for one in CHECKS):
+        findings += part.findings
+        counts |= part.counts
+        notes += part.notes
     numbered = tuple(number(findings))
     return Verdict(numbered, counts, tuple(notes), time.perf_counter() - started)
 
 
-def _notes(program: Program, equal: int, is_sorted: bool) -> list[str]:
-    notes = []
-    if not is_sorted and not program.relocatable:
-        notes.append("the table is sorted by the kernel when it boots")
-    if equal:
-        notes.append(f"{equal} entries repeat the one before")
-    paravirt = parse_parainstructions(program)
-    if paravirt is not None:
-        notes.append(
-            f"{len(paravirt)} sites in .parainstructions: not checked by this version"
-        )
-    return notes
+def _paravirt(columns: Columns) -> Part:
+    sites = parse_parainstructions(columns.program)
+    if sites is None:
+        return Part()
+    note = f"{len(sites)} sites in .parainstructions: not checked by this version"
+    return Part(notes=(note,))
+
+
+# What is checked, in printing order.
+CHECKS: tuple[Callable[[Columns], Part], ...] = (
+    check_sites,
+    check_places,
+    check_table,
+    _paravirt,
+)
 
 
 def check_file(

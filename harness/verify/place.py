@@ -14,15 +14,23 @@ from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.decode import format_insn
 from harness.text.insn import Insn, Insns
+from harness.verify.columns import Columns, Part
 from harness.verify.judge import Rule
 
 _AROUND = 4
 
 
-def check_places(
+def check_places(columns: Columns) -> Part:
+    """Report sites that start inside an instruction, overlap, or are jumped into."""
+    if columns.alternatives is None:
+        return Part()
+    found = _places(columns.program, columns.alternatives, columns.insns)
+    return Part(tuple(found))
+
+
+def _places(
     program: Program, alternatives: Alternatives, insns: Insns
 ) -> Iterator[Finding]:
-    """Report sites that start inside an instruction, overlap, or are jumped into."""
     order = np.argsort(alternatives.site_address, kind="stable")
     start = alternatives.site_address[order]
     end = start + alternatives.site_length[order].astype(np.uint64)

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives
-from harness.elf.feature import Features
 from harness.elf.orc import describe, unpack
 from harness.elf.program import Program
 from harness.finding import Finding
-from harness.text.insn import I64, Insn, InsnKind, Insns
+from harness.text.insn import I64, Insn, InsnKind
 from harness.text.operand import parse_encoding
 from harness.text.patch import (
     ORIGINAL,
@@ -28,6 +27,7 @@ from harness.text.patch import (
 )
 from harness.verify import altgroup
 from harness.verify.callee import Callees, Returns
+from harness.verify.columns import Columns, Part
 from harness.verify.judge import Defect, Rule, Texts, judge
 from harness.verify.lookup import Lookup
 from harness.verify.transfer import is_defined
@@ -51,20 +51,6 @@ _QUIET = (
 
 
 @dataclass(frozen=True, slots=True)
-class Sites:
-    """What the check of all sites came to.
-
-    ``counts``: sites, streams, boundaries (instruction starts of all streams),
-    walked sites, blind ones (undefined at their start), and of the walked ones
-    ``merge equal``, where the table equals what both designs make of the texts.
-    """
-
-    findings: tuple[Finding, ...]
-    counts: dict[str, int]
-    era: Era
-
-
-@dataclass(frozen=True, slots=True)
 class _Context:
     program: Program
     alternatives: Alternatives
@@ -77,15 +63,17 @@ class _Context:
     first: I64  # site -> its first stream
 
 
-def check_sites(
-    program: Program,
-    alternatives: Alternatives,
-    streams: Streams,
-    lookup: Lookup,
-    insns: Insns,
-    features: Features,
-) -> Sites:
-    """Check every text of every site against the table."""
+def check_sites(columns: Columns) -> Part:
+    """Check every text of every site against the table.
+
+    Counts: sites, variants, boundaries (instruction starts of all of them), walked
+    sites, blind ones (undefined at their start), and of the walked ones ``merge
+    equal``, where the table equals what both designs make of the texts.
+    """
+    alternatives, streams = columns.alternatives, columns.streams
+    if alternatives is None or streams is None:
+        return Part()
+    program, lookup = columns.program, columns.lookup
     era = sniff_era(program, alternatives)
     width = int(alternatives.site_length.max(initial=0)) + 1
     column = np.arange(width, dtype=np.uint64)
@@ -95,8 +83,8 @@ def check_sites(
         alternatives,
         streams,
         lookup,
-        Callees(program, insns, lookup),
-        Variants(alternatives, features),
+        Callees(program, columns.insns, lookup),
+        Variants(alternatives, columns.features),
         era,
         table,
         np.searchsorted(
@@ -118,7 +106,9 @@ def check_sites(
         "blind sites": int((~_defined(table[:, 0])).sum()),
         "merge equal": merged_equal,
     }
-    return Sites(tuple(findings), counts, era)
+    size = alternatives.entry_size
+    note = f"alternatives of era {era}, {size} bytes per entry"
+    return Part(tuple(findings), counts, (note,))
 
 
 def _defined(states: I64) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from harness.elf.symbol import STT_OBJECT
 from harness.finding import Finding
 from harness.text.insn import I64, U64, Insns
 from harness.text.patch import Streams
+from harness.verify.columns import Columns, Part
 
 _AROUND = 4  # entries shown on each side of a bad one
 
@@ -30,36 +30,30 @@ class Rule(enum.StrEnum):
     TEXT = "table/text"
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What the lints came to; ``equal_neighbours`` counts entries that say nothing."""
-
-    findings: tuple[Finding, ...]
-    equal_neighbours: int
-
-
-def check_table(
-    program: Program,
-    table: OrcTable,
-    insns: Insns,
-    streams: Streams | None,
-) -> Table:
-    """Lint ``table``: order, duplicates, fields, terminators, entries off boundaries.
+def check_table(columns: Columns) -> Part:
+    """Lint the table: order, duplicates, fields, terminators, entries off boundaries.
 
     A linked kernel ships its table sorted (scripts/sorttable since 5.6, f14bf6a350df);
     older ones and modules sort when they boot or load, so order counts only where
     the table is all but sorted.
     """
+    program, table = columns.program, columns.table
     ordered = table.sorted()
-    findings = [
+    findings = (
         *_order(program, table),
         *_duplicates(program, ordered),
         *_fields(program, ordered),
         *_terminators(program, ordered),
-        *_off_boundary(program, ordered, insns, streams),
-    ]
-    state = ordered.state
-    return Table(tuple(findings), int((state[1:] == state[:-1]).sum()))
+        *_off_boundary(program, ordered, columns.insns, columns.streams),
+    )
+    return Part(findings, notes=tuple(_notes(program, table, ordered)))
+
+
+def _notes(program: Program, table: OrcTable, ordered: OrcTable) -> Iterator[str]:
+    if not program.relocatable and not ships_sorted(program, table):
+        yield "the table is sorted by the kernel when it boots"
+    if equal := int((ordered.state[1:] == ordered.state[:-1]).sum()):
+        yield f"{equal} entries repeat the one before"
 
 
 def ships_sorted(program: Program, table: OrcTable) -> bool:

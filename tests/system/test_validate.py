@@ -15,7 +15,8 @@ from harness.elf.orc import OrcTable
 from harness.elf.program import load
 from harness.finding import Finding
 from harness.pytest_plugin import Kernel
-from harness.verify.check import Columns, check_columns, read_columns
+from harness.verify.check import check_columns
+from harness.verify.columns import Columns, read_columns
 from harness.verify.lookup import lookup_of
 from harness.verify.transfer import is_defined
 

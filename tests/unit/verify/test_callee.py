@@ -7,7 +7,7 @@ import pytest
 from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry, describe
 from harness.verify.callee import Callee, Callees, Returns
-from harness.verify.check import read_columns
+from harness.verify.columns import read_columns
 from harness.verify.lookup import lookup_of
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call, regs
 

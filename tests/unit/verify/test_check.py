@@ -18,8 +18,8 @@ from harness.verify.check import (
     check_columns,
     check_file,
     check_many,
-    read_columns,
 )
+from harness.verify.columns import read_columns
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
 from tests.builders.site import XENPV, Replacement, a_site
 

@@ -1,0 +1,77 @@
+"""Columns: one program as the checks see it, read and decoded once.
+
+No check opens a file: this is all that there is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.elf.alternative import Alternatives, parse_alternatives
+from harness.elf.feature import Features
+from harness.elf.orc import OrcTable, parse_orc
+from harness.elf.program import Program
+from harness.finding import Finding
+from harness.text.decode import decode_program
+from harness.text.insn import I64, Insns
+from harness.text.patch import Streams, build_streams
+from harness.verify.lookup import Lookup, lookup_of
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A program that carries ORC.
+
+    ``dataclasses.replace`` makes a mutant: what is derived is derived anew.
+    """
+
+    program: Program
+    table: OrcTable
+    insns: Insns
+    alternatives: Alternatives | None
+    streams: Streams | None
+    features: Features
+
+    @functools.cached_property
+    def lookup(self) -> Lookup:
+        """The table, sorted as the kernel sorts it."""
+        return lookup_of(self.table)
+
+    @functools.cached_property
+    def state(self) -> I64:
+        """i64[insns], the table's state at each instruction."""
+        return self.lookup.at(self.insns.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one check of a program came to.
+
+    Attributes:
+        findings: in any order, not numbered.
+        counts: what was looked at, by name, in printing order.
+        notes: what a reader should know and need not act on.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_columns(
+    program: Program, features: Features, threads: int | None = None
+) -> Columns | None:
+    """Read and decode ``program``; None if it carries no ORC.
+
+    Raises:
+        FormatError: a section that must be read has no layout that we know.
+    """
+    table = parse_orc(program)
+    if table is None:
+        return None
+    alternatives = parse_alternatives(program)
+    streams = None if alternatives is None else build_streams(program, alternatives)
+    insns = decode_program(program, threads)
+    return Columns(program, table, insns, alternatives, streams, features)

@@ -16,10 +16,8 @@ import functools
 from dataclasses import replace
 
 from harness.elf.orc import OrcEntry, OrcReg, OrcType, pack, unpack
+from harness.text.effect import WORD, Form, effect_of, stores_sp
 from harness.text.insn import Insn, InsnKind
-from harness.text.operand import BP, SP, Encoding, parse_encoding
-
-WORD = 8
 
 ENTRY = pack(OrcEntry(8, 0, OrcReg.SP, OrcReg.UNDEFINED, OrcType.CALL, False))
 UNDEFINED = pack(OrcEntry(0, 0, 0, 0, OrcType.UNDEFINED, False))
@@ -41,7 +39,9 @@ def step(state: int, insn: Insn, before: Insn | None = None) -> tuple[int, ...]:
     """
     if not is_defined(state) or insn.kind in _NEUTRAL:
         return (state,)
-    return _step(state, insn.kind, insn.code, before.code if before else b"")
+    form, delta, source = effect_of(insn.kind, insn.code)
+    stacked = source >= 0 and before is not None and stores_sp(before.code, source)
+    return step_form(state, form, delta, stacked=stacked)
 
 
 _NEUTRAL = frozenset(
@@ -63,22 +63,31 @@ _NEUTRAL = frozenset(
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _step(state: int, kind: InsnKind, code: bytes, before: bytes) -> tuple[int, ...]:
+def step_form(
+    state: int, form: Form, delta: int, *, stacked: bool = False
+) -> tuple[int, ...]:
+    """Return the states that are true after a write of %rsp or %rbp in ``state``.
+
+    ``stacked``: the instruction before has stored %rsp where it now goes.
+    """
     entry = unpack(state)
-    encoding = parse_encoding(code)
-    match kind:
-        case InsnKind.PUSH | InsnKind.PUSHF:
-            after = _push(entry, kind, encoding)
-        case InsnKind.POP | InsnKind.POPF:
-            after = _pop(entry, kind, encoding)
-        case InsnKind.LEAVE:
-            after = _leave(entry)
-        case InsnKind.STACK:
-            after = _write_sp(entry, code, encoding, before)
-        case InsnKind.FRAME:
-            after = _write_bp(entry, encoding)
-        case _:
+    match form:
+        case Form.UNKNOWN:
             after = []
+        case Form.MOVE:
+            after = _move(entry, delta)
+        case Form.PUSH_BP:
+            after = _push_bp(entry)
+        case Form.POP_BP:
+            after = _pop_bp(entry)
+        case Form.POP_SP:
+            after = _pop_sp(entry)
+        case Form.LEAVE:
+            after = _leave(entry)
+        case Form.MOV_SP_BP | Form.LEA_SP_BP | Form.SET_SP:
+            after = _write_sp(entry, form, delta, stacked=stacked)
+        case Form.MOV_BP_SP | Form.LOAD_BP | Form.SET_BP:
+            after = _write_bp(entry, form, delta)
     return tuple(pack(each) for each in after)
 
 
@@ -88,19 +97,12 @@ def moves_sp(insn: Insn) -> int | None:
     It counts what :func:`step` cannot show while the CFA is based on another
     register. A call counts 0: its callee returns.
     """
-    match insn.kind:
-        case InsnKind.PUSH | InsnKind.PUSHF:
-            return None if parse_encoding(insn.code).narrow else -WORD
-        case InsnKind.POP | InsnKind.POPF:
-            encoding = parse_encoding(insn.code)
-            loads_sp = insn.kind is InsnKind.POP and _popped(encoding) == SP
-            return None if encoding.narrow or loads_sp else WORD
-        case InsnKind.STACK:
-            return _sp_delta(insn.code, parse_encoding(insn.code))
-        case InsnKind.LEAVE:
-            return None
-        case _:
-            return 0
+    if insn.kind in _NEUTRAL:
+        return 0
+    form, delta, _ = effect_of(insn.kind, insn.code)
+    if form in (Form.MOV_BP_SP, Form.LOAD_BP, Form.SET_BP):
+        return 0
+    return delta if form in (Form.MOVE, Form.PUSH_BP, Form.POP_BP) else None
 
 
 def _move(entry: OrcEntry, delta: int) -> list[OrcEntry]:
@@ -112,41 +114,21 @@ def _move(entry: OrcEntry, delta: int) -> list[OrcEntry]:
     return [replace(entry, sp_offset=entry.sp_offset - delta)]
 
 
-def _push(entry: OrcEntry, kind: InsnKind, encoding: Encoding) -> list[OrcEntry]:
-    if encoding.narrow:
-        return []
+def _push_bp(entry: OrcEntry) -> list[OrcEntry]:
     after = _move(entry, -WORD)
-    pushes_bp = (
-        kind is InsnKind.PUSH and encoding.opcode == 0x50 | BP and not encoding.rex & 1
-    )
-    saves = pushes_bp and entry.type == OrcType.CALL
-    if not (saves and after and entry.sp_reg == OrcReg.SP and not entry.bp_reg):
+    unsaved = entry.type == OrcType.CALL and not entry.bp_reg
+    if not (unsaved and entry.sp_reg == OrcReg.SP):
         return after
     slot = -after[0].sp_offset
     saved = replace(after[0], bp_reg=OrcReg.PREV_SP, bp_offset=slot)
     return [saved, after[0]]
 
 
-def _popped(encoding: Encoding) -> int:
-    """Return the register that a pop writes, -1 if it writes memory or a segment."""
-    if encoding.opcode & 0xF8 == 0x58:
-        return encoding.opcode & 7 | (encoding.rex & 1) << 3
-    if encoding.opcode == 0x8F and encoding.mod == 3:
-        return encoding.base
-    return -1
-
-
-def _pop(entry: OrcEntry, kind: InsnKind, encoding: Encoding) -> list[OrcEntry]:
-    if encoding.narrow:
-        return []
-    register = _popped(encoding) if kind is InsnKind.POP else -1
-    if register == SP:  # the way back from another stack
-        if entry.sp_reg == OrcReg.SP_INDIRECT:
-            return [replace(entry, sp_reg=OrcReg.SP)]
-        return [] if entry.sp_reg == OrcReg.SP else [entry]
-    if register == BP:
-        return _pop_bp(entry)
-    return _move(entry, WORD)
+def _pop_sp(entry: OrcEntry) -> list[OrcEntry]:
+    """The way back from another stack."""
+    if entry.sp_reg == OrcReg.SP_INDIRECT:
+        return [replace(entry, sp_reg=OrcReg.SP)]
+    return [] if entry.sp_reg == OrcReg.SP else [entry]
 
 
 def _pop_bp(entry: OrcEntry) -> list[OrcEntry]:
@@ -175,76 +157,25 @@ def _leave(entry: OrcEntry) -> list[OrcEntry]:
     return [after]
 
 
-def _sp_delta(code: bytes, encoding: Encoding) -> int | None:
-    """Return n of ``add $n,%rsp``, ``sub $-n,%rsp`` and ``lea n(%rsp),%rsp``."""
-    if not encoding.wide:
-        return None
-    if encoding.opcode in (0x81, 0x83) and encoding.mod == 3 and encoding.base == SP:
-        size = 1 if encoding.opcode == 0x83 else 4
-        at = encoding.immediate
-        value = int.from_bytes(code[at : at + size], "little", signed=True)
-        return {0: value, 5: -value}.get(encoding.reg)
-    plain = encoding.mod != 3 and encoding.base == SP and not encoding.indexed
-    if encoding.opcode == 0x8D and encoding.reg == SP and plain:
-        return encoding.displacement
-    return None
-
-
 def _write_sp(
-    entry: OrcEntry, code: bytes, encoding: Encoding, before: bytes
+    entry: OrcEntry, form: Form, delta: int, *, stacked: bool
 ) -> list[OrcEntry]:
-    if (delta := _sp_delta(code, encoding)) is not None:
-        return _move(entry, delta)
-    if entry.sp_reg == OrcReg.BP:
-        return _from_frame(entry, encoding)
-    if entry.sp_reg == OrcReg.SP and _switches_stack(encoding, before):
+    if entry.sp_reg == OrcReg.BP:  # which %rsp does not touch
+        if form is Form.MOV_SP_BP:
+            return [replace(entry, sp_reg=OrcReg.SP), entry]
+        if form is Form.LEA_SP_BP:
+            offset = entry.sp_offset - delta
+            return [entry, replace(entry, sp_reg=OrcReg.SP, sp_offset=offset)]
+        return [entry]
+    if entry.sp_reg == OrcReg.SP and stacked:
         return [replace(entry, sp_reg=OrcReg.SP_INDIRECT)]
     if entry.sp_reg in (OrcReg.SP, OrcReg.SP_INDIRECT):
         return []
     return [entry]
 
 
-def _source(encoding: Encoding) -> tuple[int, int] | None:
-    """Return (from, to) registers of ``mov %from,%to``, 64 bits wide."""
-    if encoding.mod != 3 or not encoding.wide:
-        return None
-    if encoding.opcode == 0x89:
-        return encoding.reg, encoding.base
-    if encoding.opcode == 0x8B:
-        return encoding.base, encoding.reg
-    return None
-
-
-def _from_frame(entry: OrcEntry, encoding: Encoding) -> list[OrcEntry]:
-    """%rsp is computed while the CFA is counted from %rbp, which keeps it true."""
-    if _source(encoding) == (BP, SP):
-        return [replace(entry, sp_reg=OrcReg.SP), entry]
-    plain = encoding.mod != 3 and encoding.base == BP and not encoding.indexed
-    if encoding.opcode == 0x8D and encoding.wide and plain:
-        offset = entry.sp_offset - encoding.displacement
-        return [entry, replace(entry, sp_reg=OrcReg.SP, sp_offset=offset)]
-    return [entry]
-
-
-def _switches_stack(encoding: Encoding, before: bytes) -> bool:
-    """``mov %rsp,(%reg); mov %reg,%rsp``: the old %rsp is on top of the new stack."""
-    move = _source(encoding)
-    if move is None or not before:
-        return False
-    store = parse_encoding(before)
-    return (
-        store.opcode == 0x89
-        and store.wide
-        and store.reg == SP
-        and store.mod != 3
-        and store.base == move[0]
-        and not store.indexed
-        and store.displacement == 0
-    )
-
-
-def _write_bp(entry: OrcEntry, encoding: Encoding) -> list[OrcEntry]:
-    if _source(encoding) == (SP, BP) and entry.sp_reg == OrcReg.SP:
+def _write_bp(entry: OrcEntry, form: Form, delta: int) -> list[OrcEntry]:
+    if form is Form.MOV_BP_SP and entry.sp_reg == OrcReg.SP:
         if entry.type == OrcType.CALL and not entry.bp_reg:
             return []
         return [replace(entry, sp_reg=OrcReg.BP), entry]
@@ -252,17 +183,10 @@ def _write_bp(entry: OrcEntry, encoding: Encoding) -> list[OrcEntry]:
         return []
     if entry.type != OrcType.CALL:
         return [entry]
-    return _reload_bp(entry, encoding)
-
-
-def _reload_bp(entry: OrcEntry, encoding: Encoding) -> list[OrcEntry]:
-    """``mov n(%rsp),%rbp`` from the slot restores it; anything else clobbers it."""
     if entry.bp_reg == OrcReg.UNDEFINED:
         return []
-    plain = encoding.mod != 3 and encoding.base == SP and not encoding.indexed
-    loads = encoding.opcode == 0x8B and encoding.wide and plain
-    slot = entry.sp_offset + entry.bp_offset
+    # from its own slot %rbp is restored, anything else clobbers what is saved
     in_slot = entry.sp_reg == OrcReg.SP and entry.bp_reg == OrcReg.PREV_SP
-    if loads and in_slot and encoding.displacement == slot:
+    if form is Form.LOAD_BP and in_slot and delta == entry.sp_offset + entry.bp_offset:
         return [replace(entry, bp_reg=OrcReg.UNDEFINED, bp_offset=0), entry]
     return [entry]

@@ -11,7 +11,7 @@ import typer
 from harness import matrix
 from harness.cli import options
 from harness.cli.console import board
-from harness.cli.show import show
+from harness.cli.outcome import show
 from harness.result import run_result
 from harness.variant import Platform
 

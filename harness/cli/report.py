@@ -10,7 +10,7 @@ import typer
 
 from harness.cli.console import OUT
 from harness.cli.options import Format
-from harness.cli.show import show
+from harness.cli.outcome import show
 from harness.report.junit import to_junit
 from harness.result import load
 

@@ -11,7 +11,7 @@ import typer
 from harness import matrix
 from harness.cli import options
 from harness.cli.console import OUT, board
-from harness.cli.show import show
+from harness.cli.outcome import show
 from harness.report import folder
 
 

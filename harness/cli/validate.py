@@ -13,7 +13,7 @@ import typer
 from harness import kernel_build
 from harness.cli import options
 from harness.cli.console import board
-from harness.cli.show import show
+from harness.cli.outcome import show
 from harness.result import Stage, StageResult, run_result
 from harness.stages import validate
 from harness.stages.guard import guard

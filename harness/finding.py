@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from pydantic import computed_field
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
@@ -65,7 +63,6 @@ class Finding:
     reproduce: str = ""
     occurrences: int = 1
 
-    @computed_field  # type: ignore[prop-decorator] # it is in the JSON, too
     @property
     def key(self) -> str:
         """Name this finding across rebuilds: no address, no offset."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import ExitCode, FormatError
 from harness.finding import Finding
@@ -117,12 +117,9 @@ def run_result(
     )
 
 
-_RUN = TypeAdapter(RunResult)
-
-
 def dump(result: RunResult) -> bytes:
-    """Return ``result`` as indented JSON."""
-    return _RUN.dump_json(result, indent=2) + b"\n"
+    """Return ``result`` as indented JSON; findings have their key in it."""
+    return json.dumps(_plain(result), indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def load(path: Path) -> RunResult:
@@ -131,9 +128,12 @@ def load(path: Path) -> RunResult:
     Raises:
         FormatError: it is not JSON of this schema.
     """
+    # only who reads results waits for the import
+    from pydantic import TypeAdapter
+
     try:
-        result = _RUN.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
+        result = TypeAdapter(RunResult).validate_json(path.read_bytes())
+    except (OSError, ValueError) as exc:
         raise FormatError(
             f"{path} is no result of {SCHEMA}: {exc}",
             hint="name the result.json of a run, or the report directory it is in",
@@ -141,3 +141,16 @@ def load(path: Path) -> RunResult:
     if result.schema != SCHEMA:
         raise FormatError(f"{path} has schema {result.schema}, expected {SCHEMA}")
     return result
+
+
+def _plain(value: object) -> object:
+    """Return ``value`` as what JSON has: objects, arrays, strings, numbers."""
+    if dataclasses.is_dataclass(value):
+        names = [f.name for f in dataclasses.fields(value)]
+        names += ["key"] if isinstance(value, Finding) else []
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value

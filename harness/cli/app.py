@@ -1,23 +1,67 @@
-"""App: the ``orc-harness`` command, its errors and exit codes."""
+"""App: the ``orc-harness`` command, its errors and exit codes.
+
+A subcommand's module is imported when it is called, since what one command needs
+(Docker, QEMU, pydantic) makes all others slow to start.
+"""
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import traceback
 from types import FrameType
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from harness import cache
 from harness import run as run_door
-from harness.cli import boot, build, doctor, extract, report, run, validate
 from harness.cli.console import ERR
 from harness.errors import ExitCode, HarnessError
 
 INTERRUPTED = 130
+# Each is a module beside this one; the words are the first of its own help.
+COMMANDS = {
+    "doctor": "Tell what this machine can and cannot do, why, and the command that "
+    "mends it.",
+    "build": "Build kernels in containers; print where each one's artifacts are.",
+    "extract": "Show the ORC format, tables and patch sites of kernel files; or save "
+    "them.",
+    "validate": "Validate ORC against every alternative: no Docker, no source tree "
+    "needed.",
+    "show": "Show code as the unwinder sees it: bytes, text, the ORC state, what "
+    "follows.",
+    "boot": "Boot a kernel that is built already, under QEMU; judge it by its "
+    "evidence.",
+    "run": "Build, validate, boot and compare kernels; print one table; write report/.",
+    "report": "Print a saved result; exit as its run did.",
+}
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+class _Group(TyperGroup):
+    """The commands by name and words; the one that is called is loaded."""
+
+    def resolve_command(  # type: ignore[override] # typer has no public base
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, TyperCommand | None, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name else None, rest
+
+
+def load_command(name: str) -> TyperCommand:
+    """Import the command ``name`` and return it."""
+    alone = typer.Typer(add_completion=False, context_settings=HELP_OPTIONS)
+    alone.command(name)(importlib.import_module(f"harness.cli.{name}").command)
+    command = get_command(alone)
+    assert isinstance(command, TyperCommand)
+    return command
+
 
 app = typer.Typer(
+    cls=_Group,
     name="orc-harness",
     help="Prove that an x86-64 Linux kernel unwinds correctly on every platform "
     "it patches itself for.",
@@ -25,10 +69,10 @@ app = typer.Typer(
     "4 internal error, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
 )
-for module in (doctor, build, extract, validate, boot, run, report):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+for _name, _words in COMMANDS.items():
+    app.command(_name, help=_words)(lambda: None)
 
 
 def main() -> None:
@@ -46,12 +90,16 @@ def main() -> None:
             ERR.print("interrupted: nothing was left running", markup=False)
         raise
     except Exception:  # noqa: BLE001 - the last resort: one line, and the details kept
-        path = cache.cache_dir() / "internal-error.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc())
-        last = traceback.format_exc().strip().splitlines()[-1]
-        ERR.print(f"internal error: {last}\n  hint: report {path}", markup=False)
-        sys.exit(ExitCode.INTERNAL)
+        _internal_error()
+
+
+def _internal_error() -> None:
+    path = cache.cache_dir() / "internal-error.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(traceback.format_exc())
+    last = traceback.format_exc().strip().splitlines()[-1]
+    ERR.print(f"internal error: {last}\n  hint: report {path}", markup=False)
+    sys.exit(ExitCode.INTERNAL)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -7,18 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from harness import progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PIPE_COLUMNS = 100
 
@@ -44,6 +40,15 @@ def board() -> Iterator[Board]:
     if not ERR.is_terminal:
         yield _plain_board()
         return
+    # bars are for terminals: nobody else waits for the import
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     columns = (
         TextColumn("[bold]{task.fields[name]:>14}[/bold]"),
         BarColumn(bar_width=24),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import enum
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic_core import to_json as to_json_bytes
 
-from harness.boot.machine import MachineConfig
 from harness.errors import UserError
 from harness.result import SCHEMA
 from harness.variant import Platform
+
+if TYPE_CHECKING:
+    from harness.boot.machine import MachineConfig
 
 
 class Format(enum.StrEnum):
@@ -136,6 +137,8 @@ def machine_config(
     timeout_s: float | None,
 ) -> MachineConfig:
     """Return the machine that the options ask for; the rest are its defaults."""
+    from harness.boot.machine import MachineConfig  # boot is slow to import
+
     usual = MachineConfig(append=append, cpu=cpu, timeout_s=timeout_s)
     return replace(usual, qemu=qemu or usual.qemu, xen=xen or usual.xen)
 
@@ -164,5 +167,7 @@ def _config(text: str) -> tuple[Path, Platform]:
 
 def to_json(value: object) -> str:
     """Return dataclasses (or lists of them) as an indented JSON document."""
+    from pydantic_core import to_json as to_json_bytes
+
     document = {"schema": SCHEMA, "data": value}
     return to_json_bytes(document, indent=2).decode() + "\n"

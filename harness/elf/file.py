@@ -1,21 +1,20 @@
 """File: an ELF file as header columns and byte ranges, nothing decoded.
 
 The only door to elftools, which knows the names of machines, file types and
-relocations. The headers themselves are read as numpy columns, because a kernel
-object can have tens of thousands of sections; contents stay where they are, so
-that the debug information of a production kernel is never read.
+relocations; it is imported when one of them is to be named. The headers themselves
+are read as numpy columns, because a kernel object can have tens of thousands of
+sections; contents stay where they are, so that the debug information of a
+production kernel is never read.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from elftools.elf.enums import ENUM_E_MACHINE, ENUM_E_TYPE, ENUM_RELOC_TYPE_x64
 
 from harness.elf.compression import decompress, recognise
 from harness.errors import FormatError
@@ -32,7 +31,7 @@ SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
 SHN_XINDEX = 0xFFFF
 
 # The records of elf(5), ELFCLASS64, least significant byte first.
-_EHDR = np.dtype(
+EHDR = np.dtype(
     [
         ("magic", "S4"),
         ("class", "u1"),
@@ -53,7 +52,7 @@ _EHDR = np.dtype(
         ("shstrndx", "<u2"),
     ]
 )
-_SHDR = np.dtype(
+SHDR = np.dtype(
     [
         ("name", "<u4"),
         ("type", "<u4"),
@@ -205,7 +204,7 @@ def c_strings(table: Bytes, offsets: npt.NDArray[np.integer]) -> tuple[str, ...]
 
 def relocation_name(number: int) -> str:
     """Name an x86-64 relocation type, as ``R_X86_64_PLT32``."""
-    return _name(ENUM_RELOC_TYPE_x64, number)
+    return _name("ENUM_RELOC_TYPE_x64", number)
 
 
 def _ehdr(data: Bytes, name: str) -> np.void:
@@ -215,21 +214,21 @@ def _ehdr(data: Bytes, name: str) -> np.void:
             f"{name}: not an ELF file: starts with {seen}, expected 7f 45 4c 46",
             hint="give a vmlinux, bzImage, .o or .ko, packed or not",
         )
-    if data.size < _EHDR.itemsize:
+    if data.size < EHDR.itemsize:
         raise FormatError(
-            f"{name}: truncated: {data.size} bytes, an ELF header has {_EHDR.itemsize}"
+            f"{name}: truncated: {data.size} bytes, an ELF header has {EHDR.itemsize}"
         )
-    header: np.void = np.frombuffer(data[: _EHDR.itemsize], dtype=_EHDR)[0]
+    header: np.void = np.frombuffer(data[: EHDR.itemsize], dtype=EHDR)[0]
     if (header["class"], header["data"]) != (2, 1):
         raise FormatError(
             f"{name}: ELF class {header['class']}, byte order {header['data']}; "
             "expected a 64-bit little-endian file"
         )
     if header["machine"] != EM_X86_64:
-        machine = _name(ENUM_E_MACHINE, int(header["machine"]))
+        machine = _name("ENUM_E_MACHINE", int(header["machine"]))
         raise FormatError(f"{name}: made for {machine}, expected EM_X86_64")
     if header["type"] not in (ET_REL, ET_EXEC, ET_DYN):
-        kind = _name(ENUM_E_TYPE, int(header["type"]))
+        kind = _name("ENUM_E_TYPE", int(header["type"]))
         raise FormatError(f"{name}: {kind} file, expected an object or a program")
     return header
 
@@ -238,10 +237,10 @@ def _section_headers(data: Bytes, header: np.void, name: str) -> Records:
     start, count = int(header["shoff"]), int(header["shnum"])
     if not start:
         raise FormatError(f"{name}: no section headers; stripped beyond use")
-    if header["shentsize"] != _SHDR.itemsize:
+    if header["shentsize"] != SHDR.itemsize:
         raise FormatError(
             f"{name}: section headers of {header['shentsize']} bytes, "
-            f"expected {_SHDR.itemsize}"
+            f"expected {SHDR.itemsize}"
         )
     if not count:  # more than 0xff00 sections: the count is in the first header
         count = int(_records_at(data, start, 1, name)[0]["size"])
@@ -249,17 +248,19 @@ def _section_headers(data: Bytes, header: np.void, name: str) -> Records:
 
 
 def _records_at(data: Bytes, start: int, count: int, name: str) -> Records:
-    end = start + count * _SHDR.itemsize
+    end = start + count * SHDR.itemsize
     if end > data.size:
         raise FormatError(
             f"{name}: truncated: section headers end at {end:#x}, "
             f"the file at {data.size:#x}"
         )
-    return np.frombuffer(data[start:end], dtype=_SHDR)
+    return np.frombuffer(data[start:end], dtype=SHDR)
 
 
-def _name(names: Mapping[str, int], number: int) -> str:
-    for name, value in names.items():
+def _name(kind: str, number: int) -> str:
+    from elftools.elf import enums
+
+    for name, value in getattr(enums, kind).items():
         if value == number and name.startswith(("EM_", "ET_", "R_X86_64_")):
-            return name
+            return str(name)
     return f"type {number}"

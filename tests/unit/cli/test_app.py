@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import app
 from tests.builders.elfwriter import ElfWriter
 
 FOREIGN = bytes.fromhex("7f454c460201010000000000000000000100b700") + bytes(44)
@@ -94,9 +95,7 @@ def test_an_object_without_orc_is_no_verdict(tmp_path: Path) -> None:
     assert "no file carries ORC" in result["stages"][0]["reason"]
 
 
-@pytest.mark.parametrize(
-    "command", ["doctor", "build", "extract", "validate", "boot", "run", "report"]
-)
+@pytest.mark.parametrize("command", app.COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     """--help names the options and exits cleanly."""
     done = run(command, "--help")

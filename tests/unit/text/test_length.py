@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.text.length import gap_length
+from harness.text.insn import InsnKind
+from harness.text.length import measure
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,30 @@ from harness.text.length import gap_length
         ("66", 0),
     ],
 )
-def test_gap_length(text: str, length: int) -> None:
+def test_length(text: str, length: int) -> None:
     """The length is found from prefixes, opcode map and ModRM."""
     code = bytes.fromhex(text)
-    assert gap_length(code + (b"\x90" * 8 if length else b"")) == length
+    assert measure(code + (b"\x90" * 8 if length else b""))[0] == length
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("0fb9c1", InsnKind.UD),
+        ("67480fb93a", InsnKind.UD),
+        ("0fffc0", InsnKind.UD),
+        ("f30f01ca", InsnKind.END),  # eretu
+        ("f20f01ca", InsnKind.END),  # erets
+        ("0f01e8", InsnKind.OTHER),
+        ("c5ffb9c0", InsnKind.OTHER),  # VEX: its bytes are no opcode
+        ("06", InsnKind.BAD),
+    ],
+)
+def test_kind(text: str, kind: InsnKind) -> None:
+    """UD0 and UD1 trap, FRED's returns do not come back, the rest goes on."""
+    assert measure(bytes.fromhex(text))[1] is kind
+
+
+def test_cut_off_at_the_end() -> None:
+    """What does not lie there whole is no instruction."""
+    assert measure(bytes.fromhex("0fb905" + "000000")) == (0, InsnKind.BAD)

@@ -22,6 +22,10 @@ from harness.text.operand import Encoding, parse_encoding
         ("50", Encoding(0x50, 0, False, immediate=1)),
         ("48", Encoding(0, 0x48, False)),
         ("", Encoding(0, 0, False)),
+        ("658b5008", Encoding(0x8B, 0, False, 1, 2, 0, False, 8, 4, elsewhere=True)),
+        ("f30f7ec0", Encoding(0x0F7E, 0, False, 3, 0, 0, False, 0, 4, repeat=0xF3)),
+        ("660f3a16c000", Encoding(0x0F3A16, 0, True, 3, 0, 0, False, 0, 5)),
+        ("0f38", Encoding(0x0F38, 0, False, immediate=2)),
     ],
 )
 def test_parse_encoding(text: str, expected: Encoding) -> None:

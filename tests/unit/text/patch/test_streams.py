@@ -119,7 +119,7 @@ def test_torn_stream_is_not_whole() -> None:
 
 @pytest.mark.parametrize(
     ("size", "entsize", "era"),
-    [(13, 0, Era.E1), (12, 0, Era.E2), (14, 0, Era.E4), (14, 14, Era.E6)],
+    [(13, 0, Era.E1), (12, 0, Era.E2), (14, 0, Era.E5), (14, 14, Era.E6)],
 )
 def test_sniff_era(size: int, entsize: int, era: Era) -> None:
     """The entry's size and whether the section tells it are what differs."""

@@ -34,11 +34,13 @@ class Form(enum.IntEnum):
     MOV_BP_SP = 9  # rbp = rsp
     LOAD_BP = 10  # rbp = the word at rsp + delta
     SET_BP = 11  # rbp = anything else
+    STORE_BP = 12  # the word at rsp + delta = rbp
+    NONE = 13  # neither is written, nor rbp stored in the frame
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """The instructions that write %rsp or %rbp.
+    """The instructions that write %rsp or %rbp, or store %rbp in the frame.
 
     Attributes:
         row: i64[k], ascending rows of the instructions.
@@ -71,9 +73,16 @@ _ACTIVE[
 ] = True
 
 
-def effects_of(insns: Insns) -> Effects:
-    """Return the effects of all of ``insns`` that have one."""
-    row = np.flatnonzero(_ACTIVE[insns.kind])
+def effects_of(insns: Insns, stores: I64 | None = None) -> Effects:
+    """Return the effects of all of ``insns`` that have one.
+
+    Stores of %rbp are few among very many others: only those of the rows ``stores``
+    are looked for.
+    """
+    active = _ACTIVE[insns.kind]
+    if stores is not None:
+        active[stores] = True
+    row = np.flatnonzero(active)
     kind = insns.kind[row]
     code = np.ascontiguousarray(insns.code).view("<u8").reshape(-1, 2)[row, 0]
     form, delta = _common(kind, code)
@@ -114,6 +123,7 @@ def _common(kind: U8, code: U64) -> tuple[U8, I64]:
     form[(kind == InsnKind.LEAVE) & (opcode == 0xC9)] = Form.LEAVE
     _adjusts(kind, code, form, delta)
     _frames(kind, code, form, delta)
+    _stores(kind, code, form, delta)
     return form, delta
 
 
@@ -155,6 +165,19 @@ def _frames(kind: U8, code: U64, form: U8, delta: I64) -> None:
         delta[rows[here]] = value[here]
 
 
+def _stores(kind: U8, code: U64, form: U8, delta: I64) -> None:
+    """Stores of %rbp in the frame, the way of compilers that do not push it."""
+    rows = np.flatnonzero(kind == InsnKind.OTHER)
+    word = code[rows]
+    head = word & np.uint64(0xFFFFFFFF)
+    byte = (word >> np.uint64(32)).astype(np.int8).astype(np.int64)
+    long = (word >> np.uint64(32)).astype(np.int32).astype(np.int64)
+    for bytes_, value in ((0x246C8948, byte), (0x24AC8948, long)):
+        here = head == np.uint64(bytes_)
+        form[rows[here]] = Form.STORE_BP
+        delta[rows[here]] = value[here]
+
+
 def _stores_sp(insns: Insns, row: int, register: int) -> bool:
     """Whether the instruction before ``row`` is ``mov %rsp,(%register)``."""
     before = insns.at(row - 1)
@@ -190,8 +213,18 @@ def effect_of(kind: InsnKind, code: bytes) -> tuple[Form, int, int]:
             return Form.LEAVE, 0, -1
         case InsnKind.STACK:
             return _write_sp(code, encoding)
-        case _:
+        case InsnKind.FRAME:
             return _write_bp(encoding)
+        case InsnKind.OTHER if _stores_bp(encoding):
+            return Form.STORE_BP, encoding.displacement, -1
+        case _:
+            return Form.NONE, 0, -1
+
+
+def _stores_bp(encoding: Encoding) -> bool:
+    in_frame = encoding.mod != 3 and encoding.base == SP and not encoding.indexed
+    stores = encoding.opcode == 0x89 and encoding.wide and encoding.reg == BP
+    return stores and in_frame
 
 
 def _push(kind: InsnKind, encoding: Encoding) -> Form:

@@ -183,6 +183,18 @@ def _load_bp(states: I64, effects: Effects) -> tuple[I64, I64]:
     return restored, np.where(slot, states, NOTHING)
 
 
+def _store_bp(states: I64, effects: Effects) -> tuple[I64, I64]:
+    fields = _fields(states)
+    saves = fields.call & (fields.sp_reg == _SP) & (fields.bp_reg == 0)
+    slot = effects.delta - fields.sp_offset & 0xFFFF
+    saved = _bp_unsaved(states) | OrcReg.PREV_SP << 36 | slot << 16
+    return states, np.where(saves, saved, NOTHING)
+
+
+def _none(states: I64, effects: Effects) -> tuple[I64, I64]:
+    return states, _nothing(states)
+
+
 def _nothing(states: I64) -> I64:
     return np.full(len(states), NOTHING, np.int64)
 
@@ -198,4 +210,6 @@ _RULES = {
     Form.MOV_BP_SP: _mov_bp_sp,
     Form.LOAD_BP: _load_bp,
     Form.SET_BP: _set_bp,
+    Form.STORE_BP: _store_bp,
+    Form.NONE: _none,
 }

@@ -13,6 +13,7 @@ for one step and without its memory.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 
 from harness.elf.orc import OrcEntry, OrcReg, OrcType, pack, unpack
@@ -46,7 +47,6 @@ def step(state: int, insn: Insn, before: Insn | None = None) -> tuple[int, ...]:
 
 _NEUTRAL = frozenset(
     {
-        InsnKind.OTHER,
         InsnKind.NOP,
         InsnKind.CALL,
         InsnKind.CALL_INDIRECT,
@@ -71,23 +71,12 @@ def step_form(
     ``stacked``: the instruction before has stored %rsp where it now goes.
     """
     entry = unpack(state)
-    match form:
-        case Form.UNKNOWN:
-            after = []
-        case Form.MOVE:
-            after = _move(entry, delta)
-        case Form.PUSH_BP:
-            after = _push_bp(entry)
-        case Form.POP_BP:
-            after = _pop_bp(entry)
-        case Form.POP_SP:
-            after = _pop_sp(entry)
-        case Form.LEAVE:
-            after = _leave(entry)
-        case Form.MOV_SP_BP | Form.LEA_SP_BP | Form.SET_SP:
-            after = _write_sp(entry, form, delta, stacked=stacked)
-        case Form.MOV_BP_SP | Form.LOAD_BP | Form.SET_BP:
-            after = _write_bp(entry, form, delta)
+    if form in (Form.MOV_SP_BP, Form.LEA_SP_BP, Form.SET_SP):
+        after = _write_sp(entry, form, delta, stacked=stacked)
+    elif form in (Form.MOV_BP_SP, Form.LOAD_BP, Form.SET_BP):
+        after = _write_bp(entry, form, delta)
+    else:
+        after = _RULES[form](entry, delta)
     return tuple(pack(each) for each in after)
 
 
@@ -100,7 +89,7 @@ def moves_sp(insn: Insn) -> int | None:
     if insn.kind in _NEUTRAL:
         return 0
     form, delta, _ = effect_of(insn.kind, insn.code)
-    if form in (Form.MOV_BP_SP, Form.LOAD_BP, Form.SET_BP):
+    if form >= Form.MOV_BP_SP:
         return 0
     return delta if form in (Form.MOVE, Form.PUSH_BP, Form.POP_BP) else None
 
@@ -114,8 +103,8 @@ def _move(entry: OrcEntry, delta: int) -> list[OrcEntry]:
     return [replace(entry, sp_offset=entry.sp_offset - delta)]
 
 
-def _push_bp(entry: OrcEntry) -> list[OrcEntry]:
-    after = _move(entry, -WORD)
+def _push_bp(entry: OrcEntry, delta: int) -> list[OrcEntry]:
+    after = _move(entry, delta)
     unsaved = entry.type == OrcType.CALL and not entry.bp_reg
     if not (unsaved and entry.sp_reg == OrcReg.SP):
         return after
@@ -124,18 +113,18 @@ def _push_bp(entry: OrcEntry) -> list[OrcEntry]:
     return [saved, after[0]]
 
 
-def _pop_sp(entry: OrcEntry) -> list[OrcEntry]:
+def _pop_sp(entry: OrcEntry, delta: int) -> list[OrcEntry]:
     """The way back from another stack."""
     if entry.sp_reg == OrcReg.SP_INDIRECT:
         return [replace(entry, sp_reg=OrcReg.SP)]
     return [] if entry.sp_reg == OrcReg.SP else [entry]
 
 
-def _pop_bp(entry: OrcEntry) -> list[OrcEntry]:
+def _pop_bp(entry: OrcEntry, delta: int) -> list[OrcEntry]:
     if entry.sp_reg == OrcReg.BP:
         # %rsp equals %rbp here, or the frame would be lost: leave, in two steps
-        return _leave(entry)
-    moved = _move(entry, WORD)
+        return _leave(entry, delta)
+    moved = _move(entry, delta)
     if not moved or entry.type != OrcType.CALL:
         return moved
     if entry.bp_reg == OrcReg.UNDEFINED:
@@ -147,7 +136,7 @@ def _pop_bp(entry: OrcEntry) -> list[OrcEntry]:
     return moved
 
 
-def _leave(entry: OrcEntry) -> list[OrcEntry]:
+def _leave(entry: OrcEntry, delta: int) -> list[OrcEntry]:
     if entry.sp_reg != OrcReg.BP:
         return []
     after = replace(entry, sp_reg=OrcReg.SP, sp_offset=entry.sp_offset - WORD)
@@ -190,3 +179,24 @@ def _write_bp(entry: OrcEntry, form: Form, delta: int) -> list[OrcEntry]:
     if form is Form.LOAD_BP and in_slot and delta == entry.sp_offset + entry.bp_offset:
         return [replace(entry, bp_reg=OrcReg.UNDEFINED, bp_offset=0), entry]
     return [entry]
+
+
+def _store_bp(entry: OrcEntry, delta: int) -> list[OrcEntry]:
+    """A store in the frame saves %rbp there, if it still is the caller's."""
+    unsaved = entry.type == OrcType.CALL and not entry.bp_reg
+    if not unsaved or entry.sp_reg != OrcReg.SP:
+        return [entry]
+    slot = delta - entry.sp_offset
+    return [entry, replace(entry, bp_reg=OrcReg.PREV_SP, bp_offset=slot)]
+
+
+_RULES: dict[Form, Callable[[OrcEntry, int], list[OrcEntry]]] = {
+    Form.UNKNOWN: lambda entry, delta: [],
+    Form.NONE: lambda entry, delta: [entry],
+    Form.MOVE: _move,
+    Form.PUSH_BP: _push_bp,
+    Form.POP_BP: _pop_bp,
+    Form.POP_SP: _pop_sp,
+    Form.LEAVE: _leave,
+    Form.STORE_BP: _store_bp,
+}

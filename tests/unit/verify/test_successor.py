@@ -10,7 +10,7 @@ import numpy as np
 from harness.elf.orc import OrcEntry, OrcReg, OrcType, describe, pack
 from harness.text.decode import decode_all
 from harness.text.effect import Effects, Form, effects_of
-from harness.text.insn import Insns
+from harness.text.insn import InsnKind, Insns
 from harness.verify.successor import NOTHING, defined, successors
 from harness.verify.transfer import is_defined, step, step_form
 
@@ -21,6 +21,7 @@ CODE = (
     " 488d6424f8 488da424f8000000 488d65f8 488d65f0 4889ec 488be5 4889c4 4c89d4"
     " 4889e5 488bec 488b2c24 488b6c2408 488bac2400010000 2e488b6c2408 488b6e10"
     " 8b2f 31ed 4889fd 488b2d00000000 4087e5 4887ec c8000000 66892c24 448b6c2408"
+    " 48892c24 48896c2408 4889ac2400010000 48896d08 892c24 4c896c2408 488944240890"
 )
 
 
@@ -70,8 +71,8 @@ def test_every_form_in_every_state() -> None:
 def test_every_encoding_in_every_state() -> None:
     """What the encodings do is read off whole columns as off one instruction."""
     insns = decode("".join(CODE.split()))
-    effects = effects_of(insns)
-    assert len(insns) == len(CODE.split())
+    effects = effects_of(insns, np.flatnonzero(insns.kind == InsnKind.OTHER))
+    assert len(insns) == len(CODE.split()) + 1
     active = set(effects.row.tolist())
     states = random.Random(1).sample(every_state(), 200)
     for state in states:

@@ -1,0 +1,130 @@
+"""Direct: the edges that the instructions themselves tell, all in one go.
+
+Steps to the next instruction, direct jumps and calls, returns, and the symbols at
+which functions start.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.text.effect import Effects, effects_of
+from harness.text.insn import I64, InsnKind
+from harness.verify.edge import NO_ROW, EdgeKind
+from harness.verify.ledger import Ledger
+from harness.verify.scope import Scope
+from harness.verify.successor import successors
+from harness.verify.transfer import ENTRY
+
+
+def enter_direct(scope: Scope, ledger: Ledger) -> Effects:
+    """Enter all of them; return the stack effects, which others need too."""
+    insns = scope.columns.insns
+    changes = np.flatnonzero(scope.state != scope.behind)
+    stores = changes[insns.kind[changes] == InsnKind.OTHER]
+    effects = effects_of(insns, stores)
+    _steps(scope, ledger, effects)
+    _branches(scope, ledger)
+    _calls(scope, ledger)
+    _return_addresses(scope, ledger)
+    _returns(scope, ledger)
+    _functions(scope, ledger)
+    return effects
+
+
+def _steps(scope: Scope, ledger: Ledger, effects: Effects) -> None:
+    """The next instruction's state is one that the transfer permits."""
+    insns = scope.columns.insns
+    live = scope.defined & scope.falls & ~scope.inside
+    holds = scope.state == scope.behind
+    row = effects.row
+    first, second = successors(scope.state[row], effects)
+    holds[row] = (first == scope.behind[row]) | (second == scope.behind[row])
+    ledger.counts[EdgeKind.STEP] += int(live.sum())
+    bad = np.flatnonzero(live & ~holds)
+    none = np.zeros(len(bad), bool)
+    ledger.enter(EdgeKind.STEP, bad, insns.end[bad], none)
+    ledger.counts[EdgeKind.STEP] -= len(bad)
+    _pass_sites(scope, ledger)
+    next_to = insns.address[1:] == insns.end[:-1]
+    ledger.reached[1:] |= (live & holds)[:-1] & next_to
+
+
+def _pass_sites(scope: Scope, ledger: Ledger) -> None:
+    """What lies behind a site is reached through its texts, which others check."""
+    alternatives = scope.columns.alternatives
+    if alternatives is not None:
+        length = alternatives.site_length.astype(np.uint64)
+        ends = alternatives.site_address + length
+        ledger.reach(scope.columns.insns.index(ends))
+
+
+def _branches(scope: Scope, ledger: Ledger) -> None:
+    """A jump changes nothing; one out of the object is a tail call."""
+    insns = scope.columns.insns
+    live = scope.defined[scope.branch]
+    source, goes = scope.branch[live], scope.goes[live]
+    target = insns.target[source]
+    there = scope.state[np.maximum(goes, 0)]
+    lost = np.flatnonzero(goes < 0)
+    there[lost] = scope.at(target[lost])
+    external = np.zeros(len(source), bool)
+    external[lost] = scope.columns.program.sections_at(target[lost]) < 0
+    here = scope.state[source]
+    near = ~external
+    holds = (there == here)[near]
+    ledger.enter(EdgeKind.BRANCH, source[near], target[near], holds)
+    ledger.reach(goes[near][holds])
+    away = here[external] == ENTRY
+    ledger.enter(EdgeKind.TAIL, source[external], target[external], away)
+
+
+def _calls(scope: Scope, ledger: Ledger) -> None:
+    """A function is entered with its return address on top and nothing else."""
+    columns = scope.columns
+    insns = columns.insns
+    source = np.flatnonzero((insns.kind == InsnKind.CALL) & (insns.target != 0))
+    source = source[scope.defined[source] & ~scope.inside[source]]
+    target = insns.target[source]
+    callees, which = np.unique(target, return_inverse=True)
+    external = columns.program.sections_at(callees) < 0
+    entered = (scope.at(callees) == ENTRY) | external
+    ledger.enter(EdgeKind.CALL, source, target, entered[which])
+    ledger.reach(insns.index(callees[entered]))
+
+
+def _return_addresses(scope: Scope, ledger: Ledger) -> None:
+    """No entry lies within a call: its frame unwinds by the last byte's state."""
+    insns, ip = scope.columns.insns, scope.columns.lookup.ip
+    calls = np.isin(insns.kind, (InsnKind.CALL, InsnKind.CALL_INDIRECT))
+    live = calls & scope.defined & ~scope.inside
+    odd = insns.covering(ip[insns.index(ip) < 0])
+    odd = np.unique(odd[odd >= 0])
+    odd = odd[live[odd]]
+    last = scope.at(insns.end[odd] - np.uint64(1))
+    wrong = last != scope.state[odd]
+    ledger.counts[EdgeKind.RETURN_ADDRESS] += int(live.sum()) - len(odd)
+    ledger.enter(EdgeKind.RETURN_ADDRESS, odd, insns.end[odd], ~wrong)
+
+
+def _returns(scope: Scope, ledger: Ledger) -> None:
+    """A return finds the frame as the call made it."""
+    insns = scope.columns.insns
+    rows = np.flatnonzero(insns.kind == InsnKind.RET)
+    rows = rows[scope.defined[rows] & ~scope.inside[rows]]
+    holds = scope.state[rows] == ENTRY
+    ledger.enter(EdgeKind.RETURN, rows, np.zeros(len(rows), np.uint64), holds)
+
+
+def _functions(scope: Scope, ledger: Ledger) -> None:
+    """A function symbol starts as calls do; blind ones are counted elsewhere."""
+    symbols = scope.columns.program.symbols
+    starts = np.unique(symbols.address[symbols.functions])
+    states = scope.at(starts)
+    row = scope.columns.insns.index(starts)
+    live = scope.defined[np.maximum(row, 0)] & (row >= 0)
+    starts, states, row = starts[live], states[live], row[live]
+    holds = states == ENTRY
+    none: I64 = np.full(len(starts), NO_ROW, np.int64)
+    ledger.enter(EdgeKind.FUNCTION, none, starts, holds)
+    ledger.reach(row[holds])

@@ -84,7 +84,7 @@ def check_sites(columns: Columns) -> Part:
         streams,
         lookup,
         Callees(program, columns.insns, lookup),
-        Variants(alternatives, columns.features),
+        Variants(alternatives, columns.features, streams.era),
         era,
         table,
         np.searchsorted(
@@ -166,7 +166,7 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
             for row, text in zip(rows, raw, strict=True)
         ]
         entries = context.streams.entry[rows.start : rows.stop].tolist()
-        live = [context.variants.possible(entry) for entry in entries]
+        live = [context.variants.possible(number, entry) for entry in entries]
         fills = context.streams.fill[rows.start : rows.stop].tolist()
         merges = _merges(site, linked, fills)
         equal = all(merge.cfi == site.table[:length] for merge in merges)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.feature import Features
-from harness.text.patch import ORIGINAL
+from harness.text.patch import ORIGINAL, Era
+from harness.text.patch.choice import ALWAYS as ALWAYS
+from harness.text.patch.choice import Reach, reach
 from harness.variant import Platform
-
-ALWAYS = 3 * 32 + 21
-XENPV = 8 * 32 + 16
-PVUNLOCK, VCPUPREEMPT = 8 * 32 + 20, 8 * 32 + 21
 
 _EVERYWHERE = tuple(Platform)
 
@@ -22,6 +20,7 @@ class Variants:
 
     alternatives: Alternatives
     features: Features
+    era: Era = Era.E5
 
     def label(self, site: int, entry: int) -> str:
         """Name a stream: ``original``, ``replacement 1 of 2 (not XENPV)``."""
@@ -36,48 +35,34 @@ class Variants:
     def platforms(self, site: int, entry: int) -> tuple[str, ...]:
         """Return where the stream can be what runs once alternatives are applied.
 
-        An original that every platform replaces still runs during early boot, so
-        then it counts for all of them.
+        What is replaced everywhere counts for where it runs before that: an original
+        during early boot, a replacement between two writes.
         """
-        first = int(self.alternatives.site_first[site])
-        last = first + int(self.alternatives.site_count[site])
-        later = range(first if entry == ORIGINAL else entry + 1, last)
-        chosen = tuple(
-            platform.value
-            for platform in _EVERYWHERE
-            if (entry == ORIGINAL or self._holds(entry, platform) is not False)
-            and not any(self._holds(other, platform) is True for other in later)
-        )
-        return chosen or tuple(platform.value for platform in _EVERYWHERE)
+        reached = self._reach(site)
+        stays = tuple(p.value for p in _EVERYWHERE if entry in reached[p].stays)
+        if stays or entry == ORIGINAL:
+            return stays or tuple(p.value for p in _EVERYWHERE)
+        return tuple(p.value for p in _EVERYWHERE if entry in reached[p].passes)
 
-    def possible(self, entry: int) -> bool:
+    def possible(self, site: int, entry: int) -> bool:
         """Whether any kernel ever runs the stream.
 
-        FILL_RETURN_BUFFER of 5.10 and 6.1 has a replacement for "not ALWAYS".
+        FILL_RETURN_BUFFER of 5.10 and 6.1 has a replacement for "not ALWAYS". A
+        kernel that writes a site once (7.0 and later) does not run what a later
+        entry always replaces.
         """
-        return entry == ORIGINAL or any(
-            self._holds(entry, platform) is not False for platform in _EVERYWHERE
-        )
+        if entry == ORIGINAL:
+            return True
+        reached = self._reach(site).values()
+        stays = any(entry in each.stays for each in reached)
+        passes = any(entry in each.passes for each in reached)
+        return stays or (passes and self.era.sequential)
+
+    def _reach(self, site: int) -> dict[Platform, Reach]:
+        return {
+            platform: reach(self.alternatives, site, platform)
+            for platform in _EVERYWHERE
+        }
 
     def _negated(self, entry: int) -> bool:
         return bool(int(self.alternatives.flags[entry]) & AltFlag.NOT)
-
-    def _holds(self, entry: int, platform: Platform) -> bool | None:
-        """Whether the entry's condition holds; None where the CPU decides."""
-        present = _present(int(self.alternatives.cpuid[entry]), platform)
-        return None if present is None else present != self._negated(entry)
-
-
-def _present(cpuid: int, platform: Platform) -> bool | None:
-    """Whether a platform has a feature (arch/x86/xen, kernel/kvm.c).
-
-    Only numbers that have never changed, see asm/cpufeatures.h.
-    """
-    if cpuid == ALWAYS:
-        return True
-    if cpuid == XENPV:
-        return platform is Platform.XEN
-    no_pv_locks = platform in (Platform.NATIVE, Platform.VSMP)
-    if cpuid in (PVUNLOCK, VCPUPREEMPT) and no_pv_locks:
-        return False
-    return None

@@ -6,19 +6,21 @@ import pytest
 
 from harness.elf.alternative import parse_alternatives
 from harness.elf.feature import Features
-from harness.verify.variant import PVUNLOCK, Variants
+from harness.text.patch import Era
+from harness.text.patch.choice import PVUNLOCK
+from harness.verify.variant import Variants
 from tests.builders.site import ALWAYS, SMAP, XENPV, Replacement, a_site
 
 NAMES = Features({XENPV: "XENPV", ALWAYS: "ALWAYS", SMAP: "SMAP"}, 0, "test")
 ALL = ("native", "kvm", "xen", "vsmp")
 
 
-def variants(*conditions: tuple[int, int]) -> Variants:
+def variants(*conditions: tuple[int, int], era: Era = Era.E5) -> Variants:
     """The variants of a site with these (cpuid, flags)."""
     replacements = [Replacement(b"\xfc", cpuid, flags) for cpuid, flags in conditions]
     alternatives = parse_alternatives(a_site(b"\x90\x90", replacements))
     assert alternatives is not None
-    return Variants(alternatives, NAMES)
+    return Variants(alternatives, NAMES, era)
 
 
 def test_labels() -> None:
@@ -46,6 +48,10 @@ def test_labels() -> None:
         # the last entry whose condition holds wins
         ([(ALWAYS, 0), (XENPV, 1)], 0, ("xen",)),
         ([(ALWAYS, 0), (XENPV, 1)], 1, ("native", "kvm", "vsmp")),
+        # one bit decides all entries that ask for it
+        ([(SMAP, 0), (SMAP, 1)], -1, ALL),
+        ([(PVUNLOCK, 0), (XENPV, 0), (XENPV, 1)], 0, ("kvm", "xen")),
+        ([(PVUNLOCK, 0), (XENPV, 0), (XENPV, 1)], 1, ("xen",)),
         # replaced everywhere in the end, the original still runs early
         ([(ALWAYS, 0)], -1, ALL),
     ],
@@ -60,9 +66,17 @@ def test_platforms(
 def test_a_text_that_never_runs() -> None:
     """The condition "not ALWAYS" holds nowhere; the original runs at least early."""
     named = variants((ALWAYS, 1), (ALWAYS, 0), (SMAP, 1))
-    assert [named.possible(entry) for entry in (-1, 0, 1, 2)] == [
+    assert [named.possible(0, entry) for entry in (-1, 0, 1, 2)] == [
         True,
         False,
         True,
         True,
     ]
+
+
+def test_a_text_between_two_writes() -> None:
+    """What a later entry always replaces runs only where entries are written in turn."""
+    for era, runs in ((Era.E2, True), (Era.E5, True), (Era.E6, False)):
+        named = variants((SMAP, 0), (ALWAYS, 0), era=era)
+        assert named.possible(0, 0) is runs
+        assert named.possible(0, 1)

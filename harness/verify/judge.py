@@ -31,6 +31,7 @@ class Rule(enum.StrEnum):
     BOUNDARY = "alternative/boundary"
     OVERLAP = "alternative/overlap"
     TARGET = "alternative/target"
+    UNPATCHED = "alternative/unpatched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,27 @@ def judge(site: Site, texts: Texts, lookup: Callable[[int], int]) -> list[Defect
     for stream, walk in walks.items():
         if stream not in conflicting:
             defects += _states(site, stream, walk)
-        defects += _returns(site, stream, walk)
-        defects += _exits(stream, walk, lookup)
-        defects += _loops(stream, walk)
+        defects += _text(site, stream, walk, lookup)
     wrong = {defect.stream for defect in defects}
     defects += (d for d in _stack(site, walks) if d.stream not in wrong)
     if not defects:
         defects += _entries(site, texts)
     return defects
+
+
+def judge_text(
+    site: Site, stream: int, walk: Walk, lookup: Callable[[int], int]
+) -> list[Defect]:
+    """Return what is wrong with one text by itself, the first of each rule."""
+    return [*_states(site, stream, walk), *_text(site, stream, walk, lookup)]
+
+
+def _text(
+    site: Site, stream: int, walk: Walk, lookup: Callable[[int], int]
+) -> Iterable[Defect]:
+    yield from _returns(site, stream, walk)
+    yield from _exits(stream, walk, lookup)
+    yield from _loops(stream, walk)
 
 
 def _known(walk: Walk) -> Iterable[tuple[int, int]]:

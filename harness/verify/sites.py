@@ -6,34 +6,25 @@ by array operations; the others are walked one by one.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives
-from harness.elf.orc import describe, unpack
 from harness.elf.program import Program
 from harness.finding import Finding
-from harness.text.insn import I64, Insn, InsnKind
-from harness.text.operand import parse_encoding
-from harness.text.patch import (
-    ORIGINAL,
-    Era,
-    Streams,
-    merge_nops,
-    sniff_era,
-)
+from harness.text.insn import I64, InsnKind
+from harness.text.patch import Era, NopTable, Streams, nop_tables
 from harness.verify import altgroup
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
-from harness.verify.judge import Defect, Rule, Texts, judge
+from harness.verify.evidence import Text, finding_of
+from harness.verify.judge import Defect, Rule, Texts, judge, judge_text
 from harness.verify.lookup import Lookup
-from harness.verify.transfer import is_defined
 from harness.verify.variant import Variants
 from harness.verify.walk import Site, Walk, walk
-from harness.verify.window import Column, draw
 
 # What cannot change a stack state, given that branches go to equal states.
 _QUIET = (
@@ -59,6 +50,7 @@ class _Context:
     callees: Callees
     variants: Variants
     era: Era
+    tables: tuple[NopTable, ...]
     table: I64  # [site, byte], the last column repeats
     first: I64  # site -> its first stream
 
@@ -74,7 +66,7 @@ def check_sites(columns: Columns) -> Part:
     if alternatives is None or streams is None:
         return Part()
     program, lookup = columns.program, columns.lookup
-    era = sniff_era(program, alternatives)
+    era = streams.era
     width = int(alternatives.site_length.max(initial=0)) + 1
     column = np.arange(width, dtype=np.uint64)
     table = lookup.at(alternatives.site_address[:, None] + column)
@@ -86,6 +78,7 @@ def check_sites(columns: Columns) -> Part:
         Callees(program, columns.insns, lookup),
         Variants(alternatives, columns.features, streams.era),
         era,
+        nop_tables(program, era),
         table,
         np.searchsorted(
             streams.site, np.arange(len(alternatives.site_address) + 1)
@@ -145,6 +138,7 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
 
 def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
     """Return the findings at one site, and whether both designs make its table."""
+    streams = context.streams
     length = int(context.alternatives.site_length[number])
     site = Site(
         int(context.alternatives.site_address[number]),
@@ -152,38 +146,105 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
         tuple(context.table[number, : length + 1].tolist()),
     )
     rows = range(int(context.first[number]), int(context.first[number + 1]))
-    raw = [context.streams.rows(row) for row in rows]
-    equal = False
-    torn = [n for n, row in enumerate(rows) if not context.streams.whole[row]]
-    linked = [walk(site, text, context.callees.at) for text in raw]
+    linked = [walk(site, streams.rows(row), context.callees.at) for row in rows]
+    torn = [n for n, row in enumerate(rows) if not streams.whole[row]]
     if torn:
         message = "the text does not end where an instruction ends"
         defects = [Defect(Rule.BOUNDARY, n, length, message) for n in torn]
-        walks = linked
-    else:
-        walks = [
-            walk(site, _merged(context, row, text), context.callees.at)
-            for row, text in zip(rows, raw, strict=True)
-        ]
-        entries = context.streams.entry[rows.start : rows.stop].tolist()
-        live = [context.variants.possible(number, entry) for entry in entries]
-        fills = context.streams.fill[rows.start : rows.stop].tolist()
-        merges = _merges(site, linked, fills)
-        equal = all(merge.cfi == site.table[:length] for merge in merges)
-        texts = Texts(walks, linked, merges[0], live)
-        defects = judge(site, texts, context.lookup.one)
-    findings = [_finding(context, number, site, walks, d) for d in defects]
+        texts = _texts(context, number, rows, linked)
+        return [finding_of(context.program, site, texts, d) for d in defects], False
+    merged = [walk(site, streams.written(row), context.callees.at) for row in rows]
+    entries = streams.entry[rows.start : rows.stop].tolist()
+    live = [context.variants.possible(number, entry) for entry in entries]
+    merges = _merges(site, linked, streams.fill[rows.start : rows.stop].tolist())
+    equal = all(merge.cfi == site.table[:length] for merge in merges)
+    walks = Texts(merged, linked, merges[0], live)
+    defects = judge(site, walks, context.lookup.one)
+    texts = _texts(context, number, rows, merged)
+    findings = [finding_of(context.program, site, texts, d) for d in defects]
+    if not defects:
+        findings += _other_padding(context, site, rows, texts, live)
+        findings += _unpatched(context, number, site, texts, linked)
     return findings, equal
 
 
-def _merged(context: _Context, row: int, text: list[Insn]) -> list[Insn]:
-    site = int(context.streams.site[row])
-    padlen = 0
-    if int(context.streams.entry[row]) == ORIGINAL:
-        first = int(context.alternatives.site_first[site])
-        last = first + int(context.alternatives.site_count[site])
-        padlen = int(context.alternatives.padlen[first:last].max(initial=0))
-    return merge_nops(text, context.era, int(context.streams.fill[row]), padlen)
+def _texts(
+    context: _Context, number: int, rows: range, walks: Sequence[Walk]
+) -> list[Text]:
+    variants, entry = context.variants, context.streams.entry
+    return [
+        Text(
+            variants.label(number, int(entry[row])),
+            variants.platforms(number, int(entry[row])),
+            each,
+        )
+        for row, each in zip(rows, walks, strict=True)
+    ]
+
+
+def _other_padding(
+    context: _Context,
+    site: Site,
+    rows: range,
+    texts: Sequence[Text],
+    live: Sequence[bool],
+) -> Iterator[Finding]:
+    """Judge the texts with the NOPs that the kernel writes on other CPUs."""
+    for table in context.tables[1:]:
+        for n, row in enumerate(rows):
+            insns = context.streams.written(row, table)
+            walked = walk(site, insns, context.callees.at)
+            if not live[n] or walked.state == texts[n].walk.state:
+                continue
+            text = replace(texts[n], label=f"{texts[n].label}, {table} NOPs")
+            yield from _alone(context, site, texts, n, replace(text, walk=walked))
+
+
+def _unpatched(
+    context: _Context,
+    number: int,
+    site: Site,
+    texts: Sequence[Text],
+    linked: Sequence[Walk],
+) -> Iterator[Finding]:
+    """Judge what runs before patching, and between two of its steps.
+
+    A linked kernel runs its originals with the NOPs of the file until it applies
+    alternatives, with interrupts on for a while; a module is patched before it runs.
+    E2 and E3 write a replacement first and merge its NOPs in place.
+    """
+    if context.program.relocatable:
+        return
+    streams = range(len(texts) if context.era in (Era.E2, Era.E3) else 1)
+    for n in streams:
+        padding = all(i.kind is InsnKind.NOP for i in linked[n].insns.values())
+        cause = f"NOPs under {_condition(context, number)}" if padding else ""
+        label = f"{texts[n].label}, before its NOPs are merged"
+        text = Text(label, texts[n].platforms, linked[n])
+        yield from _alone(context, site, texts, n, text, Rule.UNPATCHED, cause)
+
+
+def _condition(context: _Context, number: int) -> str:
+    """Name what the site's first entry asks for."""
+    first = int(context.alternatives.site_first[number])
+    return context.variants.condition(first)
+
+
+def _alone(
+    context: _Context,
+    site: Site,
+    texts: Sequence[Text],
+    stream: int,
+    text: Text,
+    rule: Rule | None = None,
+    cause: str = "",
+) -> Iterator[Finding]:
+    """Judge ``text``, which runs in the place of stream ``stream``."""
+    shown = list(texts)
+    shown[stream] = text
+    for defect in judge_text(site, stream, text.walk, context.lookup.one):
+        found = replace(defect, rule=rule or defect.rule)
+        yield finding_of(context.program, site, shown, found, cause)
 
 
 def _merges(site: Site, walks: list[Walk], fills: list[int]) -> list[altgroup.Merge]:
@@ -206,92 +267,3 @@ def _stream(text: Walk, length: int) -> altgroup.Stream:
         if offset < length
     ]
     return altgroup.Stream(tuple(rows), text.state.get(length))
-
-
-def _finding(
-    context: _Context, number: int, site: Site, walks: list[Walk], defect: Defect
-) -> Finding:
-    first = int(context.first[number])
-    entries = context.streams.entry[first:].tolist()
-    label = context.variants.label(number, entries[defect.stream])
-    fits_none = defect.rule is Rule.ENTRY
-    shown = _shown(defect, len(walks))
-    columns = [
-        Column(_short(context.variants.label(number, entries[n])), walks[n].insns)
-        for n in shown
-    ]
-    declared = "" if defect.declared is None else describe(defect.declared)
-    actual = "" if defect.actual is None else describe(defect.actual)
-    verdict = [f"at +{defect.offset:#x}: {defect.message}"]
-    if declared != actual:
-        side = "expected there" if defect.rule is Rule.EXIT else "table"
-        verdict.append(f"{side}: {declared}    true in {_short(label)}: {actual}")
-    if defect.other >= 0 and defect.offset in walks[defect.other].state:
-        other = describe(walks[defect.other].state[defect.offset])
-        name = context.variants.label(number, entries[defect.other])
-        verdict.append(f"true in {_short(name)}: {other}")
-    platforms = (
-        context.variants.platforms(number, entries[n])
-        for n in (range(len(walks)) if fits_none else [defect.stream])
-    )
-    return Finding(
-        rule=defect.rule.value,
-        location=context.program.location(site.address + defect.offset),
-        message=defect.message,
-        declared=declared,
-        actual=actual,
-        variant="" if fits_none else label,
-        platforms=tuple(sorted({name for names in platforms for name in names})),
-        cause=_cause(context, site, walks, defect),
-        window=draw(context.program, columns, site.table, defect.offset, verdict),
-    )
-
-
-def _shown(defect: Defect, count: int) -> list[int]:
-    """The streams of the window: the bad one and two others at most."""
-    wanted = [defect.stream, defect.other, 0, *range(1, count)]
-    return sorted(list(dict.fromkeys(n for n in wanted if n >= 0))[:3])
-
-
-def _short(label: str) -> str:
-    head, _, condition = label.partition(" (")
-    return f"{head.split(' of ')[0]} {condition.rstrip(')')}".strip()
-
-
-def _cause(context: _Context, site: Site, walks: list[Walk], defect: Defect) -> str:
-    """Name the mechanism: the odd callee, else a hash of texts and disagreement.
-
-    The hash leaves out what differs from place to place: frame size, addresses.
-    """
-    callee = context.program.location(defect.callee) if defect.callee else None
-    if callee is not None and not callee.offset:
-        return f"callee {callee.symbol}"
-    parts = [defect.rule.value, str(defect.offset), _difference(defect)]
-    if defect.rule is not Rule.EXIT:  # texts may leave wrongly for one reason
-        parts.append(str(defect.stream))
-    for each in walks:
-        codes = (_anonymous(insn) for _, insn in sorted(each.insns.items()))
-        parts.append(" ".join(codes))
-    digest = hashlib.sha256("|".join(parts).encode()).hexdigest()
-    return f"text {digest[:12]}"
-
-
-def _difference(defect: Defect) -> str:
-    if defect.declared is None or defect.actual is None:
-        return ""
-    declared, actual = unpack(defect.declared), unpack(defect.actual)
-    if not (is_defined(defect.declared) and is_defined(defect.actual)):
-        return f"{declared.type} {actual.type}"
-    same_base = declared.sp_reg == actual.sp_reg and declared.type == actual.type
-    if same_base:
-        return f"sp {actual.sp_offset - declared.sp_offset:+d}"
-    return f"{declared.type}/{declared.sp_reg} {actual.type}/{actual.sp_reg}"
-
-
-def _anonymous(insn: Insn) -> str:
-    """The instruction's bytes without its branch target or RIP-relative address."""
-    if insn.target:
-        return f"{insn.kind}:{insn.size}"
-    encoding = parse_encoding(insn.code)
-    has_address = encoding.mod == 0 and encoding.base == -1 and insn.size > 5
-    return insn.code[:-4].hex() if has_address else insn.code.hex()

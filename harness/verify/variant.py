@@ -28,9 +28,13 @@ class Variants:
             return "original"
         first = int(self.alternatives.site_first[site])
         count = int(self.alternatives.site_count[site])
+        return f"replacement {entry - first + 1} of {count} ({self.condition(entry)})"
+
+    def condition(self, entry: int) -> str:
+        """Name what an entry asks for: ``XENPV``, ``not XENPV``."""
         name = self.features.name(int(self.alternatives.cpuid[entry]))
-        condition = f"not {name}" if self._negated(entry) else name
-        return f"replacement {entry - first + 1} of {count} ({condition})"
+        negated = int(self.alternatives.flags[entry]) & AltFlag.NOT
+        return f"not {name}" if negated else name
 
     def platforms(self, site: int, entry: int) -> tuple[str, ...]:
         """Return where the stream can be what runs once alternatives are applied.
@@ -63,6 +67,3 @@ class Variants:
             platform: reach(self.alternatives, site, platform)
             for platform in _EVERYWHERE
         }
-
-    def _negated(self, entry: int) -> bool:
-        return bool(int(self.alternatives.flags[entry]) & AltFlag.NOT)

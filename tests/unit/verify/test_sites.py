@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import pytest
@@ -10,8 +11,18 @@ from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.elf.program import Program
 from harness.finding import Finding
 from harness.verify.check import check
-from tests.builders.elfwriter import UND, call, regs
-from tests.builders.site import ALWAYS, SITE, XENPV, Replacement, a_site
+from tests.builders.elfwriter import (
+    ALLOC,
+    ET_EXEC,
+    EXEC,
+    UND,
+    Alternative,
+    ElfWriter,
+    add_orc,
+    call,
+    regs,
+)
+from tests.builders.site import ALWAYS, SITE, SMAP, XENPV, Replacement, a_site
 
 PV_CALL = bytes.fromhex("ff1500000000")  # call *pv_ops+n(%rip)
 PUSHF_POP = bytes.fromhex("9c58")  # pushf; pop %rax
@@ -284,3 +295,77 @@ def test_return_with_a_word_too_many() -> None:
     assert "alternative/exit" in rules_
     early = Replacement(bytes.fromhex("c3"))
     assert rules(a_site(b"\xfc\xfc", [early])) == []
+
+
+def a_kernel(
+    original: bytes,
+    replacement: bytes,
+    inside: Sequence[tuple[int, OrcEntry]],
+    *,
+    size: int = 14,
+    marks: Sequence[str] = (),
+) -> Program:
+    """A linked kernel with one site at the start of ``victim``; ``marks`` are symbols."""
+    writer = ElfWriter(ET_EXEC)
+    base = 0xFFFFFFFF81000000
+    text = original + b"\xc3"
+    section = writer.section(".text", text, flags=ALLOC | EXEC, address=base)
+    writer.symbol("victim", section, base, len(text))
+    for mark in marks:
+        writer.symbol(mark, section, base, 1)
+    code = base + 0x1000
+    writer.section(
+        ".altinstr_replacement", replacement, flags=ALLOC | EXEC, address=code
+    )
+    row = Alternative(0, 0, SMAP, len(original), len(replacement))
+    table = base + 0x2000
+    fields = bytearray(row.pack(size))
+    fields[0:4] = struct.pack("<i", base - table)
+    fields[4:8] = struct.pack("<i", code - (table + 4))
+    writer.section(".altinstructions", bytes(fields), address=table)
+    entries = [(0, call(8)), *inside, (len(text), UND)]
+    add_orc(writer, section, entries, address=base + 0x3000)
+    return writer.program("vmlinux")
+
+
+# pushf; pop %rax; clac over five NOPs: smap_save()
+SMAP_SAVE = bytes.fromhex("9c580f01ca")
+
+
+def test_nops_that_wait_for_their_replacement() -> None:
+    """Until alternatives are applied, the original's NOPs run under its entries."""
+    inside = [(1, PUSHED), (2, call(8))]
+    (finding,) = found(a_kernel(b"\x90" * 5, SMAP_SAVE, inside))
+    assert finding.key == "alternative/unpatched:NOPs under SMAP"
+    assert (finding.declared, finding.actual) == ("sp+16 call", "sp+8 call")
+    assert finding.variant == "original, before its NOPs are merged"
+    # a module's sites are patched before it runs
+    assert rules(a_site(b"\x90" * 5, [Replacement(SMAP_SAVE)], inside)) == []
+
+
+def test_replacement_whose_nops_are_merged_in_place() -> None:
+    """E2 writes NOPs of one byte first: each is a place to be interrupted at."""
+    # the original pushes at +4; the replacement has padding there
+    original = bytes.fromhex("0f1f4000" + "50" + "58")
+    inside = [(5, PUSHED), (6, call(8))]
+    (finding,) = found(a_kernel(original, b"\xfc", inside, size=12))
+    assert finding.rule == "alternative/unpatched"
+    assert finding.variant.startswith("replacement 1 of 1 (SMAP)")
+    assert found(a_kernel(original, b"\xfc", inside)) == ()
+
+
+def test_nops_of_another_vendor() -> None:
+    """NOPs of five bytes are two instructions where the CPU is AMD's family 15."""
+    original = bytes.fromhex("0f1f00" + "50" + "58")
+    inside = [(4, PUSHED), (5, call(8))]
+    program = a_kernel(original, b"\x0f\x1f\x00", inside, size=12)
+    (finding,) = found(program)  # only 0x90 twice, in place
+    assert finding.rule == "alternative/unpatched"
+    eight = bytes.fromhex("0f1f4000" + "50" + "58" + "0f1f00")
+    inside = [(5, PUSHED), (6, call(8))]
+    old = a_kernel(eight, b"\xfc", inside, size=12, marks=["k8_nops"])
+    kinds = {f.rule: f.variant for f in found(old)}
+    assert kinds["alternative/state"].endswith(", K8 NOPs")
+    assert "alternative/state" not in {
+        f.rule for f in found(a_kernel(eight, b"\xfc", inside, size=12))
+    }

@@ -8,8 +8,9 @@ length, and since 6.11 those that differ are made so.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,25 +90,27 @@ class Reach:
 def reach(alternatives: Alternatives, site: int, platform: Platform) -> Reach:
     """Try every assignment of the features that the site's entries ask for."""
     first = int(alternatives.site_first[site])
-    entries = range(first, first + int(alternatives.site_count[site]))
+    last = first + int(alternatives.site_count[site])
+    negated = (alternatives.flags[first:last] & AltFlag.NOT) != 0
+    cpuid = alternatives.cpuid[first:last].tolist()
+    asked = tuple(zip(cpuid, negated.tolist(), strict=True))
+    reached = _reach(asked, platform)
+    return Reach(_rows(reached.stays, first), _rows(reached.passes, first))
+
+
+def _rows(numbers: frozenset[int], first: int) -> frozenset[int]:
+    return frozenset(n if n == ORIGINAL else first + n for n in numbers)
+
+
+@functools.cache
+def _reach(asked: tuple[tuple[int, bool], ...], platform: Platform) -> Reach:
+    """Answer for entries that ask for (number, negated) each; they count from 0."""
+    fixed = decided(platform)
+    free = sorted({number for number, _ in asked} - fixed.keys())
     stays, matching = set(), set()
-    for bits in _assignments(alternatives, entries, platform):
-        matches = [entry for entry in entries if _matches(alternatives, entry, bits)]
+    for values in itertools.product((False, True), repeat=len(free)):
+        bits = fixed | dict(zip(free, values, strict=True))
+        matches = [n for n, (bit, negated) in enumerate(asked) if bits[bit] != negated]
         matching |= set(matches)
         stays.add(matches[-1] if matches else ORIGINAL)
     return Reach(frozenset(stays), frozenset(matching - stays))
-
-
-def _assignments(
-    alternatives: Alternatives, entries: range, platform: Platform
-) -> Iterator[dict[int, bool]]:
-    fixed = decided(platform)
-    asked = {int(alternatives.cpuid[entry]) for entry in entries}
-    free = sorted(asked - fixed.keys())
-    for values in itertools.product((False, True), repeat=len(free)):
-        yield fixed | dict(zip(free, values, strict=True))
-
-
-def _matches(alternatives: Alternatives, entry: int, bits: Mapping[int, bool]) -> bool:
-    negated = bool(int(alternatives.flags[entry]) & AltFlag.NOT)
-    return bits[int(alternatives.cpuid[entry])] != negated

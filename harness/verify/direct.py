@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.text.effect import Effects, effects_of
+from harness.text.effect import effects_of
 from harness.text.insn import I64, InsnKind
 from harness.verify.edge import NO_ROW, EdgeKind
 from harness.verify.ledger import Ledger
 from harness.verify.scope import Scope
 from harness.verify.successor import successors
+from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
 
-def enter_direct(scope: Scope, ledger: Ledger) -> Effects:
-    """Enter all of them; return the stack effects, which others need too."""
-    insns = scope.columns.insns
-    changes = np.flatnonzero(scope.state != scope.behind)
-    stores = changes[insns.kind[changes] == InsnKind.OTHER]
-    effects = effects_of(insns, stores)
-    _steps(scope, ledger, effects)
-    _branches(scope, ledger)
-    _calls(scope, ledger)
+def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
+    """Enter all of them; return the rows of jumps by a thunk, which are indirect."""
+    _steps(scope, ledger)
+    by_thunk = _branches(scope, ledger, thunks)
+    _calls(scope, ledger, thunks)
     _return_addresses(scope, ledger)
     _returns(scope, ledger)
     _functions(scope, ledger)
-    return effects
+    return by_thunk
 
 
-def _steps(scope: Scope, ledger: Ledger, effects: Effects) -> None:
+def _steps(scope: Scope, ledger: Ledger) -> None:
     """The next instruction's state is one that the transfer permits."""
     insns = scope.columns.insns
+    changes = np.flatnonzero(scope.state != scope.behind)
+    effects = effects_of(insns, changes[insns.kind[changes] == InsnKind.OTHER])
     live = scope.defined & scope.falls & ~scope.inside
     holds = scope.state == scope.behind
     row = effects.row
@@ -59,27 +58,35 @@ def _pass_sites(scope: Scope, ledger: Ledger) -> None:
         ledger.reach(scope.columns.insns.index(ends))
 
 
-def _branches(scope: Scope, ledger: Ledger) -> None:
-    """A jump changes nothing; one out of the object is a tail call."""
+def _branches(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
+    """A jump changes nothing; one out of the object is a tail call.
+
+    Jumps by a thunk are returned, not entered.
+    """
     insns = scope.columns.insns
     live = scope.defined[scope.branch]
     source, goes = scope.branch[live], scope.goes[live]
     target = insns.target[source]
-    there = scope.state[np.maximum(goes, 0)]
+    here, there = scope.state[source], scope.state[np.maximum(goes, 0)]
     lost = np.flatnonzero(goes < 0)
     there[lost] = scope.at(target[lost])
     external = np.zeros(len(source), bool)
     external[lost] = scope.columns.program.sections_at(target[lost]) < 0
-    here = scope.state[source]
-    near = ~external
-    holds = (there == here)[near]
-    ledger.enter(EdgeKind.BRANCH, source[near], target[near], holds)
-    ledger.reach(goes[near][holds])
-    away = here[external] == ENTRY
-    ledger.enter(EdgeKind.TAIL, source[external], target[external], away)
+    holds = np.where(external, here == ENTRY, there == here)
+    odd = np.flatnonzero(~holds)
+    by_thunk = odd[thunks.use(source[odd])]
+    entered = np.ones(len(source), bool)
+    entered[by_thunk] = False
+    for kind, some in (
+        (EdgeKind.BRANCH, ~external & entered),
+        (EdgeKind.TAIL, external & entered),
+    ):
+        ledger.enter(kind, source[some], target[some], holds[some])
+    ledger.reach(goes[holds])
+    return source[by_thunk]
 
 
-def _calls(scope: Scope, ledger: Ledger) -> None:
+def _calls(scope: Scope, ledger: Ledger, thunks: Thunks) -> None:
     """A function is entered with its return address on top and nothing else."""
     columns = scope.columns
     insns = columns.insns
@@ -87,8 +94,10 @@ def _calls(scope: Scope, ledger: Ledger) -> None:
     source = source[scope.defined[source] & ~scope.inside[source]]
     target = insns.target[source]
     callees, which = np.unique(target, return_inverse=True)
-    external = columns.program.sections_at(callees) < 0
-    entered = (scope.at(callees) == ENTRY) | external
+    entered = scope.at(callees) == ENTRY
+    entered |= columns.program.sections_at(callees) < 0
+    odd = np.flatnonzero(~entered)
+    entered[odd] = [thunks.register(callee) >= 0 for callee in callees[odd].tolist()]
     ledger.enter(EdgeKind.CALL, source, target, entered[which])
     ledger.reach(insns.index(callees[entered]))
 

@@ -1,0 +1,132 @@
+"""Flow: the whole text checked, every edge between instructions.
+
+Nearly all edges hold at first sight. What is left is settled by rules that look
+further: a callee that never returns, one that returns with %rsp moved, a fragment
+of a function that jumps lead to.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.elf.bug import parse_warnings
+from harness.elf.sites import SiteTable, parse_sites
+from harness.text.insn import I64, InsnKind
+from harness.verify.callee import Callees, Returns
+from harness.verify.columns import Columns
+from harness.verify.direct import enter_direct
+from harness.verify.edge import EdgeKind, Edges
+from harness.verify.indirect import enter_indirect
+from harness.verify.ledger import Ledger, ledger_for
+from harness.verify.noreturn import Noreturn
+from harness.verify.scope import Scope, scope_of
+from harness.verify.side import enter_side
+from harness.verify.successor import Bools
+from harness.verify.switch import Switches
+from harness.verify.thunk import thunks_of
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """All edges of a program, as far as single instructions tell.
+
+    Attributes:
+        scope: the instructions.
+        ledger: what was looked at.
+        doubtful: the edges that no rule has settled.
+        ends: i64[k], rows of calls that are proved never to return.
+        switches: the tables of indirect jumps.
+    """
+
+    scope: Scope
+    ledger: Ledger
+    doubtful: Edges
+    ends: I64
+    switches: Switches
+
+
+def flow_of(columns: Columns, names: frozenset[str] = frozenset()) -> Flow:
+    """Follow all edges of ``columns``; ``names`` are others' functions that never return."""
+    scope = scope_of(columns)
+    ledger = ledger_for(len(columns.insns))
+    thunks = thunks_of(columns.program, columns.insns)
+    by_thunk = enter_direct(scope, ledger, thunks)
+    enter_side(scope, ledger)
+    switches = enter_indirect(scope, ledger, thunks, by_thunk)
+    doubtful = ledger.doubtful
+    prover = Noreturn(scope, thunks, _ways(scope, switches), names)
+    ends = _ends(scope, doubtful, prover)
+    left = ~ends
+    left &= ~_moved(scope, doubtful)
+    left &= ~_fragments(scope, ledger, doubtful)
+    return Flow(scope, ledger, doubtful.take(left), doubtful.source[ends], switches)
+
+
+def _ways(scope: Scope, switches: Switches) -> dict[int, list[int]]:
+    """Where control may go from a row, other than what its instruction tells."""
+    columns = scope.columns
+    ways: dict[int, list[int]] = defaultdict(list)
+    for row, targets in switches.targets.items():
+        ways[row] += targets.tolist()
+    for table in (SiteTable.EX_TABLE, SiteTable.JUMP_TABLE):
+        sites = parse_sites(columns.program, table)
+        if sites is not None:
+            rows = columns.insns.index(sites.address).tolist()
+            for row, target in zip(rows, sites.target.tolist(), strict=True):
+                ways[row].append(target)
+    for row in columns.insns.index(parse_warnings(columns.program)).tolist():
+        ways[row].append(int(columns.insns.end[row]))
+    if columns.alternatives is not None:
+        start = columns.alternatives.site_address
+        end = start + columns.alternatives.site_length.astype(np.uint64)
+        rows = columns.insns.index(start).tolist()
+        for row, target in zip(rows, end.tolist(), strict=True):
+            ways[row].append(target)
+    return ways
+
+
+def _calls_behind(scope: Scope, edges: Edges) -> Bools:
+    """Steps over a direct call: which of ``edges``."""
+    kind = scope.columns.insns.kind[np.maximum(edges.source, 0)]
+    return np.asarray((edges.kind == EdgeKind.STEP) & (kind == InsnKind.CALL))
+
+
+def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
+    """Steps over calls that never return: which of ``edges``."""
+    steps = np.flatnonzero(_calls_behind(scope, edges))
+    target = scope.columns.insns.target[edges.source[steps]]
+    proved = prover.prove(np.unique(target).tolist())
+    never = [t in proved or prover.external(t) for t in target.tolist()]
+    ends = np.zeros(len(edges), bool)
+    ends[steps] = never
+    return ends
+
+
+def _moved(scope: Scope, edges: Edges) -> Bools:
+    """Steps over calls whose callee moves %rsp as the table says: which of ``edges``."""
+    columns = scope.columns
+    callees = Callees(columns.program, columns.insns, columns.lookup)
+    moved = np.zeros(len(edges), bool)
+    for at in np.flatnonzero(_calls_behind(scope, edges)).tolist():
+        row = int(edges.source[at])
+        callee = callees.at(int(columns.insns.target[row]))
+        same = callee.state == int(scope.behind[row])
+        moved[at] = callee.returns is Returns.MOVED and same
+    return moved
+
+
+def _fragments(scope: Scope, ledger: Ledger, edges: Edges) -> Bools:
+    """Parts of functions that have a symbol of their own: which of ``edges``.
+
+    Jumps lead there with the frame that the table has there; no call does.
+    """
+    found = np.zeros(len(edges), bool)
+    symbols = np.flatnonzero(edges.kind == EdgeKind.FUNCTION)
+    target = edges.target[symbols]
+    reached = ledger.reached[scope.columns.insns.index(target)]
+    called = np.isin(target, edges.target[edges.kind == EdgeKind.CALL])
+    found[symbols] = reached & ~called
+    return found

@@ -1,0 +1,129 @@
+"""Switch: where an indirect jump can go, by the table of addresses that it reads.
+
+Compilers make such tables of a switch, and of a computed goto. A table has no
+length: it ends where an address is none of a place within the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.errors import FormatError
+from harness.text.insn import I64, U64, Insn, InsnKind
+from harness.text.operand import SP, parse_encoding
+from harness.verify.scope import Scope
+from harness.verify.thunk import Thunks
+from harness.verify.transfer import ENTRY
+
+LOOKED_BACK = 8  # instructions between the load of an address and the jump
+LONGEST = 1024  # entries
+_NO_BASE = 5  # in a SIB byte, where ModRM has mod 0
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """The tables found: row of the jump -> addresses, and where each begins."""
+
+    targets: Mapping[int, U64]
+    tables: Mapping[int, int]
+
+
+def find_switches(scope: Scope, jumps: Iterable[int], thunks: Thunks) -> Switches:
+    """Find the tables of the indirect ``jumps``, rows of jumps and uses of thunks."""
+    tables = {}
+    for row in jumps:
+        if (table := _table(scope, row, thunks)) is not None:
+            tables[row] = table
+    starts = np.unique(np.array(list(tables.values()), np.uint64))
+    targets = {}
+    for row, table in tables.items():
+        after = starts[np.searchsorted(starts, np.uint64(table), side="right") :]
+        stop = int(after[0]) if len(after) else table + 8 * LONGEST
+        found = _read(scope, row, table, stop)
+        if len(found):
+            targets[row] = found
+    return Switches(targets, tables)
+
+
+def _table(scope: Scope, row: int, thunks: Thunks) -> int | None:
+    insns = scope.columns.insns
+    insn = insns.at(row)
+    if insn.kind is InsnKind.JMP_INDIRECT:
+        if (table := _indexed(insn)) is not None:
+            return table
+        encoding = parse_encoding(insn.code)
+        register = encoding.base if encoding.mod == 3 else -1
+    else:
+        register = thunks.register(insn.target)
+    return None if register < 0 else _loaded(list(_before(scope, row)), register)
+
+
+def _before(scope: Scope, row: int) -> Iterator[Insn]:
+    """The instructions before ``row`` that lead there straight."""
+    insns = scope.columns.insns
+    for at in range(row - 1, max(row - LOOKED_BACK, 0) - 1, -1):
+        insn = insns.at(at)
+        if insn.end != int(insns.address[at + 1]) or not scope.falls[at]:
+            return
+        yield insn
+
+
+def _loaded(before: Iterable[Insn], register: int) -> int | None:
+    """``mov table(,%index,8),%register``."""
+    for insn in before:
+        encoding = parse_encoding(insn.code)
+        loads = encoding.opcode == 0x8B and encoding.wide and encoding.mod != 3
+        if loads and encoding.reg == register:
+            return _indexed(insn)
+    return None
+
+
+def _indexed(insn: Insn) -> int | None:
+    """Return the table of an operand ``table(,%index,8)``."""
+    encoding = parse_encoding(insn.code)
+    start = encoding.immediate - 5  # the SIB byte, then the table's address
+    if encoding.mod or not encoding.indexed or encoding.base >= 0 or start < 1:
+        return None
+    modrm, sib = insn.code[start - 1], insn.code[start]
+    if modrm & 7 != SP or sib & 7 != _NO_BASE or sib >> 6 != 3:
+        return None
+    return encoding.displacement % (1 << 64)
+
+
+def _read(scope: Scope, row: int, table: int, stop: int) -> U64:
+    """Return the addresses in ``table`` that are places in the jump's function."""
+    program, insns = scope.columns.program, scope.columns.insns
+    section = program.section_at(table)
+    if section is None or section.executable:
+        return np.zeros(0, np.uint64)
+    last = min(stop, section.end, table + 8 * LONGEST)
+    try:
+        data = program.read(table, (last - table) & ~7)
+    except FormatError:
+        return np.zeros(0, np.uint64)
+    words = data.view("<u8") if len(data) else np.zeros(0, np.uint64)
+    at = insns.index(words)
+    good = at >= 0
+    # a function's own entry is a pointer's target, not a case's
+    starts = program.symbols.address[program.symbols.functions]
+    entries = np.isin(words, starts) & (scope.at(words) == ENTRY)
+    good &= ~entries & _near(scope, row, words)
+    wrong = np.flatnonzero(~good)
+    return np.unique(words[: wrong[0] if len(wrong) else len(words)])
+
+
+def _near(scope: Scope, row: int, addresses: U64) -> I64:
+    """Places in the same function as ``row``, or in a fragment of one."""
+    symbols = scope.columns.program.symbols
+    here = int(scope.columns.insns.address[row])
+    own = symbols.index(here)
+    if own < 0 or not int(symbols.size[own]):
+        return np.ones(len(addresses), bool)
+    first = symbols.address[own]
+    inside = (addresses >= first) & (addresses - first < symbols.size[own])
+    place = np.searchsorted(symbols.address, addresses, side="right") - 1
+    start = symbols.address[np.maximum(place, 0)]
+    return np.asarray(inside | (scope.at(start) != ENTRY))

@@ -1,0 +1,90 @@
+"""Thunk: code that goes on where a register points, with the stack as it found it.
+
+Compilers call and jump indirectly by way of such code (arch/x86/lib/retpoline.S).
+It is known by what it does: ``jmp *%reg``, or a call whose return address is
+overwritten with the register before it returns. In a module it is another object's:
+there .retpoline_sites tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.elf.program import Program
+from harness.elf.sites import SiteTable, parse_sites
+from harness.text.insn import I64, U64, Insn, InsnKind, Insns
+from harness.text.operand import SP, parse_encoding
+
+FOLLOWED = 12  # instructions; a thunk is shorter
+_PLAIN = (InsnKind.NOP, InsnKind.ENDBR, InsnKind.OTHER)
+
+
+@dataclass(slots=True)
+class Thunks:
+    """The thunks of one program, told when they are asked for.
+
+    Attributes:
+        sites: u64[n], instructions that .retpoline_sites says use one.
+    """
+
+    insns: Insns
+    sites: U64
+    _known: dict[int, int] = field(default_factory=dict)
+
+    def register(self, target: int) -> int:
+        """Return the register that the thunk at ``target`` jumps to, -1 if it is none."""
+        if target not in self._known:
+            self._known[target] = self._judge(target)
+        return self._known[target]
+
+    def use(self, rows: I64) -> list[bool]:
+        """Tell of each of ``rows``, direct calls or jumps, whether it goes by a thunk."""
+        targets = self.insns.target[rows].tolist()
+        by_code = [self.register(target) >= 0 for target in targets]
+        by_table = np.isin(self.insns.address[rows], self.sites).tolist()
+        return [a or b for a, b in zip(by_code, by_table, strict=True)]
+
+    def _judge(self, target: int) -> int:
+        at = target
+        for _ in range(FOLLOWED):
+            insn = self._insn(at)
+            if insn is None:
+                break
+            if insn.kind is InsnKind.JMP_INDIRECT:
+                encoding = parse_encoding(insn.code)
+                return encoding.base if encoding.mod == 3 else -1
+            if insn.kind is InsnKind.CALL:
+                return self._called(insn.target)
+            if insn.kind is InsnKind.JMP:
+                at = insn.target
+            elif insn.kind in _PLAIN:
+                at = insn.end
+            else:
+                break
+        return -1
+
+    def _called(self, target: int) -> int:
+        """``mov %reg,(%rsp)``, then a return or a jump to one."""
+        store = self._insn(target)
+        if store is None or (after := self._insn(store.end)) is None:
+            return -1
+        encoding = parse_encoding(store.code)
+        on_top = encoding.mod != 3 and encoding.base == SP and not encoding.indexed
+        overwrites = encoding.opcode == 0x89 and encoding.wide and on_top
+        if not overwrites or encoding.displacement:
+            return -1
+        leaves = after.kind in (InsnKind.RET, InsnKind.JMP)
+        return encoding.reg if leaves else -1
+
+    def _insn(self, address: int) -> Insn | None:
+        row = int(self.insns.index(np.array([address], np.uint64))[0])
+        return None if row < 0 else self.insns.at(row)
+
+
+def thunks_of(program: Program, insns: Insns) -> Thunks:
+    """Return the thunks of ``program``."""
+    sites = parse_sites(program, SiteTable.RETPOLINE_SITES)
+    nothing = np.zeros(0, np.uint64)
+    return Thunks(insns, nothing if sites is None else sites.address)

@@ -1,23 +1,30 @@
 """Baseline: the reviewed findings of kernels that are wrong and known to be.
 
-``configs/known/*.toml`` holds one file per cause. An entry states why, links the
-proof and expires; after its date its findings are new again.
+A directory holds one .toml file per cause. An entry states why, links the proof and
+expires; after its date its findings are new again. ``configs/known/`` is ours, for
+what is wrong upstream. Who builds kernels keeps their own beside it: every directory
+of ``$ORC_HARNESS_KNOWN`` (separated by colons), else
+``$XDG_CONFIG_HOME/orc-harness/known`` (``~/.config`` if that is not set).
 """
 
 from __future__ import annotations
 
 import datetime
 import fnmatch
+import json
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import FormatError
+from harness.errors import FormatError, UserError
 from harness.finding import Finding
 from harness.variant import CONFIGS
 
 KNOWN = CONFIGS / "known"
+NAME_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,77 @@ class Known:
 
     def covers(self, finding: Finding, today: datetime.date) -> bool:
         """Tell whether ``finding`` is this one, and is so still ``today``."""
-        return today <= self.expires and fnmatch.fnmatchcase(finding.key, self.key)
+        return today <= self.expires and self.names(finding.key)
+
+    def names(self, key: str) -> bool:
+        """Tell whether this is about ``key``, expired or not."""
+        return fnmatch.fnmatchcase(key, self.key.replace("[", "[[]"))
+
+
+def own_directories(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the directories of whoever runs us; they may not exist."""
+    if named := environ.get("ORC_HARNESS_KNOWN"):
+        return tuple(Path(part) for part in named.split(os.pathsep) if part)
+    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config"
+    return (Path(base) / "orc-harness" / "known",)
+
+
+def load_all(extra: Sequence[Path] = ()) -> tuple[Known, ...]:
+    """Read the entries of ours, of the user's own directories, and of ``extra``.
+
+    Raises:
+        FormatError: an entry lacks a field or is not TOML.
+        UserError: one of ``extra`` is no directory.
+    """
+    for directory in extra:
+        if not directory.is_dir():
+            raise UserError(
+                f"{directory} is no directory of baseline entries",
+                hint="orc-harness baseline add --known DIR makes it",
+            )
+    directories = dict.fromkeys((KNOWN, *own_directories(), *extra))
+    return tuple(entry for directory in directories for entry in load(directory))
+
+
+def add(known: Known, directory: Path) -> Path:
+    """Write ``known`` below ``directory``; return its file.
+
+    Raises:
+        UserError: the key is no finding's, or an entry of that name is there.
+    """
+    if not re.match(r"[a-z0-9-]+/[a-z0-9-]+:.", known.key):
+        raise UserError(
+            f"{known.key!r} is no finding's key",
+            hint="copy it from the finding: rule, colon, cause or place",
+        )
+    name = re.sub(r"[^A-Za-z0-9]+", "_", known.key).strip("_")
+    path = directory / f"{name[:NAME_LENGTH]}.toml"
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x") as file:
+            file.write(_toml(known))
+    except FileExistsError as exc:
+        raise UserError(
+            f"{path} is there already", hint="edit it, or delete it first"
+        ) from exc
+    return path
+
+
+def _toml(known: Known) -> str:
+    evidence = "".join(f"    {_string(text)},\n" for text in known.evidence)
+    return (
+        f"key = {_string(known.key)}\n"
+        f"reason = {_string(known.reason)}\n"
+        f"evidence = [\n{evidence}]\n"
+        f"link = {_string(known.link)}\n"
+        f"affected = {_string(known.affected)}\n"
+        f"expires = {known.expires.isoformat()}\n"
+    )
+
+
+def _string(text: str) -> str:
+    """Quote as TOML, whose basic strings are JSON's but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def load(directory: Path = KNOWN) -> tuple[Known, ...]:

@@ -33,6 +33,10 @@ COMMANDS = {
     "needed.",
     "show": "Show code as the unwinder sees it: bytes, text, the ORC state, what "
     "follows.",
+    "explain": "Explain a finding: its rule, its evidence, and what is known about it.",
+    "report-fp": "Cut a finding out of its file as one small reproducer.",
+    "baseline": "Keep findings that are looked into from being new; every entry "
+    "expires.",
     "boot": "Boot a kernel that is built already, under QEMU; judge it by its "
     "evidence.",
     "run": "Build, validate, boot and compare kernels; print one table; write report/.",
@@ -54,7 +58,8 @@ class _Group(TyperGroup):
 def load_command(name: str) -> TyperCommand:
     """Import the command ``name`` and return it."""
     alone = typer.Typer(add_completion=False, context_settings=HELP_OPTIONS)
-    alone.command(name)(importlib.import_module(f"harness.cli.{name}").command)
+    module = importlib.import_module(f"harness.cli.{name.replace('-', '_')}")
+    alone.command(name)(module.command)
     command = get_command(alone)
     assert isinstance(command, TyperCommand)
     return command

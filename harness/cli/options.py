@@ -115,6 +115,15 @@ TimeoutOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Where the sampling of the comparison starts.")
 ]
+KnownOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--known",
+        metavar="DIR",
+        help="Baseline entries of your own, too (repeatable).",
+        show_default=False,
+    ),
+]
 RebuildImagesOption = Annotated[
     bool, typer.Option("--rebuild-images", help="Make the images anew.")
 ]

@@ -28,6 +28,7 @@ def command(
         ),
     ],
     jobs: options.JobsOption = None,
+    known: options.KnownOption = None,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
     """Validate ORC against every alternative: no Docker, no source tree needed.
@@ -46,7 +47,7 @@ def command(
             return guard(
                 Stage.VALIDATE,
                 name,
-                lambda: validate.stage(build, name, workers, lines(name)),
+                lambda: validate.stage(build, name, workers, lines(name), known or ()),
             )
 
         result = run_result(

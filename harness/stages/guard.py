@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from harness import baseline
 from harness.errors import ExitCode, HarnessError
@@ -65,10 +66,17 @@ def judged(
     findings: Iterable[Finding],
     counts: Mapping[str, int],
     notes: Iterable[str] = (),
+    *,
+    known_in: Sequence[Path] = (),
 ) -> StageResult:
-    """Return PASS or FAIL: findings grouped by cause, the known ones apart."""
+    """Return PASS or FAIL: findings grouped by cause, the known ones apart.
+
+    ``known_in`` are directories of baseline entries, beside those that are always
+    read.
+    """
     grouped = group_by_cause(number(findings))
-    new, known = baseline.split(grouped, baseline.load(), datetime.now(UTC).date())
+    entries = baseline.load_all(known_in)
+    new, known = baseline.split(grouped, entries, datetime.now(UTC).date())
     return StageResult(
         stage,
         variant,

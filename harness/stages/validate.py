@@ -19,14 +19,23 @@ from harness.verify.check import Checked, Verdict, check_many
 UNREADABLE_SHOWN = 5
 
 
-def stage(found: KernelBuild, name: str, jobs: int, progress: Progress) -> StageResult:
-    """Validate what was ``found``; a file that cannot be read is an ERROR."""
+def stage(
+    found: KernelBuild,
+    name: str,
+    jobs: int,
+    progress: Progress,
+    known_in: Sequence[Path] = (),
+) -> StageResult:
+    """Validate what was ``found``; a file that cannot be read is an ERROR.
+
+    ``known_in`` are directories of baseline entries, beside those always read.
+    """
 
     def work() -> StageResult:
         progress(f"validating {len(found.files)} files", 0, len(found.files))
         checked = check_many(found.files, jobs=jobs, features=_features(found))
         progress(f"validated {len(checked)} files", len(checked), len(checked))
-        return _judged(found, name, checked)
+        return _judged(found, name, checked, known_in)
 
     return guard(Stage.VALIDATE, name, work)
 
@@ -36,7 +45,12 @@ def _features(found: KernelBuild) -> Features | None:
     return None if header is None else parse_cpufeatures(header.read_text())
 
 
-def _judged(found: KernelBuild, name: str, checked: Sequence[Checked]) -> StageResult:
+def _judged(
+    found: KernelBuild,
+    name: str,
+    checked: Sequence[Checked],
+    known_in: Sequence[Path],
+) -> StageResult:
     verdicts = {c.path: c.verdict for c in checked if c.verdict is not None}
     ours = [
         replace(finding, reproduce=f"orc-harness validate {path}")
@@ -50,6 +64,7 @@ def _judged(found: KernelBuild, name: str, checked: Sequence[Checked]) -> StageR
         join(_without_repeats(ours, found), theirs),
         _counts(found, verdicts),
         _notes(found, verdicts),
+        known_in=known_in,
     )
     errors = [c.error for c in checked if c.error is not None]
     if not errors:

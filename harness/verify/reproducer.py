@@ -1,0 +1,179 @@
+"""Reproducer: a finding cut out of its kernel, small enough for a bug report.
+
+It holds the code of the function, of its replacements and of as many callees as the
+finding takes, the rows of every table that are about that code, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.elf.assemble import Name, Piece, assemble
+from harness.elf.feature import Features
+from harness.elf.program import Program, parse
+from harness.errors import FormatError, UserError
+from harness.finding import Finding
+from harness.verify.check import check_columns
+from harness.verify.columns import Columns, read_columns
+from harness.verify.cut import Interval, cut, extent_of, leads_to, merge
+
+SCHEMA = "orc-harness-reproducer/1"
+RINGS = 6  # how far callees of callees are taken along
+
+
+@dataclass(frozen=True, slots=True)
+class CutSection:
+    """A stretch of a section; ``data`` is in hexadecimal."""
+
+    name: str
+    address: int
+    executable: bool
+    entsize: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reproducer:
+    """One finding and what it takes to find it again.
+
+    Attributes:
+        schema: :data:`SCHEMA`.
+        expected: whether the finding must be found: true as reported, false once it
+            is shown to be a false alarm.
+        finding: as it was reported.
+        key: the finding's.
+        release: the kernel that the file says it is.
+        sha256: of the whole file that this was cut out of.
+        versions: program -> version, of what found it.
+        features: number -> name, of those that its alternatives depend on.
+        words: how many words of features come before the bugs.
+        sections: code, and the tables about it, at their addresses.
+        symbols: of that code, and of what it calls outside (``piece`` -1).
+    """
+
+    schema: str
+    expected: bool
+    finding: Finding
+    key: str
+    release: str
+    sha256: str
+    versions: dict[str, str]
+    features: dict[int, str]
+    words: int
+    sections: tuple[CutSection, ...]
+    symbols: tuple[Name, ...]
+
+
+def program_of(reproducer: Reproducer) -> Program:
+    """Return the program that ``reproducer`` holds.
+
+    Raises:
+        FormatError: its sections make no sense.
+    """
+    pieces = [
+        Piece(s.name, s.address, bytes.fromhex(s.data), s.executable, s.entsize)
+        for s in reproducer.sections
+    ]
+    name = reproducer.finding.location.object
+    return parse(assemble(pieces, reproducer.symbols), name, Path(name))
+
+
+def judge(reproducer: Reproducer) -> tuple[Finding, ...]:
+    """Validate what ``reproducer`` holds; return the findings that have its key.
+
+    Raises:
+        FormatError: it carries no ORC.
+    """
+    features = Features(dict(reproducer.features), reproducer.words, "reproducer")
+    columns = read_columns(program_of(reproducer), features, threads=1)
+    if columns is None:
+        raise FormatError(f"the reproducer of {reproducer.key} carries no ORC")
+    findings = check_columns(columns).findings
+    return tuple(f for f in findings if f.key == reproducer.key)
+
+
+def reproduce(
+    columns: Columns, finding: Finding, sha256: str, versions: dict[str, str]
+) -> Reproducer:
+    """Cut ``finding`` out of ``columns``, with as few callees as will do.
+
+    Raises:
+        UserError: it does not show again without the rest of the file.
+    """
+    program = columns.program
+    kept = [extent_of(program, _address(program, finding))]
+    for _ in range(RINGS):
+        made = _made(columns, finding, kept, sha256, versions)
+        if judge(made):
+            return made
+        calls = leads_to(columns, kept)
+        kept = merge([*kept, *(extent_of(program, target) for target in calls)])
+    raise UserError(
+        f"{finding.key} does not show again in a part of {program.name}",
+        hint="report the file itself: its sha256 and where it is from",
+    )
+
+
+def dump(reproducer: Reproducer) -> bytes:
+    """Return ``reproducer`` as indented JSON."""
+    from pydantic_core import to_json
+
+    return to_json(reproducer, indent=1) + b"\n"
+
+
+def load(path: Path) -> Reproducer:
+    """Read a reproducer that :func:`dump` wrote.
+
+    Raises:
+        FormatError: it is not JSON of this schema.
+    """
+    from pydantic import TypeAdapter
+
+    try:
+        reproducer = TypeAdapter(Reproducer).validate_json(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise FormatError(f"{path} is no reproducer of {SCHEMA}: {exc}") from exc
+    if reproducer.schema != SCHEMA:
+        raise FormatError(f"{path} has schema {reproducer.schema}, expected {SCHEMA}")
+    return reproducer
+
+
+def _made(
+    columns: Columns,
+    finding: Finding,
+    kept: list[Interval],
+    sha256: str,
+    versions: dict[str, str],
+) -> Reproducer:
+    part = cut(columns, kept)
+    alternatives, names = columns.alternatives, columns.features.names
+    used = set() if alternatives is None else set(alternatives.cpuid.tolist())
+    return Reproducer(
+        schema=SCHEMA,
+        expected=True,
+        finding=finding,
+        key=finding.key,
+        release=columns.program.release,
+        sha256=sha256,
+        versions=versions,
+        features={number: names[number] for number in sorted(used & names.keys())},
+        words=columns.features.words,
+        sections=tuple(
+            CutSection(p.name, p.address, p.executable, p.entsize, p.data.hex())
+            for p in part.pieces
+        ),
+        symbols=part.names,
+    )
+
+
+def _address(program: Program, finding: Finding) -> int:
+    where = finding.location
+    if not program.relocatable:
+        return where.address
+    start = program.symbols.find(where.symbol)
+    section = program.section(where.symbol)
+    if start is None and section is None:
+        raise UserError(f"{program.name} has no {where.symbol}")
+    begin = start if start is not None else section.address if section else 0
+    return begin + where.offset

@@ -1,0 +1,94 @@
+"""What people do with a finding: look at it, have it explained, report or keep it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.verify import reproducer
+from tests.builders.elfwriter import (
+    ALLOC,
+    EXEC,
+    UND,
+    Alternative,
+    ElfWriter,
+    add_alternatives,
+    add_orc,
+    call,
+)
+from tests.builders.site import ALWAYS
+from tests.unit.cli.test_app import run
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An object whose replacement leaves a word on the stack."""
+    writer = ElfWriter()
+    text = writer.section(".text", bytes.fromhex("90c3"), flags=ALLOC | EXEC)
+    writer.symbol("victim", text, 0, 2)
+    add_orc(writer, text, [(0, call(8)), (2, UND)])
+    add_alternatives(
+        writer, text, bytes.fromhex("9c"), [Alternative(0, 0, ALWAYS, 1, 1)]
+    )
+    path = tmp_path_factory.mktemp("victim") / "victim.o"
+    path.write_bytes(writer.build())
+    return path
+
+
+def test_show_prints_the_texts_and_the_arrow(victim: Path) -> None:
+    """Each text, the table's state, and the command that explains what is wrong."""
+    done = run("show", "victim", "--of", victim)
+
+    assert done.returncode == 0, done.stderr
+    assert "replacement 1 of 1 (ALWAYS)" in done.stdout
+    assert "pushfq" in done.stdout
+    (arrow,) = [x for x in done.stdout.splitlines() if x.startswith("->  ")]
+    assert "retq" in arrow
+    assert "orc-harness explain 'alternative/end:" in done.stdout
+
+
+def test_explain_has_rule_and_evidence(victim: Path) -> None:
+    """The documentation's section, then the finding itself."""
+    done = run("explain", "alternative/end", victim)
+
+    assert done.returncode == 0, done.stderr
+    assert "What to do: balance pushes and pops" in done.stdout
+    assert "victim.o: victim+0x1" in done.stdout
+
+
+def test_a_finding_that_is_kept_is_not_new(victim: Path, tmp_path: Path) -> None:
+    """report-fp cuts it out, baseline add keeps it, validate reads both directories."""
+    found = json.loads(run("validate", victim, "--format", "json").stdout)
+    (finding,) = found["stages"][0]["findings"]
+    key, where = finding["key"], tmp_path / "r.json"
+
+    cut = run("report-fp", key, victim, "--output", where)
+    add = ("baseline", "add", key, "--known", tmp_path, "--reason", "r", "--link", "l")
+    added = run(*add, "--expires", "2999-12-31")
+    again = run("validate", victim, "--known", tmp_path)
+
+    assert cut.returncode == 0, cut.stderr
+    assert reproducer.judge(reproducer.load(where))
+    assert added.returncode == 0, added.stderr
+    assert again.returncode == 0
+    assert "0 new findings, 1 known causes" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "a/b:c"], "lacks --reason, --link, --expires"),
+        (["add", "a/b:c", "--expires", "soon"], "soon is no date"),
+        (["add", "a/b:c", "--expires", "2001-01-01"], "has passed"),
+    ],
+)
+def test_an_entry_needs_its_proof_and_an_end(arguments: list[str], said: str) -> None:
+    """Nothing is known for ever, or for no reason."""
+    full = [*arguments, "--reason", "r", "--link", "l"]
+
+    done = run("baseline", *(full if "--expires" in arguments else arguments))
+
+    assert done.returncode == 2
+    assert said in done.stderr

@@ -1,76 +1,15 @@
-"""Era: how a kernel's apply_alternatives() writes, told from what the object holds.
-
-    E1  4.14 - 5.12   fill becomes NOPs of at most 8 bytes; of an unselected site only
-                      its padding, if it starts with as many NOPs
-    E2  5.13 - 6.2,   runs of single-byte NOPs anywhere, at most 8 bytes each
-        5.10.131 and later
-    E3  6.3, 6.4      the same, with the table's new layout
-    E4  6.5 - 6.8     every branch and %rip-relative operand is relocated; runs of any
-                      NOPs become one of at most 11 bytes, longer ones JMP and INT3; a
-                      jump to the end of such a run is swallowed
-    E5  6.9 - 6.19    the same without swallowing; since 6.11 entries of a site may
-                      differ in length (nested)
-    E6  7.0 -         the same; a site is written once, the last match wins
-
-Source: apply_alternatives(), optimize_nops() and add_nops() of
-arch/x86/kernel/alternative.c in 4.15, 5.10, 6.1, 6.8, 6.12 and 7.2.
-"""
+"""Era: which kind of patching an object's kernel does, told from what it holds."""
 
 from __future__ import annotations
 
-import enum
-
 from harness.elf.alternative import Alternatives
 from harness.elf.program import Program
+from harness.text.patch.kind import Era, NopTable
+from harness.text.patch.nops import K8_NOPS, NOPS
 
-# The layout of x86_nops[]: a pointer per length, the one of length 0 is NULL.
-_EIGHT_NOPS, _ELEVEN_NOPS = 9 * 8, 12 * 8
-
-
-class Era(enum.StrEnum):
-    """How apply_alternatives() pads, relocates and merges NOPs."""
-
-    E1 = "E1"
-    E2 = "E2"
-    E3 = "E3"
-    E4 = "E4"
-    E5 = "E5"
-    E6 = "E6"
-
-    @property
-    def longest_nop(self) -> int:
-        """The longest NOP that it writes, in bytes."""
-        return 8 if self in _OLD else 11
-
-    @property
-    def relocates_all(self) -> bool:
-        """Whether a branch is put right wherever it stands in a replacement.
-
-        Before 6.5 only a CALL or JMP that is all of the replacement is.
-        """
-        return self not in _OLD
-
-    @property
-    def sequential(self) -> bool:
-        """Whether matching entries are written one after the other.
-
-        Between two of them the earlier one's text can be executed.
-        """
-        return self is not Era.E6
-
-
-_OLD = frozenset({Era.E1, Era.E2, Era.E3})
-
-
-class NopTable(enum.StrEnum):
-    """Which NOPs a kernel writes: up to 5.12 the CPU's vendor decides at boot.
-
-    ``k8_nops`` are for AMD's family 15 (QEMU's qemu64, for one) and unknown vendors;
-    those of five bytes and more are two instructions.
-    """
-
-    P6 = "P6"
-    K8 = "K8"
+_EIGHT = b"".join(NOPS[:9])
+_ELEVEN = b"".join(NOPS)
+_K8 = b"".join(code for codes in K8_NOPS for code in codes)
 
 
 def sniff_era(program: Program, alternatives: Alternatives) -> Era:
@@ -88,11 +27,9 @@ def sniff_era(program: Program, alternatives: Alternatives) -> Era:
     section = program.section(".altinstructions")
     if section is not None and section.entsize:
         return Era.E6
-    symbols = program.symbols
-    table = symbols.find_index("x86_nops")
-    if table is not None and int(symbols.size[table]) == _EIGHT_NOPS:
+    if _holds(program, _EIGHT) and not _holds(program, _ELEVEN):
         return Era.E3
-    if symbols.find_index("optimize_nops_inplace") is not None:
+    if program.symbols.find_index("optimize_nops_inplace") is not None:
         return Era.E4
     return Era.E5
 
@@ -102,7 +39,12 @@ def nop_tables(program: Program, era: Era) -> tuple[NopTable, ...]:
 
     5.10's stable kernels write the NOPs of E1 with the entries of E2.
     """
-    chooses = program.symbols.find_index("k8_nops") is not None
-    if era is Era.E1 or (era is Era.E2 and chooses):
+    if era is Era.E1 or (era is Era.E2 and _holds(program, _K8)):
         return (NopTable.P6, NopTable.K8)
     return (NopTable.P6,)
+
+
+def _holds(program: Program, table: bytes) -> bool:
+    """Whether the kernel holds a table of NOPs, one length after the other."""
+    section = None if program.relocatable else program.section(".rodata")
+    return section is not None and table in section.data.tobytes()

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.text.insn import Insn, InsnKind
-from harness.text.patch.era import Era, NopTable
+from harness.text.patch.kind import Era, NopTable
 
+# BYTES_NOP1 to BYTES_NOP11 of asm/nops.h.
 NOPS = (
     b"",
     b"\x90",
@@ -18,12 +19,15 @@ NOPS = (
     b"\x66\x0f\x1f\x44\x00\x00",
     b"\x0f\x1f\x80\x00\x00\x00\x00",
     b"\x0f\x1f\x84\x00\x00\x00\x00\x00",
-    b"\x66\x0f\x1f\x84\x00\x00\x00\x00\x00",
-    b"\x66\x66\x0f\x1f\x84\x00\x00\x00\x00\x00",
-    b"\x66\x66\x66\x0f\x1f\x84\x00\x00\x00\x00\x00",
+    b"\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00",
+    b"\x66\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00",
+    b"\x66\x66\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00",
 )
-# K8_NOP5 to K8_NOP8 of asm/nops.h are two instructions each.
-_K8_PARTS = {5: (3, 2), 6: (3, 3), 7: (4, 3), 8: (4, 4)}
+# K8_NOP1 to K8_NOP8, up to 5.12: the longer ones are two instructions.
+K8_NOPS = tuple(
+    tuple(b"\x66" * (part - 1) + b"\x90" for part in parts)
+    for parts in ((), (1,), (2,), (3,), (4,), (3, 2), (3, 3), (4, 3), (4, 4))
+)
 _LEGACY = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _JMP32 = 0xE9
 
@@ -141,15 +145,9 @@ def nops(at: int, end: int, era: Era, table: NopTable = NopTable.P6) -> Iterator
         return
     while at < end:
         size = min(end - at, era.longest_nop)
-        parts = _K8_PARTS.get(size, (size,)) if table is NopTable.K8 else (size,)
-        for part in parts:
-            code = _k8_nop(part) if table is NopTable.K8 else NOPS[part]
-            yield Insn(at, part, InsnKind.NOP, 0, code)
-            at += part
-
-
-def _k8_nop(size: int) -> bytes:
-    return b"\x66" * (size - 1) + b"\x90"
+        for code in [NOPS[size]] if table is NopTable.P6 else K8_NOPS[size]:
+            yield Insn(at, len(code), InsnKind.NOP, 0, code)
+            at += len(code)
 
 
 def _jump_over(at: int, end: int) -> Iterator[Insn]:

@@ -16,7 +16,8 @@ from harness.elf.program import Program
 from harness.text.decode import decode_all
 from harness.text.insn import I64, U8, U64, Insn, InsnKind, Insns
 from harness.text.operand import has_modrm, parse_encoding
-from harness.text.patch.era import Era, NopTable, sniff_era
+from harness.text.patch.era import sniff_era
+from harness.text.patch.kind import Era, NopTable
 from harness.text.patch.nops import Padding, as_written, text
 
 ORIGINAL = -1

@@ -10,6 +10,7 @@ import pytest
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.elf.program import Program
 from harness.finding import Finding
+from harness.text.patch.nops import K8_NOPS
 from harness.verify.check import check
 from tests.builders.elfwriter import (
     ALLOC,
@@ -303,16 +304,16 @@ def a_kernel(
     inside: Sequence[tuple[int, OrcEntry]],
     *,
     size: int = 14,
-    marks: Sequence[str] = (),
+    rodata: bytes = b"",
 ) -> Program:
-    """A linked kernel with one site at the start of ``victim``; ``marks`` are symbols."""
+    """A linked kernel with one site at the start of ``victim``."""
     writer = ElfWriter(ET_EXEC)
     base = 0xFFFFFFFF81000000
     text = original + b"\xc3"
     section = writer.section(".text", text, flags=ALLOC | EXEC, address=base)
     writer.symbol("victim", section, base, len(text))
-    for mark in marks:
-        writer.symbol(mark, section, base, 1)
+    if rodata:
+        writer.section(".rodata", rodata, address=base + 0x4000)
     code = base + 0x1000
     writer.section(
         ".altinstr_replacement", replacement, flags=ALLOC | EXEC, address=code
@@ -363,7 +364,8 @@ def test_nops_of_another_vendor() -> None:
     assert finding.rule == "alternative/unpatched"
     eight = bytes.fromhex("0f1f4000" + "50" + "58" + "0f1f00")
     inside = [(5, PUSHED), (6, call(8))]
-    old = a_kernel(eight, b"\xfc", inside, size=12, marks=["k8_nops"])
+    k8 = b"".join(code for codes in K8_NOPS for code in codes)
+    old = a_kernel(eight, b"\xfc", inside, size=12, rodata=k8)
     kinds = {f.rule: f.variant for f in found(old)}
     assert kinds["alternative/state"].endswith(", K8 NOPs")
     assert "alternative/state" not in {

@@ -10,13 +10,18 @@ from harness.elf.program import Program
 from harness.text.decode import decode_all
 from harness.text.insn import Insn, InsnKind
 from harness.text.patch import (
+    NOPS,
     Era,
+    NopTable,
     Streams,
     build_streams,
     merge_nops,
+    nop_tables,
     sniff_era,
     text,
 )
+from harness.text.patch.nops import K8_NOPS
+from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter
 from tests.builders.site import ALWAYS, SITE, Replacement, a_site
 
 
@@ -115,6 +120,36 @@ def test_torn_stream_is_not_whole() -> None:
     """A replacement cut inside an instruction is known as such."""
     streams = streams_of(a_site(b"\x90" * 6, [Replacement(b"\xff\x15")]))
     assert streams.whole.tolist() == [True, False]
+
+
+def test_nops_of_an_image_tell_the_era() -> None:
+    """A kernel holds its own table of NOPs; one of eight is 6.3's or 6.4's."""
+    eight = b"".join(NOPS[:9])
+    eleven = b"".join(NOPS)
+    k8 = b"".join(code for codes in K8_NOPS for code in codes)
+    assert len(k8) == sum(range(9))
+    for size, content, era in (
+        (14, eight, Era.E3),
+        (14, eleven, Era.E5),
+        (12, k8, Era.E2),
+    ):
+        program = a_kernel_with(content)
+        alternatives = parse_alternatives(
+            a_site(b"\x90", [Replacement(b"\xfc")], size=size)
+        )
+        assert alternatives is not None
+        assert sniff_era(program, alternatives) is era
+        both = (NopTable.P6, NopTable.K8)
+        assert (nop_tables(program, era) == both) is (content is k8)
+
+
+def a_kernel_with(rodata: bytes) -> Program:
+    """A linked kernel with ``rodata`` among its constants."""
+    writer = ElfWriter(ET_EXEC)
+    base = 0xFFFFFFFF81000000
+    writer.section(".text", b"\xc3", flags=ALLOC | EXEC, address=base)
+    writer.section(".rodata", b"\x01" + rodata + b"\x02", address=base + 0x1000)
+    return writer.program("vmlinux")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from harness.variant import Platform
 
 if TYPE_CHECKING:
     from harness.boot.initramfs import Toolbox
-    from harness.verify.check import Verdict
+    from harness.verify.verdict import Verdict
 
 _ARTIFACTS = pytest.StashKey[tuple["Kernel", ...]]()
 PROGRESS_INTERVAL_S = 10.0

@@ -29,12 +29,16 @@ def command(
     ],
     jobs: options.JobsOption = None,
     known: options.KnownOption = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Validate again what was validated.")
+    ] = False,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
     """Validate ORC against every alternative: no Docker, no source tree needed.
 
     A directory is searched for vmlinux, vmlinux.o, modules, .config and
-    cpufeatures.h, as any kernel build leaves them.
+    cpufeatures.h, as any kernel build leaves them. A file that was validated
+    before, as it is now and by the same code, gets the verdict that it got then.
     """
     builds = [kernel_build.find(path) for path in paths]
     names = _names([build.root for build in builds])
@@ -47,7 +51,14 @@ def command(
             return guard(
                 Stage.VALIDATE,
                 name,
-                lambda: validate.stage(build, name, workers, lines(name), known or ()),
+                lambda: validate.stage(
+                    build,
+                    name,
+                    workers,
+                    lines(name),
+                    known_in=known or (),
+                    archived=not no_cache,
+                ),
             )
 
         result = run_result(

@@ -3,8 +3,8 @@
 The only door to elftools, which knows the names of machines, file types and
 relocations; it is imported when one of them is to be named. The headers themselves
 are read as numpy columns, because a kernel object can have tens of thousands of
-sections; contents stay where they are, so that the debug information of a
-production kernel is never read.
+sections; contents stay where they are. Debug information, most of a production
+kernel, is refused: nobody's verdict may depend on it (``digest.py``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ EM_X86_64 = 62
 SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_SYMTAB_SHNDX = 2, 4, 8, 18
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
 SHN_XINDEX = 0xFFFF
+# Small, and evidence about frames: the one that verdicts may read.
+DEBUG_FRAME = (".debug_frame", ".rela.debug_frame")
 
 # The records of elf(5), ELFCLASS64, least significant byte first.
 EHDR = np.dtype(
@@ -101,13 +103,23 @@ class ElfFile:
     names: tuple[str, ...]
     end: int
 
+    @property
+    def debug(self) -> npt.NDArray[np.bool_]:
+        """bool[sections], which hold debug information that no verdict reads."""
+        unloaded = (self.headers["flags"] & SHF_ALLOC) == 0
+        named = np.array([_is_debug(name) for name in self.names], dtype=bool)
+        return np.asarray(unloaded & named)
+
     def contents(self, index: int) -> Bytes:
         """Return the bytes of section ``index`` (none for SHT_NOBITS).
+
+        It must be none of ``debug``.
 
         Raises:
             FormatError: they lie beyond the end of the file.
         """
         header = self.headers[index]
+        assert header["flags"] & SHF_ALLOC or not _is_debug(self.names[index])
         if header["type"] == SHT_NOBITS:
             return self.data[:0]
         start, size = int(header["offset"]), int(header["size"])
@@ -136,15 +148,25 @@ class ElfFile:
 def read_file(path: Path) -> Bytes:
     """Return the bytes of ``path``, unpacked if it is a packed file.
 
-    Large files are mapped and read as they are touched.
-
     Raises:
         FormatError: it cannot be read, is empty, or its packing is damaged.
         InfraError: the program that unpacks it is missing.
     """
+    data = map_file(path)
+    if (compression := recognise(data[:16].tobytes())) is None:
+        return data
+    unpacked = decompress(data.tobytes(), compression, str(path))
+    return np.frombuffer(unpacked, dtype=np.uint8)
+
+
+def map_file(path: Path) -> Bytes:
+    """Return the bytes of ``path``; large files are read as they are touched.
+
+    Raises:
+        FormatError: it cannot be read, or is empty.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(16)
             size = file.seek(0, 2)
             if size >= MAPPED_FROM:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -156,10 +178,7 @@ def read_file(path: Path) -> Bytes:
         raise FormatError(f"cannot read {path}: {exc.strerror}") from exc
     if not data.size:
         raise FormatError(f"{path} is empty")
-    if (compression := recognise(head)) is None:
-        return data
-    unpacked = decompress(data.tobytes(), compression, str(path))
-    return np.frombuffer(unpacked, dtype=np.uint8)
+    return data
 
 
 def parse_elf(data: Bytes, name: str) -> ElfFile:
@@ -205,6 +224,10 @@ def c_strings(table: Bytes, offsets: npt.NDArray[np.integer]) -> tuple[str, ...]
 def relocation_name(number: int) -> str:
     """Name an x86-64 relocation type, as ``R_X86_64_PLT32``."""
     return _name("ENUM_RELOC_TYPE_x64", number)
+
+
+def _is_debug(name: str) -> bool:
+    return name.startswith((".debug_", ".rela.debug_")) and name not in DEBUG_FRAME
 
 
 def _ehdr(data: Bytes, name: str) -> np.void:

@@ -15,7 +15,14 @@ from harness.result import RunResult, Stage, StageResult, Status
 # What the table shows of a stage's counts; JSON and JUnit have them all.
 _SHOWN = {
     Stage.BUILD: ("compiled", "modules"),
-    Stage.VALIDATE: ("files", "orc entries", "sites", "variants", "boundaries"),
+    Stage.VALIDATE: (
+        "files",
+        "from cache",
+        "orc entries",
+        "sites",
+        "variants",
+        "boundaries",
+    ),
     Stage.BOOT: ("syscalls", "faults", "timers", "modules", "stacks"),
     Stage.COMPARE: (
         "points",

@@ -14,7 +14,8 @@ from harness.kernel_build import KernelBuild
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.guard import guard, judged
-from harness.verify.check import Checked, Verdict, check_many
+from harness.verify.many import Given, check_many
+from harness.verify.verdict import Checked, Verdict
 
 UNREADABLE_SHOWN = 5
 
@@ -24,16 +25,20 @@ def stage(
     name: str,
     jobs: int,
     progress: Progress,
+    *,
     known_in: Sequence[Path] = (),
+    archived: bool = True,
 ) -> StageResult:
     """Validate what was ``found``; a file that cannot be read is an ERROR.
 
     ``known_in`` are directories of baseline entries, beside those always read.
+    Unless ``archived``, every file is validated anew.
     """
 
     def work() -> StageResult:
         progress(f"validating {len(found.files)} files", 0, len(found.files))
-        checked = check_many(found.files, jobs=jobs, features=_features(found))
+        given = Given(_features(found))
+        checked = check_many(found.files, jobs=jobs, given=given, archived=archived)
         progress(f"validated {len(checked)} files", len(checked), len(checked))
         return _judged(found, name, checked, known_in)
 
@@ -93,6 +98,8 @@ def _none(judgement: StageResult) -> StageResult:
 def _counts(found: KernelBuild, verdicts: Mapping[Path, Verdict]) -> dict[str, int]:
     """Sum what was looked at; vmlinux.o is vmlinux once more and is not added."""
     total: Counter[str] = Counter(files=len(verdicts))
+    if cached := sum(verdict.cached for verdict in verdicts.values()):
+        total["from cache"] = cached
     for path, verdict in verdicts.items():
         if not (found.kernels and path.name == "vmlinux.o"):
             total.update(verdict.counts)

@@ -1,53 +1,20 @@
-"""Check: the whole validation of one program, and of many in parallel."""
+"""Check: the whole validation of one program."""
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 from harness.elf.feature import Features, image_features
 from harness.elf.paravirt import parse_parainstructions
-from harness.elf.program import Program, load
-from harness.errors import HarnessError
+from harness.elf.program import Program
 from harness.finding import Finding, number
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.place import check_places
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table
-
-WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the validation of one program came to.
-
-    Attributes:
-        findings: numbered and sorted, not grouped by cause.
-        counts: what was looked at, by name, in printing order.
-        notes: what a reader should know and need not act on.
-        seconds: how long it took.
-    """
-
-    findings: tuple[Finding, ...]
-    counts: dict[str, int]
-    notes: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The verdict on one file of many, or the error that stands in its place."""
-
-    path: Path
-    verdict: Verdict | None
-    error: HarnessError | None = None
+from harness.verify.verdict import Verdict
 
 
 def check(
@@ -105,32 +72,3 @@ CHECKS: tuple[Callable[[Columns], Part], ...] = (
     check_table,
     _paravirt,
 )
-
-
-def check_file(
-    path: Path, features: Features | None = None, threads: int | None = None
-) -> Checked:
-    """Load and validate ``path``; its errors become the result."""
-    try:
-        return Checked(path, check(load(path), features=features, threads=threads))
-    except HarnessError as exc:
-        return Checked(path, None, exc)
-
-
-def check_many(
-    paths: Iterable[Path], *, jobs: int | None = None, features: Features | None = None
-) -> list[Checked]:
-    """Validate many files, in ``jobs`` processes; results are in the order of path."""
-    ordered = sorted(set(paths))
-    size = {path: path.stat().st_size if path.exists() else 0 for path in ordered}
-    workers = min(jobs or os.cpu_count() or 1, len(ordered))
-    if workers <= 1 or sum(size.values()) < WORTH_PROCESSES:
-        return [check_file(path, features) for path in ordered]
-    # big files first, or the last one is waited for alone
-    by_size = sorted(ordered, key=lambda path: -size[path])
-    # no fork: whoever calls may draw its progress from a thread
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        one = functools.partial(check_file, features=features, threads=1)
-        results = list(pool.map(one, by_size))
-    return sorted(results, key=lambda result: result.path)

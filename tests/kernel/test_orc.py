@@ -12,7 +12,7 @@ from harness.build import log
 from harness.finding import Finding, group_by_cause
 from harness.pytest_plugin import Kernel, KernelObject
 from harness.report import text
-from harness.verify.check import Verdict
+from harness.verify.verdict import Verdict
 
 
 def fail_for(found: Iterable[Finding], again: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,30 +10,15 @@ import numpy as np
 import pytest
 
 from harness.elf.feature import Features
-from harness.errors import FormatError
 from harness.verify import judge, table
-from harness.verify.check import (
-    check,
-    check_columns,
-    check_file,
-    check_many,
-)
+from harness.verify.check import check, check_columns
 from harness.verify.columns import read_columns
-from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
+from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, call
 from tests.builders.site import XENPV, Replacement, a_site
 
 PV_CALL = bytes.fromhex("ff1500000000")
 SAVE_FL = Replacement(bytes.fromhex("9c58"), XENPV, flags=1)
 NAMES = Features({XENPV: "XENPV"}, 0, "test")
-
-
-def object_bytes() -> bytes:
-    """A small clean object as a file."""
-    writer = ElfWriter()
-    text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
-    writer.symbol("f", text, 0, 1)
-    add_orc(writer, text, [(0, call(8)), (1, replace(call(0), type=0, sp_reg=0))])
-    return writer.build()
 
 
 def test_no_orc_is_a_note() -> None:
@@ -60,37 +44,6 @@ def test_findings_are_stable() -> None:
     one, two = (check(a_site(PV_CALL, [SAVE_FL])).findings for _ in range(2))
     assert one == two
     assert not re.search(r"ffffffff|\+0x", one[0].key)
-
-
-def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are checked in parallel; a bad one is an error in its place."""
-    monkeypatch.setattr("harness.verify.check.WORTH_PROCESSES", 0)
-    for number in range(9):
-        (tmp_path / f"{number}.o").write_bytes(object_bytes())
-    (tmp_path / "bad.o").write_bytes(b"not an ELF file")
-    paths = [*tmp_path.iterdir(), tmp_path / "0.o"]
-    results = check_many(reversed(paths), jobs=2)
-    assert [r.path.name for r in results] == [*(f"{n}.o" for n in range(9)), "bad.o"]
-    assert isinstance(results[-1].error, FormatError)
-    assert results[-1].verdict is None
-    assert all(r.verdict and not r.verdict.findings for r in results[:-1])
-
-
-def test_missing_file_is_an_error_result(tmp_path: Path) -> None:
-    """A path that is not there does not stop the others."""
-    (result,) = check_many([tmp_path / "gone.o"])
-    assert result.error is not None
-
-
-def test_truncated_file(tmp_path: Path) -> None:
-    """Half a file is an error, never a traceback, wherever it ends."""
-    data = object_bytes()
-    rng = random.Random(7)
-    path = tmp_path / "half.o"
-    for size in [0, 3, 63, *(rng.randrange(len(data)) for _ in range(40))]:
-        path.write_bytes(data[:size])
-        result = check_file(path)
-        assert (result.error is None) != (result.verdict is None)
 
 
 KINDS = ["sp_offset", "type", "sp_reg", "bp", "undefined", "move", "delete"]

@@ -1,0 +1,180 @@
+"""Files in numbers: in parallel, in order, errors in their place, none done twice."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.elf.feature import Features
+from harness.errors import FormatError
+from harness.verify import archive
+from harness.verify.many import Given, check_file, check_many
+from harness.verify.verdict import Checked
+from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
+
+
+def object_bytes(**sections: bytes) -> bytes:
+    """A small clean object as a file, with ``sections`` besides."""
+    writer = ElfWriter()
+    for name, data in sections.items():
+        writer.section(name, data, flags=0)
+    text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    writer.symbol("f", text, 0, 1)
+    add_orc(writer, text, [(0, call(8)), (1, replace(call(0), type=0, sp_reg=0))])
+    return writer.build()
+
+
+def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are checked in parallel; a bad one is an error in its place."""
+    monkeypatch.setattr("harness.verify.many.WORTH_PROCESSES", 0)
+    for number in range(9):
+        (tmp_path / f"{number}.o").write_bytes(object_bytes())
+    (tmp_path / "bad.o").write_bytes(b"not an ELF file")
+    paths = [*tmp_path.iterdir(), tmp_path / "0.o"]
+    results = check_many(reversed(paths), jobs=2)
+    assert [r.path.name for r in results] == [*(f"{n}.o" for n in range(9)), "bad.o"]
+    assert isinstance(results[-1].error, FormatError)
+    assert results[-1].verdict is None
+    assert all(r.verdict and not r.verdict.findings for r in results[:-1])
+
+
+def test_missing_file_is_an_error_result(tmp_path: Path) -> None:
+    """A path that is not there does not stop the others."""
+    (result,) = check_many([tmp_path / "gone.o"])
+    assert result.error is not None
+
+
+def test_truncated_file(tmp_path: Path) -> None:
+    """Half a file is an error, never a traceback, wherever it ends."""
+    data = object_bytes()
+    rng = random.Random(7)
+    path = tmp_path / "half.o"
+    for size in [0, 3, 63, *(rng.randrange(len(data)) for _ in range(40))]:
+        path.write_bytes(data[:size])
+        result = check_file(path)
+        assert (result.error is None) != (result.verdict is None)
+
+
+def stored(tmp_path: Path, **sections: bytes) -> Path:
+    """Write a clean object with ``sections`` besides."""
+    path = tmp_path / "core.o"
+    path.write_bytes(object_bytes(**sections))
+    return path
+
+
+def test_what_is_unchanged_is_answered_from_the_archive(tmp_path: Path) -> None:
+    """The second verdict is the first one, and says where it is from."""
+    path = stored(tmp_path)
+
+    (first,), (second,) = check_many([path]), check_many([path])
+
+    assert first.verdict is not None
+    assert not first.verdict.cached
+    assert second == Checked(path, replace(first.verdict, cached=True))
+
+
+def changed_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    data = path.read_bytes()
+    at = data.index(b"\xc3")
+    path.write_bytes(data[:at] + b"\xcc" + data[at + 1 :])
+    return Given()
+
+
+def changed_annotation(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    stored(path.parent, **{".discard.hints": b"2"})
+    return Given()
+
+
+def changed_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    path.rename(path.parent / "other.o").rename(path)
+    monkeypatch.setattr(archive, "digest", lambda path: f"{path} of other bytes")
+    return Given()
+
+
+def changed_features(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    return Given(Features({1: "SOME"}, 20, "test"))
+
+
+def changed_us(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    monkeypatch.setattr(archive, "code_version", lambda: "another")
+    return Given()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changed_code, changed_annotation, changed_name, changed_features, changed_us],
+)
+def test_what_a_verdict_depends_on_is_in_its_key(
+    tmp_path: Path, change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other bytes, other knowledge or another program of ours: a verdict anew."""
+    path = stored(tmp_path, **{".discard.hints": b"1"})
+    check_many([path])
+
+    (again,) = check_many([path], given=change(path, monkeypatch))
+
+    assert again.verdict is not None
+    assert not again.verdict.cached
+
+
+def test_debug_information_is_not_in_the_key(tmp_path: Path) -> None:
+    """It is most of a production kernel, and no verdict reads it."""
+    check_many([stored(tmp_path, **{".debug_info": b"one"})])
+
+    (again,) = check_many([stored(tmp_path, **{".debug_info": b"two"})])
+
+    assert again.verdict is not None
+    assert again.verdict.cached
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 200, b"cut", b"flip"])
+def test_a_damaged_entry_is_recomputed(
+    tmp_path: Path, cache: Path, damage: bytes
+) -> None:
+    """A file cut short, zeroed or flipped by a bad disk is as good as none."""
+    path = stored(tmp_path)
+    check_many([path])
+    (entry,) = (file for file in cache.rglob("*") if file.is_file())
+    data = entry.read_bytes()
+    damages = {b"cut": data[:-9], b"flip": data[:-9] + b"\xff" + data[-8:]}
+    entry.write_bytes(damages.get(damage, damage))
+
+    (again,), (healed,) = check_many([path]), check_many([path])
+
+    assert again.verdict is not None
+    assert not again.verdict.cached
+    assert healed.verdict is not None
+    assert healed.verdict.cached
+
+
+def test_without_the_archive_nothing_is_kept(tmp_path: Path, cache: Path) -> None:
+    """--no-cache neither reads nor writes."""
+    path = stored(tmp_path)
+
+    for _ in range(2):
+        (checked,) = check_many([path], archived=False)
+        assert checked.verdict is not None
+        assert not checked.verdict.cached
+    assert not any(cache.iterdir())
+
+
+def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path, cache: Path) -> None:
+    """Verdicts are given, and not kept."""
+    (cache / "verdicts").write_text("in the way")
+
+    (checked,) = check_many([stored(tmp_path)])
+
+    assert checked.error is None
+
+
+def test_old_versions_are_forgotten(tmp_path: Path, cache: Path, monkeypatch) -> None:
+    """The archive does not grow with every change of ours."""
+    path = stored(tmp_path)
+    for version in range(archive.KEPT_VERSIONS + 2):
+        monkeypatch.setattr(archive, "code_version", lambda v=version: f"v{v}")
+        check_many([path])
+
+    assert len(list((cache / "verdicts").iterdir())) == archive.KEPT_VERSIONS

@@ -7,7 +7,6 @@ of a function that jumps lead to.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,14 @@ from harness.elf.bug import parse_warnings
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, InsnKind
 from harness.verify.callee import Callees, Returns
-from harness.verify.columns import Columns
+from harness.verify.columns import Columns, Part
+from harness.verify.coverage import coverage
 from harness.verify.direct import enter_direct
+from harness.verify.doubt import findings_of
 from harness.verify.edge import EdgeKind, Edges
 from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
-from harness.verify.noreturn import Noreturn
+from harness.verify.noreturn import Noreturn, Ways, ways_of
 from harness.verify.scope import Scope, scope_of
 from harness.verify.side import enter_side
 from harness.verify.successor import Bools
@@ -65,27 +66,26 @@ def flow_of(columns: Columns, names: frozenset[str] = frozenset()) -> Flow:
     return Flow(scope, ledger, doubtful.take(left), doubtful.source[ends], switches)
 
 
-def _ways(scope: Scope, switches: Switches) -> dict[int, list[int]]:
+def _ways(scope: Scope, switches: Switches) -> Ways:
     """Where control may go from a row, other than what its instruction tells."""
     columns = scope.columns
-    ways: dict[int, list[int]] = defaultdict(list)
-    for row, targets in switches.targets.items():
-        ways[row] += targets.tolist()
+    insns = columns.insns
+    parts = [
+        (np.full(len(targets), row, np.int64), targets)
+        for row, targets in switches.targets.items()
+    ]
     for table in (SiteTable.EX_TABLE, SiteTable.JUMP_TABLE):
         sites = parse_sites(columns.program, table)
         if sites is not None:
-            rows = columns.insns.index(sites.address).tolist()
-            for row, target in zip(rows, sites.target.tolist(), strict=True):
-                ways[row].append(target)
-    for row in columns.insns.index(parse_warnings(columns.program)).tolist():
-        ways[row].append(int(columns.insns.end[row]))
+            parts.append((insns.index(sites.address), sites.target))
+    warns = insns.index(parse_warnings(columns.program))
+    warns = warns[warns >= 0]
+    parts.append((warns, insns.address[warns] + insns.size[warns]))
     if columns.alternatives is not None:
         start = columns.alternatives.site_address
-        end = start + columns.alternatives.site_length.astype(np.uint64)
-        rows = columns.insns.index(start).tolist()
-        for row, target in zip(rows, end.tolist(), strict=True):
-            ways[row].append(target)
-    return ways
+        length = columns.alternatives.site_length.astype(np.uint64)
+        parts.append((insns.index(start), start + length))
+    return ways_of(parts)
 
 
 def _calls_behind(scope: Scope, edges: Edges) -> Bools:
@@ -130,3 +130,17 @@ def _fragments(scope: Scope, ledger: Ledger, edges: Edges) -> Bools:
     called = np.isin(target, edges.target[edges.kind == EdgeKind.CALL])
     found[symbols] = reached & ~called
     return found
+
+
+def check_flow(columns: Columns) -> Part:
+    """Check every edge between instructions.
+
+    Counts: edges by kind, and what :func:`harness.verify.coverage.coverage` tells.
+    """
+    flow = flow_of(columns)
+    counts = coverage(flow.scope, flow.ledger) | {
+        "calls that end": len(flow.ends),
+        "switches": len(flow.switches.targets),
+        "doubtful edges": len(flow.doubtful),
+    }
+    return Part(tuple(findings_of(flow.scope, flow.doubtful)), counts)

@@ -8,13 +8,14 @@ passed unless its callee is asked about too and cannot return: a least fixpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from harness.text.insn import Insn, InsnKind
+from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.verify.scope import Scope
+from harness.verify.successor import Bools
 from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
@@ -22,21 +23,46 @@ EXPLORED = 50_000  # instructions of one function and what it jumps to
 NOWHERE = frozenset[str]()
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """Where control may go from a row, other than what its instruction tells.
+
+    A switch, a static key, an exception, a warning, the end of an alternative site.
+
+    Attributes:
+        source: i64[w] rows, ascending.
+        target: u64[w] addresses.
+    """
+
+    source: I64
+    target: U64
+
+    def behind(self, row: int) -> list[int]:
+        """Return the addresses for ``row``."""
+        first, last = np.searchsorted(self.source, (row, row + 1)).tolist()
+        return [int(address) for address in self.target[first:last].tolist()]
+
+
+def ways_of(parts: Sequence[tuple[I64, U64]]) -> Ways:
+    """Return the ways of all ``parts``, pairs of sources and targets."""
+    source = np.concatenate([source for source, _ in parts])
+    target = np.concatenate([target for _, target in parts])
+    order = np.argsort(source, kind="stable")
+    return Ways(source[order], target[order])
+
+
 @dataclass(slots=True)
 class Noreturn:
     """The proof for one program.
 
     Attributes:
-        ways: row -> further places where control may go from there (a switch, a
-            static key, an exception, a warning, the end of an alternative site).
         names: functions of other objects that are proved.
     """
 
     scope: Scope
     thunks: Thunks
-    ways: Mapping[int, list[int]]
+    ways: Ways
     names: frozenset[str] = NOWHERE
-    _seen: dict[int, set[int]] = field(default_factory=dict)
 
     def prove(self, functions: Iterable[int]) -> frozenset[int]:
         """Return those of ``functions``, addresses, that cannot return."""
@@ -85,11 +111,11 @@ class Noreturn:
         )
         if insn.kind is InsnKind.JMP_INDIRECT or by_thunk:
             # a jump with a live frame is no tail call
-            return row not in self.ways and int(self.scope.state[row]) == ENTRY
+            return not self.ways.behind(row) and int(self.scope.state[row]) == ENTRY
         return False
 
     def _next(self, row: int, insn: Insn, silent: set[int]) -> Iterator[int]:
-        for address in self.ways.get(row, ()):
+        for address in self.ways.behind(row):
             yield self._row(address)
         if insn.kind in (InsnKind.JMP, InsnKind.JCC):
             by_thunk = self.thunks.register(insn.target) >= 0
@@ -100,3 +126,31 @@ class Noreturn:
         )
         if insn.kind.falls_through and not stops:
             yield self._row(insn.end)
+
+
+def exported(scope: Scope) -> list[tuple[str, int]]:
+    """Return names and addresses of the functions that modules can call.
+
+    An exported name has an entry called __ksymtab_name (include/linux/export.h).
+    Those that plainly return, by a return of their own, are left out.
+    """
+    insns, symbols = scope.columns.insns, scope.columns.program.symbols
+    prefix = "__ksymtab_"
+    names = [str(name) for name in symbols.names.tolist() if name.startswith(prefix)]
+    rows = [symbols.find_index(name.removeprefix(prefix)) for name in names]
+    known = [row for row in rows if row is not None and symbols.section[row] >= 0]
+    start = symbols.address[known]
+    first = np.searchsorted(insns.address, start)
+    last = np.searchsorted(insns.address, start + symbols.size[known])
+    ways_out = np.concatenate([[0], np.cumsum(_ways_out(scope))])
+    silent = np.flatnonzero((ways_out[last] == ways_out[first]) & (last > first))
+    return [(str(symbols.names[known[at]]), int(start[at])) for at in silent.tolist()]
+
+
+def _ways_out(scope: Scope) -> Bools:
+    """Returns, and jumps to a return (a thunk)."""
+    kind = scope.columns.insns.kind
+    out = kind == InsnKind.RET
+    goes = scope.goes
+    out[scope.branch[(goes >= 0) & (kind[np.maximum(goes, 0)] == InsnKind.RET)]] = True
+    return np.asarray(out)

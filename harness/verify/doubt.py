@@ -1,0 +1,128 @@
+"""Doubt: an edge that does not hold, as the finding that people read."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.elf.orc import describe
+from harness.finding import Finding
+from harness.text.decode import format_insn
+from harness.verify.edge import NO_ROW, EdgeKind, Edges
+from harness.verify.scope import Scope
+from harness.verify.transfer import ENTRY, is_defined, step
+from harness.verify.window import WIDTH
+
+_AROUND = 4  # instructions shown on each side
+
+
+class Rule(enum.StrEnum):
+    """Ids of the findings about the text."""
+
+    STEP = "text/step"
+    BRANCH = "text/branch"
+    CALL = "text/call"
+    RETURN_ADDRESS = "text/ret-1"
+    RETURN = "text/return"
+    TAIL = "text/tail"
+    FUNCTION = "text/entry"
+    EX_TABLE = "text/ex-table"
+    JUMP_TABLE = "text/jump-table"
+    JUMP_LABEL = "text/jump-label"
+    STATIC_CALL = "text/static-call"
+    BUG = "text/bug"
+    RETPOLINE = "text/retpoline"
+
+
+_MESSAGES = {
+    EdgeKind.STEP: "the next instruction's entry is not what this one leads to",
+    EdgeKind.BRANCH: "the branch leads to an entry for another frame",
+    EdgeKind.CALL: "what is called does not start with its return address on top",
+    EdgeKind.RETURN_ADDRESS: "while this call is active its frame unwinds by an entry "
+    "that starts within it",
+    EdgeKind.RETURN: "it returns with a frame that is not its caller's",
+    EdgeKind.TAIL: "it leaves its function with a frame that is not its caller's",
+    EdgeKind.FUNCTION: "the function does not start as a call enters it",
+    EdgeKind.EX_TABLE: "the fixup's entry is for another frame",
+    EdgeKind.JUMP_TABLE: "a case's entry is for another frame",
+    EdgeKind.JUMP_LABEL: "the static key's branch leads to an entry for another frame",
+    EdgeKind.STATIC_CALL: "the static call leaves its function with a live frame",
+    EdgeKind.BUG: "behind the warning the entry is for another frame",
+    EdgeKind.RETPOLINE: "it leaves its function with a frame that is not its caller's",
+}
+_LEAVES = (EdgeKind.RETURN, EdgeKind.TAIL, EdgeKind.STATIC_CALL, EdgeKind.RETPOLINE)
+_BEHIND = "nothing is known to return here: the call may be the end"
+
+
+def findings_of(scope: Scope, edges: Edges) -> Iterator[Finding]:
+    """Return a finding for each of ``edges``."""
+    for kind, source, target in zip(
+        edges.kind.tolist(), edges.source.tolist(), edges.target.tolist(), strict=True
+    ):
+        yield _finding(scope, EdgeKind(kind), source, target)
+
+
+def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:
+    columns = scope.columns
+    program, insns = columns.program, columns.insns
+    row = source if source != NO_ROW else _row(scope, target)
+    declared, actual = _sides(scope, kind, source, target)
+    where = target if source == NO_ROW else int(insns.address[row])
+    message = _MESSAGES[kind]
+    window = [*_excerpt(scope, row)]
+    if kind not in _LEAVES and abs(_row(scope, target) - row) > _AROUND:
+        window += ["", *_excerpt(scope, _row(scope, target))]
+    cause = ""
+    if kind is EdgeKind.CALL:
+        cause = f"callee {program.location(target)}"
+    window.append(f"{message}: table {declared}, true {actual or 'unknown'}"[:WIDTH])
+    return Finding(
+        rule=Rule[kind.name].value,
+        location=program.location(where),
+        message=message,
+        declared=declared,
+        actual=actual,
+        cause=cause,
+        window=tuple(window),
+    )
+
+
+def _sides(scope: Scope, kind: EdgeKind, source: int, target: int) -> tuple[str, str]:
+    """What the table declares where the edge leads, and what leads there."""
+    if kind in _LEAVES:
+        return describe(int(scope.state[source])), describe(ENTRY)
+    declared = int(scope.at(np.array([target], np.uint64))[0])
+    if kind in (EdgeKind.CALL, EdgeKind.FUNCTION):
+        return describe(declared), describe(ENTRY)
+    state = int(scope.state[source])
+    if kind is not EdgeKind.STEP:
+        return describe(declared), describe(state)
+    insns = scope.columns.insns
+    before = insns.at(source - 1) if source else None
+    if before is not None and before.end != int(insns.address[source]):
+        before = None
+    after = step(state, insns.at(source), before)
+    return describe(declared), " or ".join(describe(each) for each in after)
+
+
+def _row(scope: Scope, address: int) -> int:
+    """The instruction at ``address``, or the nearest before it."""
+    at = np.searchsorted(scope.columns.insns.address, np.uint64(address), side="right")
+    return max(int(at) - 1, 0)
+
+
+def _excerpt(scope: Scope, row: int) -> Iterator[str]:
+    """The instructions around ``row``, one per line, with the table's state."""
+    insns, program = scope.columns.insns, scope.columns.program
+    for near in range(max(0, row - _AROUND), min(len(insns), row + _AROUND + 1)):
+        insn = insns.at(near)
+        text = format_insn(insn.code, insn.address)
+        if insn.target:
+            text = f"{text.split()[0]} {program.location(insn.target)}"
+        mark = "->" if near == row else "  "
+        place = str(program.location(insn.address))
+        state = int(scope.state[near])
+        shown = describe(state) if is_defined(state) else "(und)"
+        yield f"{mark} {place[:32]:<32} {text[:38]:<38} {shown}"[:WIDTH].rstrip()

@@ -27,7 +27,7 @@ from harness.verify.variant import Variants
 from harness.verify.walk import Site, Walk, walk
 
 # What cannot change a stack state, given that branches go to equal states.
-_QUIET = (
+QUIET = (
     InsnKind.OTHER,
     InsnKind.NOP,
     InsnKind.CALL,
@@ -117,7 +117,7 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     busy = ((table != table[:, :1]) & inside).any(axis=1)
     insns = streams.insns
     owner = np.repeat(streams.site, np.diff(streams.first))
-    loud = ~np.isin(insns.kind, _QUIET)
+    loud = ~np.isin(insns.kind, QUIET)
     start = sites[owner]
     own = (insns.target >= start) & (insns.target <= start + length[owner])
     jump = np.isin(insns.kind, (InsnKind.JMP, InsnKind.JCC)) & ~own

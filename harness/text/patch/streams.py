@@ -118,7 +118,7 @@ def build_streams(
     size = np.where(original, length, alternatives.replacementlen[entry])
     size = np.minimum(size, length)
     width = int(length.max(initial=0)) + _GUARD
-    cells, readable = _gather(program, source, size, width)
+    cells, readable = gather(program, source, size, width)
     direct = ~original & _direct_calls(alternatives, entry)
     insns, owner = _decode_cells(cells, home, source, size, length, era)
     insns.target[direct[owner] & (insns.kind == InsnKind.CALL)] = 0
@@ -150,9 +150,13 @@ def _direct_calls(alternatives: Alternatives, entry: I64) -> npt.NDArray[np.bool
     return np.asarray(flagged[entry])
 
 
-def _gather(
+def gather(
     program: Program, source: U64, size: I64, width: int
 ) -> tuple[U8, npt.NDArray[np.bool_]]:
+    """Return u8[n, width], the code at each place, and whether it is all there.
+
+    Behind ``size`` bytes there are NOPs.
+    """
     cells = np.full((len(source), width), _NOP, np.uint8)
     readable = size == 0
     column = np.arange(width)

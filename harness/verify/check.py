@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from harness.elf.feature import Features, image_features
-from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program
 from harness.finding import Finding, number
 from harness.verify.columns import Columns, Part, read_columns
+from harness.verify.flow import check_flow
+from harness.verify.paravirt import check_paravirt
 from harness.verify.place import check_places
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table
@@ -57,18 +58,11 @@ def check_columns(columns: Columns) -> Verdict:
     return Verdict(numbered, counts, tuple(notes), time.perf_counter() - started)
 
 
-def _paravirt(columns: Columns) -> Part:
-    sites = parse_parainstructions(columns.program)
-    if sites is None:
-        return Part()
-    note = f"{len(sites)} sites in .parainstructions: not checked by this version"
-    return Part(notes=(note,))
-
-
 # What is checked, in printing order.
 CHECKS: tuple[Callable[[Columns], Part], ...] = (
+    check_flow,
     check_sites,
     check_places,
     check_table,
-    _paravirt,
+    check_paravirt,
 )

@@ -32,8 +32,9 @@ PUSHED = call(16)
 
 
 def found(program: Program) -> tuple[Finding, ...]:
-    """The findings of a whole validation."""
-    return check(program).findings
+    """The findings about sites of a whole validation."""
+    findings = check(program).findings
+    return tuple(f for f in findings if not f.rule.startswith("text/"))
 
 
 def rules(program: Program) -> list[str]:
@@ -207,7 +208,7 @@ def test_torn_replacement() -> None:
 def test_undefined_site_is_counted_as_blind() -> None:
     """Where the table says nothing at the start, nothing is judged, and it shows."""
     verdict = check(a_site(b"\x90\x90", [Replacement(b"\x50\xfc")], start=UND))
-    assert verdict.findings == ()
+    assert not [f for f in verdict.findings if not f.rule.startswith("text/")]
     assert verdict.counts["blind sites"] == 1
 
 

@@ -21,7 +21,7 @@ from tests.builders.elfwriter import (
 )
 
 TEXT = 0xFFFFFFFF81000000
-CODE = bytes.fromhex("55" + "4889e5" + "5d" + "c3" + "90" * 10)
+CODE = bytes.fromhex("55" + "4889e5" + "5d" + "c3" + "cc" * 10)
 FRAME = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
 GOOD = [(0, call(8)), (1, call(16, -16)), (4, FRAME), (5, call(8)), (16, UND)]
 
@@ -42,7 +42,12 @@ def kernel(
 
 def rules(program: Program) -> list[tuple[str, int]]:
     """Rule and offset of each finding."""
-    return [(f.rule, f.location.address - TEXT) for f in check(program).findings]
+    found = check(program).findings
+    return [
+        (finding.rule, finding.location.address - TEXT)
+        for finding in found
+        if not finding.rule.startswith("text/")
+    ]
 
 
 def test_good_table_is_clean() -> None:

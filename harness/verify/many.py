@@ -77,7 +77,8 @@ def _check(paths: Sequence[Path], jobs: int | None, given: Given) -> Iterator[Ch
     size = {path: path.stat().st_size if path.exists() else 0 for path in paths}
     workers = min(jobs or os.cpu_count() or 1, len(paths))
     if workers <= 1 or sum(size.values()) < WORTH_PROCESSES:
-        yield from (check_file(path, given) for path in paths)
+        threads = jobs if len(paths) == 1 else None
+        yield from (check_file(path, given, threads) for path in paths)
         return
     # big files first, or the last one is waited for alone
     by_size = sorted(paths, key=lambda path: -size[path])

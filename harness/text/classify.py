@@ -1,4 +1,4 @@
-"""Classify: the kind and the branch target of each decoded instruction, as columns."""
+"""Classify: kinds and branch targets of what capstone decoded, as columns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.text.insn import I64, U8, U64, InsnKind
+from harness.text.resync import UNKNOWN, Sweep
 
 _JCC = [
     "JA",
@@ -48,7 +49,7 @@ _BY_NAME: Final = {
     InsnKind.LEAVE: ["LEAVE"],
     InsnKind.STACK: ["ENTER"],
     InsnKind.TRAP: ["INT3"],
-    InsnKind.UD: ["UD0", "UD1", "UD2"],
+    InsnKind.UD: ["UD2"],
     InsnKind.END: [
         "IRET",
         "IRETD",
@@ -84,19 +85,16 @@ _READERS = [
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3") | frozenset(
     range(0x40, 0x50)
 )
-_SPECIAL_IDS = 0xFFF0  # ids from here on are ours
-
-
-def _word(text: str) -> int:
-    return int.from_bytes(text.encode().ljust(4, b"\0")[:4], "little")
-
-
-_SP = np.array([_word(t) for t in ("rsp,", "rsp", "esp,", "esp", "sp, ", "spl,")])
-_BP = np.array([_word(t) for t in ("rbp,", "rbp", "ebp,", "ebp", "bp, ", "bpl,")])
+_PREFIX: npt.NDArray[np.bool_] = np.isin(np.arange(256), list(_PREFIXES))
+_DIRECT: npt.NDArray[np.bool_] = np.zeros(256, bool)
+_DIRECT[[InsnKind.CALL, InsnKind.JMP, InsnKind.JCC]] = True
+_WIDE = 5  # bytes of a 32-bit displacement and of the opcode before it
+_SP, _BP = (int.from_bytes(name, "little") for name in (b"sp", b"bp"))
+_DIGITS = (ord("0"), ord("9"))
 
 
 class Ids:
-    """The decoder's instruction ids as lookup tables."""
+    """capstone's instruction ids as lookup tables."""
 
     def __init__(self, by_name: Mapping[str, int]) -> None:
         """Build the tables from ``by_name`` (``CALL`` to its id)."""
@@ -106,114 +104,91 @@ class Ids:
             for name in names:
                 if name in by_name:
                     self.kind[by_name[name]] = kind
-        self.kind[0] = InsnKind.BAD
-        self.reads: npt.NDArray[np.bool_] = np.zeros(size, bool)
-        self.reads[[by_name[name] for name in _READERS if name in by_name]] = True
-        self.xchg = by_name["XCHG"]
+        # UD0 and UD1 come without their ModRM byte, what is not known as id 0
+        self.kind[[0, by_name["UD0"], by_name["UD1"]]] = UNKNOWN
+        self.writes: npt.NDArray[np.bool_] = self.kind == InsnKind.OTHER
+        self.writes[[by_name[name] for name in _READERS if name in by_name]] = False
+        self.pairs: npt.NDArray[np.bool_] = np.zeros(size, bool)
+        self.pairs[[by_name["XCHG"], by_name["XADD"], by_name["IMUL"]]] = True
         self.clac = by_name["CLAC"]
-
-
-_PREFIX: npt.NDArray[np.bool_] = np.isin(np.arange(256), list(_PREFIXES))
+        self.ud2 = by_name["UD2"]
 
 
 def classify(
     ids: Ids,
     ident: npt.NDArray[np.uint16],
-    size: I64,
     operand: npt.NDArray[np.uint32],
-    code: U8,
-    address: U64,
-) -> tuple[U8, U64]:
-    """Return kind u8[n] and target u64[n].
+    offset: I64,
+    data: U8,
+) -> U8:
+    """Return the kind, u8[n], of what capstone found at ``offset`` of ``data``.
 
-    ``operand`` holds the first four characters of the printed operands, ``code``
-    16 bytes from each start. Ids of 0xfff0 and above are gaps that were measured
-    (OTHER, and UD for ud0 and ud1) or instructions cut short (BAD).
+    ``operand`` holds the first four characters of the printed operands. The kind is
+    UNKNOWN for what capstone does not know, or knows wrongly.
     """
-    ours = ident >= _SPECIAL_IDS
-    plain = np.where(ours, 0, ident)
-    kind = ids.kind[plain]
-    _stack_writers(ids, plain, operand, kind)
-    _exchanges(np.flatnonzero(plain == ids.xchg), code, kind)
-    _returns_from_user(np.flatnonzero(plain == ids.clac), code, size, kind)
-    _measured(np.flatnonzero(ident == 0xFFFF), code, kind)
-    target = np.zeros(len(kind), np.uint64)
-    _branches(kind, code, size, address, target)
-    return kind, target
+    kind = ids.kind[ident]
+    _stack_writers(ids, ident, operand, kind)
+    _indirect(operand, kind)
+    _exchanges(np.flatnonzero(ids.pairs[ident]), offset, data, kind)
+    # the prefix of Xen reads as ud2, eretu and erets as clac with a prefix
+    ud2 = np.flatnonzero(ident == ids.ud2)
+    after = np.minimum(offset[ud2] + 2, len(data) - 1)
+    kind[ud2[data[after] == ord("x")]] = UNKNOWN
+    clac = np.flatnonzero(ident == ids.clac)
+    kind[clac[data[offset[clac]] != 0x0F]] = UNKNOWN
+    return kind
 
 
 def _stack_writers(
-    ids: Ids,
-    ident: npt.NDArray[np.uint16],
-    operand: npt.NDArray[np.uint32],
-    kind: U8,
+    ids: Ids, ident: npt.NDArray[np.uint16], operand: npt.NDArray[np.uint32], kind: U8
 ) -> None:
-    other = (kind == InsnKind.OTHER) & ~ids.reads[ident]
-    kind[other & np.isin(operand, _SP)] = InsnKind.STACK
-    kind[other & np.isin(operand, _BP)] = InsnKind.FRAME
+    """Tell those whose first operand is a register: rsp, esp, sp, spl; rbp..."""
+    first, second = operand & 0xFFFF, operand >> 8 & 0xFFFF
+    # without operands only the first character is written: a zero
+    writes = ids.writes[ident] & (operand & 0xFF != 0)
+    kind[writes & ((second == _SP) | (first == _SP))] = InsnKind.STACK
+    kind[writes & ((second == _BP) | (first == _BP))] = InsnKind.FRAME
 
 
-def _opcode_at(code: U8) -> I64:
-    """Return the offset of each row's opcode, behind its prefixes."""
-    at = np.zeros(len(code), np.int64)
-    rows = np.arange(len(code))
+def _indirect(operand: npt.NDArray[np.uint32], kind: U8) -> None:
+    """Tell direct from indirect calls and jumps: only an address is a number."""
+    first = operand & 0xFF
+    number = (first >= _DIGITS[0]) & (first <= _DIGITS[1])
+    kind[(kind == InsnKind.CALL) & ~number] = InsnKind.CALL_INDIRECT
+    kind[(kind == InsnKind.JMP) & ~number] = InsnKind.JMP_INDIRECT
+
+
+def _exchanges(rows: I64, offset: I64, data: U8, kind: U8) -> None:
+    """Mark those xchg and xadd whose register operand is the frame or stack pointer.
+
+    An imul of one operand only reads it.
+    """
+    last = len(data) - 1
+    begin = offset[rows]
+    at = begin.copy()
     for _ in range(5):
-        at += _PREFIX[code[rows, at]]
-    return at
-
-
-def _exchanges(rows: I64, code: U8, kind: U8) -> None:
-    """Mark those xchg whose register operand is the frame or stack pointer."""
-    if not len(rows):
-        return
-    bytes_ = code[rows]
-    at = _opcode_at(bytes_)
-    n = np.arange(len(rows))
-    opcode, modrm = bytes_[n, at], bytes_[n, at + 1]
-    before = bytes_[n, np.maximum(at - 1, 0)]
-    extended = (at > 0) & (before & 0xF4 == 0x44)  # REX.R
-    plain = np.isin(opcode, (0x86, 0x87)) & ~extended
-    frame = rows[plain & (modrm >> 3 & 7 == 5)]
+        at += _PREFIX[data[np.minimum(at, last)]]
+    rex = np.where((at > begin) & (data[at - 1] & 0xF0 == 0x40), data[at - 1], 0)
+    at += data[at] == 0x0F
+    opcode, modrm = data[at], data[np.minimum(at + 1, last)]
+    kind[rows[np.isin(opcode, (0xF6, 0xF7))]] = InsnKind.OTHER
+    swaps = np.isin(opcode, (0x86, 0x87, 0xC0, 0xC1)) & (rex & 4 == 0)
+    swaps &= (opcode & 1 == 1) | (rex != 0)  # else it is %ah or %ch
+    frame = rows[swaps & (modrm >> 3 & 7 == 5)]
     kind[frame[kind[frame] != InsnKind.STACK]] = InsnKind.FRAME
-    kind[rows[plain & (modrm >> 3 & 7 == 4)]] = InsnKind.STACK
+    kind[rows[swaps & (modrm >> 3 & 7 == 4)]] = InsnKind.STACK
 
 
-def _returns_from_user(rows: I64, code: U8, size: I64, kind: U8) -> None:
-    """ERETU and ERETS (f3 and f2 0f 01 ca) decode as CLAC with a prefix."""
-    long = rows[size[rows] == 4]
-    kind[long[np.isin(code[long, 0], (0xF2, 0xF3))]] = InsnKind.END
-
-
-def _measured(rows: I64, code: U8, kind: U8) -> None:
-    kind[rows] = InsnKind.OTHER
-    if not len(rows):
-        return
-    bytes_ = code[rows]
-    at = _opcode_at(bytes_)
-    second = bytes_[np.arange(len(rows)), at + 1]
-    kind[rows[np.isin(second, (0xB9, 0xFF))]] = InsnKind.UD
-
-
-def _branches(kind: U8, code: U8, size: I64, address: U64, target: U64) -> None:
-    """Tell direct from indirect calls and jumps, and compute direct targets."""
-    wanted = (InsnKind.CALL, InsnKind.JMP, InsnKind.JCC)
-    rows = np.flatnonzero(np.isin(kind, wanted))
-    if not len(rows):
-        return
-    bytes_ = code[rows]
-    opcode = bytes_[np.arange(len(rows)), _opcode_at(bytes_)]
-    length = size[rows]
-    is_jcc = kind[rows] == InsnKind.JCC
-    near = (opcode & 0xF0 == 0x70) | (opcode & 0xFC == 0xE0) | (opcode == 0xEB)
-    direct = is_jcc | np.isin(opcode, (0xE8, 0xE9, 0xEB))
-    indirect = rows[~direct]
-    kind[indirect] = np.where(
-        kind[indirect] == InsnKind.CALL, InsnKind.CALL_INDIRECT, InsnKind.JMP_INDIRECT
-    )
-    n = np.arange(len(rows))
-    short = bytes_[n, length - 1].astype(np.int8).astype(np.int64)
-    last4 = bytes_[n[:, None], np.maximum(length - 4, 0)[:, None] + np.arange(4)]
-    wide = np.ascontiguousarray(last4).view("<i4").reshape(-1).astype(np.int64)
-    relative = np.where(near, short, wide)
-    goes = address[rows] + (length + relative).astype(np.uint64)
-    target[rows[direct]] = goes[direct]
+def targets(sweep: Sweep, data: U8, address: int) -> U64:
+    """Compute where direct branches go, from the displacement that ends them."""
+    target = np.zeros(len(sweep), np.uint64)
+    branch = np.flatnonzero(_DIRECT[sweep.kind])
+    size = sweep.size[branch]
+    end = sweep.offset[branch] + size
+    relative = data[end - 1].view(np.int8).astype(np.int64)
+    # a short branch of five bytes or more has a prefix there, a wide one its opcode
+    wide = np.flatnonzero((size >= _WIDE) & ~_PREFIX[data[np.maximum(end - _WIDE, 0)]])
+    last4 = data[end[wide, None] + np.arange(-4, 0)]
+    relative[wide] = np.ascontiguousarray(last4).view("<i4").reshape(-1)
+    target[branch] = np.uint64(address) + (end + relative).astype(np.uint64)
+    return target

@@ -1,4 +1,4 @@
-"""Length: how long the instructions are that the decoder does not know.
+"""Length: how long the instructions are that a decoder does not know.
 
 Only what kernels contain: SERIALIZE, LKGS, WRMSRNS, RMPADJUST and their like in the
 0f 00 and 0f 01 groups, UD0 and UD1 with their ModRM byte, newer VEX and EVEX codes.
@@ -7,22 +7,47 @@ Source: Intel SDM volume 2, chapter 2 and appendix A.
 
 from __future__ import annotations
 
+from harness.text.insn import InsnKind
+
+LONGEST = 15  # bytes of an x86 instruction
+XEN_PREFIX = b"\x0f\x0bxen"  # XEN_EMULATE_PREFIX: the next instruction is trapped
 _LEGACY = frozenset(
     b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"  # segments, sizes, lock, rep
 )
-XEN_PREFIX = b"\x0f\x0bxen"  # XEN_EMULATE_PREFIX: the next instruction is trapped
 _MODRM_OPCODES = frozenset(b"\x00\x01\x0d\x18\x1c\x1e\x1f\xb9\xff")
+_UD = (b"\x0f\xb9", b"\x0f\xff")
+_RETURN = b"\x0f\x01\xca"  # with f2 ERETS, with f3 ERETU
 
 
-def gap_length(code: bytes) -> int:
-    """Return the length of the instruction that ``code`` begins with, 0 if unknown."""
+def measure(code: bytes) -> tuple[int, InsnKind]:
+    """Return length and kind of the instruction that ``code`` begins with.
+
+    The length is 0, and the kind BAD, if it is none that we know.
+    """
     if code.startswith(XEN_PREFIX):
-        return len(XEN_PREFIX)
+        return len(XEN_PREFIX), InsnKind.OTHER
+    prefixes, at = _prefixes(code)
+    length = _length(code, at)
+    if not length or length > min(len(code), LONGEST):
+        return 0, InsnKind.BAD
+    if code.startswith(_UD, at):
+        return length, InsnKind.UD
+    if code.startswith(_RETURN, at) and not prefixes.isdisjoint(b"\xf2\xf3"):
+        return length, InsnKind.END
+    return length, InsnKind.OTHER
+
+
+def _prefixes(code: bytes) -> tuple[frozenset[int], int]:
+    """Return the legacy prefixes, and the offset behind them and REX."""
     at = 0
     while at < len(code) and code[at] in _LEGACY:
         at += 1
-    if at < len(code) and 0x40 <= code[at] <= 0x4F:
-        at += 1
+    rex = at < len(code) and 0x40 <= code[at] <= 0x4F
+    return frozenset(code[:at]), at + rex
+
+
+def _length(code: bytes, at: int) -> int:
+    """Return the length of ``code``, whose opcode is at ``at``; 0 if unknown."""
     opcode = code[at : at + 1]
     if opcode == b"\x0f":
         return _two_byte(code, at + 1)

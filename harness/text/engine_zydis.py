@@ -1,0 +1,117 @@
+"""Engine zydis: the fast decoder, which is there if it could be built.
+
+``zydis.c`` fills the columns in one pass of Zydis, without the GIL. setuptools
+builds it where a compiler and Zydis 4 are (``pip install``, ``ci/env``); it is no
+Python extension and needs no Python header.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import InfraError
+from harness.text.insn import I64, U8
+from harness.text.length import LONGEST, measure
+from harness.text.rows import Rows
+
+_INTERFACE = 1  # of zydis.c
+_Gap = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class _Text(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("length", ctypes.c_uint64),
+        ("address", ctypes.c_uint64),
+        ("stretches", ctypes.c_void_p),
+        ("stretch_count", ctypes.c_uint64),
+        ("starts", ctypes.c_void_p),
+        ("start_count", ctypes.c_uint64),
+        ("gap", _Gap),
+    )
+
+
+class _Columns(ctypes.Structure):
+    _fields_ = (
+        ("address", ctypes.c_void_p),
+        ("size", ctypes.c_void_p),
+        ("kind", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("count", ctypes.c_uint64),
+    )
+
+
+def missing() -> str:
+    """Return why this engine is not there, "" if it is."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else ""
+
+
+def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> Rows:
+    """Decode ``parts`` of ``data``, which is mapped at ``address``, by linear sweep.
+
+    ``parts`` are offsets [first, last); the sweep is put in step at the offsets
+    ``known``, which are sorted.
+    """
+    library = _load()
+    if isinstance(library, str):
+        raise InfraError(f"the zydis engine is not there: {library}")
+    flat = np.ascontiguousarray(data)
+    stretches = np.array(parts, np.int64).reshape(-1, 2)
+    starts = np.ascontiguousarray(known, np.int64)
+    text = _Text(
+        flat.ctypes.data,
+        len(flat),
+        address,
+        stretches.ctypes.data,
+        len(stretches),
+        starts.ctypes.data,
+        len(starts),
+        _gap,
+    )
+    # room for a row per byte: what is not used is never touched
+    most = sum(last - first for first, last in parts)
+    rows = Rows(
+        np.empty(most, np.uint64),
+        np.empty(most, np.uint8),
+        np.empty(most, np.uint8),
+        np.empty(most, np.uint64),
+    )
+    columns = _Columns(
+        rows.address.ctypes.data,
+        rows.size.ctypes.data,
+        rows.kind.ctypes.data,
+        rows.target.ctypes.data,
+    )
+    if library.orc_zydis_decode(ctypes.byref(text), ctypes.byref(columns)):
+        raise InfraError("Zydis does not start", hint="reinstall libzydis")
+    return rows.first(int(columns.count))
+
+
+def _measure(code: int, length: int) -> int:
+    """Return kind and size of what Zydis does not know; 0 if it is nothing."""
+    size, kind = measure(ctypes.string_at(code, min(length, LONGEST)))
+    return kind << 8 | size if size else 0
+
+
+_gap = _Gap(_measure)
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """Return the library, or why there is none."""
+    built = sorted(Path(__file__).parent.glob("_zydis*.so"))
+    if not built:
+        return "it was not built: no compiler or no libzydis-dev (4.0 or later)"
+    try:
+        library = ctypes.CDLL(str(built[0]))
+        library.orc_zydis_interface.restype = ctypes.c_uint32
+        if library.orc_zydis_interface() != _INTERFACE:
+            return f"{built[0].name} was built from another version: install again"
+    except (OSError, AttributeError) as exc:
+        return f"{built[0].name} does not load: {exc}"
+    return library

@@ -1,0 +1,68 @@
+"""Rows: the instructions of a piece of code, as an engine found them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.text.insn import CODE_BYTES, U8, U64, Insns
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Instructions in address order: the columns of Insns, all but their bytes."""
+
+    address: U64
+    size: U8
+    kind: U8
+    target: U64
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    def first(self, count: int) -> Rows:
+        """Return the first ``count`` of them."""
+        return Rows(
+            self.address[:count],
+            self.size[:count],
+            self.kind[:count],
+            self.target[:count],
+        )
+
+
+def join(parts: Iterable[Rows], codes: Sequence[tuple[U8, int]]) -> Insns:
+    """Return the rows of ``parts``, in address order, as Insns.
+
+    ``codes`` has each part's bytes and the address that they are mapped at.
+    """
+    columns: list[list[npt.NDArray[Any]]] = [
+        [np.zeros(0, kind)] for kind in (np.uint64, np.uint8, np.uint8, np.uint64)
+    ]
+    for part in parts:
+        columns[0].append(part.address)
+        columns[1].append(part.size)
+        columns[2].append(part.kind)
+        columns[3].append(part.target)
+    # the parts of a column are freed before the next one is joined
+    address, size, kind, target = (np.concatenate(columns.pop(0)) for _ in range(4))
+    return Insns(address, size, kind, target, _code(address, codes))
+
+
+def _code(address: U64, codes: Sequence[tuple[U8, int]]) -> U8:
+    """Gather 16 bytes from each of ``address``; beyond their piece they are zero."""
+    cell = np.dtype((np.void, CODE_BYTES))
+    found = np.empty(len(address), cell)
+    for data, base in codes:
+        first = int(np.searchsorted(address, np.uint64(base)))
+        last = int(np.searchsorted(address, np.uint64(base + len(data))))
+        padded = np.concatenate([data, np.zeros(CODE_BYTES, np.uint8)])
+        # a cell starts at each byte, so that one of 16 bytes is copied at once
+        cells: npt.NDArray[np.void] = np.ndarray(len(data), cell, padded, strides=(1,))
+        found[first:last] = cells[
+            (address[first:last] - np.uint64(base)).astype(np.int64)
+        ]
+    return found.view(np.uint8).reshape(-1, CODE_BYTES)

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The fast engine behind text/decode.py: one pass of Zydis over machine code, which
+ * fills the columns of text/insn.py. Zydis decodes; this file only says what the
+ * kinds are called, and where a sweep begins anew.
+ *
+ * Called through ctypes (text/engine_zydis.py), without the GIL and from several
+ * threads: nothing here is kept between calls.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <Zydis/Zydis.h>
+
+#define XEN_PREFIX "\x0f\x0bxen"
+
+/* text/insn.py, InsnKind */
+enum kind {
+	OTHER, NOP, CALL, CALL_INDIRECT, JMP, JMP_INDIRECT, JCC, RET, PUSH, POP,
+	PUSHF, POPF, LEAVE, STACK, FRAME, TRAP, UD, END, ENDBR, BAD,
+};
+
+static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+	[ZYDIS_MNEMONIC_NOP] = NOP,
+	[ZYDIS_MNEMONIC_CALL] = CALL,
+	[ZYDIS_MNEMONIC_JMP] = JMP,
+	[ZYDIS_MNEMONIC_JB] = JCC,
+	[ZYDIS_MNEMONIC_JBE] = JCC,
+	[ZYDIS_MNEMONIC_JCXZ] = JCC,
+	[ZYDIS_MNEMONIC_JECXZ] = JCC,
+	[ZYDIS_MNEMONIC_JL] = JCC,
+	[ZYDIS_MNEMONIC_JLE] = JCC,
+	[ZYDIS_MNEMONIC_JNB] = JCC,
+	[ZYDIS_MNEMONIC_JNBE] = JCC,
+	[ZYDIS_MNEMONIC_JNL] = JCC,
+	[ZYDIS_MNEMONIC_JNLE] = JCC,
+	[ZYDIS_MNEMONIC_JNO] = JCC,
+	[ZYDIS_MNEMONIC_JNP] = JCC,
+	[ZYDIS_MNEMONIC_JNS] = JCC,
+	[ZYDIS_MNEMONIC_JNZ] = JCC,
+	[ZYDIS_MNEMONIC_JO] = JCC,
+	[ZYDIS_MNEMONIC_JP] = JCC,
+	[ZYDIS_MNEMONIC_JRCXZ] = JCC,
+	[ZYDIS_MNEMONIC_JS] = JCC,
+	[ZYDIS_MNEMONIC_JZ] = JCC,
+	[ZYDIS_MNEMONIC_LOOP] = JCC,
+	[ZYDIS_MNEMONIC_LOOPE] = JCC,
+	[ZYDIS_MNEMONIC_LOOPNE] = JCC,
+	[ZYDIS_MNEMONIC_XBEGIN] = JCC,
+	[ZYDIS_MNEMONIC_RET] = RET,
+	[ZYDIS_MNEMONIC_PUSH] = PUSH,
+	[ZYDIS_MNEMONIC_POP] = POP,
+	[ZYDIS_MNEMONIC_PUSHF] = PUSHF,
+	[ZYDIS_MNEMONIC_PUSHFD] = PUSHF,
+	[ZYDIS_MNEMONIC_PUSHFQ] = PUSHF,
+	[ZYDIS_MNEMONIC_POPF] = POPF,
+	[ZYDIS_MNEMONIC_POPFD] = POPF,
+	[ZYDIS_MNEMONIC_POPFQ] = POPF,
+	[ZYDIS_MNEMONIC_LEAVE] = LEAVE,
+	[ZYDIS_MNEMONIC_ENTER] = STACK,
+	[ZYDIS_MNEMONIC_INT3] = TRAP,
+	[ZYDIS_MNEMONIC_UD0] = UD,
+	[ZYDIS_MNEMONIC_UD1] = UD,
+	[ZYDIS_MNEMONIC_UD2] = UD,
+	[ZYDIS_MNEMONIC_IRET] = END,
+	[ZYDIS_MNEMONIC_IRETD] = END,
+	[ZYDIS_MNEMONIC_IRETQ] = END,
+	[ZYDIS_MNEMONIC_SYSRET] = END,
+	[ZYDIS_MNEMONIC_SYSEXIT] = END,
+	[ZYDIS_MNEMONIC_ENDBR32] = ENDBR,
+	[ZYDIS_MNEMONIC_ENDBR64] = ENDBR,
+};
+
+/* Says of what Zydis does not know what it is: kind << 8 | size; 0 if it is nothing. */
+typedef uint32_t (*gap_fn)(const uint8_t *code, size_t length);
+
+/* The minimal one is fast, and knows no operands. */
+struct decoders {
+	ZydisDecoder minimal, full;
+};
+
+/* What is decoded, where it is mapped, and what is known of it. */
+struct text {
+	const uint8_t *data;
+	uint64_t length;
+	uint64_t address;
+	const int64_t *stretches; /* [first, last) each: what to decode */
+	uint64_t stretch_count;
+	const int64_t *starts; /* where an instruction must start, sorted */
+	uint64_t start_count;
+	gap_fn gap;
+};
+
+/* Columns of text/insn.py, with room for a row per byte of the stretches. */
+struct columns {
+	uint64_t *address;
+	uint8_t *size;
+	uint8_t *kind;
+	uint64_t *target;
+	uint64_t count;
+};
+
+/*
+ * Whether a register field holds 4 or 5: only then can it be %rsp or %rbp. Newer
+ * encodings have more fields, and are few.
+ */
+static int may_name_stack(const ZydisDecodedInstruction *insn)
+{
+	const int stack = 4, mask = 6;
+
+	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return 1;
+	if (!insn->raw.modrm.offset)
+		return (insn->opcode & mask) == stack && !insn->raw.rex.B;
+	return ((insn->raw.modrm.reg & mask) == stack && !insn->raw.rex.R) ||
+	       (insn->raw.modrm.mod == 3 && (insn->raw.modrm.rm & mask) == stack &&
+		!insn->raw.rex.B);
+}
+
+/* STACK if an operand that is written is %rsp or a part of it, FRAME if %rbp. */
+static uint8_t written(const ZydisDecoder *full, const uint8_t *code, size_t length)
+{
+	ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction insn;
+	uint8_t kind = OTHER;
+
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(full, code, length, &insn, operands)))
+		return OTHER;
+	for (int i = 0; i < insn.operand_count_visible; i++) {
+		if (operands[i].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		switch (ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
+							 operands[i].reg.value)) {
+		case ZYDIS_REGISTER_RSP:
+			return STACK;
+		case ZYDIS_REGISTER_RBP:
+			kind = FRAME;
+			break;
+		default:
+			break;
+		}
+	}
+	return kind;
+}
+
+/* The kind of what Zydis decoded; a direct branch also gets its target. */
+static uint8_t classify(const struct decoders *decoders, const uint8_t *code,
+			const ZydisDecodedInstruction *insn, uint64_t end,
+			uint64_t *target)
+{
+	uint8_t kind = kind_of[insn->mnemonic];
+
+	switch (kind) {
+	case OTHER:
+		if (!may_name_stack(insn))
+			return OTHER;
+		return written(&decoders->full, code, insn->length);
+	case CALL:
+	case JMP:
+	case JCC:
+		if (!insn->raw.imm[0].is_relative)
+			return kind == CALL ? CALL_INDIRECT : JMP_INDIRECT;
+		*target = end + insn->raw.imm[0].value.s;
+	}
+	return kind;
+}
+
+/* What Xen traps starts with a prefix of its own, which Zydis takes for ud2. */
+static int is_xen_prefix(const struct text *text, int64_t at)
+{
+	return text->length - at >= sizeof(XEN_PREFIX) - 1 &&
+	       !memcmp(text->data + at, XEN_PREFIX, sizeof(XEN_PREFIX) - 1);
+}
+
+/* Decode what is at ``at``, which may not reach over ``last``. */
+static uint8_t one(const struct decoders *decoders, const struct text *text, int64_t at,
+		   int64_t last, int64_t *size, uint64_t *target)
+{
+	const uint8_t *code = text->data + at;
+	ZydisDecodedInstruction insn;
+	uint32_t gap;
+
+	*target = 0;
+	if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoders->minimal, NULL, code,
+						       last - at, &insn)) &&
+	    (insn.mnemonic != ZYDIS_MNEMONIC_UD2 || !is_xen_prefix(text, at))) {
+		*size = insn.length;
+		return classify(decoders, code, &insn, text->address + at + insn.length,
+				target);
+	}
+	gap = text->gap(code, text->length - at);
+	*size = gap ? gap & 0xff : 1;
+	return gap ? gap >> 8 : BAD;
+}
+
+/* Changes whenever the structures above do: an old build is not called. */
+uint32_t orc_zydis_interface(void)
+{
+	return 1;
+}
+
+static int start(struct decoders *decoders)
+{
+	return ZYAN_SUCCESS(ZydisDecoderInit(&decoders->full, ZYDIS_MACHINE_MODE_LONG_64,
+					     ZYDIS_STACK_WIDTH_64)) &&
+	       ZYAN_SUCCESS(ZydisDecoderInit(&decoders->minimal,
+					     ZYDIS_MACHINE_MODE_LONG_64,
+					     ZYDIS_STACK_WIDTH_64)) &&
+	       ZYAN_SUCCESS(ZydisDecoderEnableMode(&decoders->minimal,
+						   ZYDIS_DECODER_MODE_MINIMAL,
+						   ZYAN_TRUE));
+}
+
+/* Decode ``text`` into ``columns``; 0, or -1 if Zydis does not start. */
+int orc_zydis_decode(const struct text *text, struct columns *columns)
+{
+	struct decoders decoders;
+	uint64_t next = 0, row = 0;
+
+	if (!start(&decoders))
+		return -1;
+	for (uint64_t i = 0; i < text->stretch_count; i++) {
+		int64_t at = text->stretches[2 * i], last = text->stretches[2 * i + 1];
+
+		while (at < last) {
+			int64_t size;
+			uint64_t target;
+			uint8_t kind = one(&decoders, text, at, last, &size, &target);
+
+			while (next < text->start_count && text->starts[next] <= at)
+				next++;
+			if (next < text->start_count &&
+			    text->starts[next] < at + size) {
+				size = text->starts[next] - at;
+				kind = BAD;
+				target = 0;
+			}
+			columns->address[row] = text->address + at;
+			columns->size[row] = size;
+			columns->kind[row] = kind;
+			columns->target[row] = target;
+			row++;
+			at += size;
+		}
+	}
+	columns->count = row;
+	return 0;
+}

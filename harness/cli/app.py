@@ -41,6 +41,8 @@ COMMANDS = {
     "evidence.",
     "run": "Build, validate, boot and compare kernels; print one table; write report/.",
     "report": "Print a saved result; exit as its run did.",
+    "corpus": "Measure the verifier: mutants of a kernel, plants in its source, "
+    "objects.",
 }
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 

@@ -77,6 +77,11 @@ def parse_sites(program: Program, table: SiteTable) -> Sites | None:
     return read[scores.index(max(scores))]
 
 
+def table_bytes(program: Program, table: SiteTable) -> tuple[int, Bytes] | None:
+    """Return where ``table`` lies and what it holds; None if there is none."""
+    return _bytes(program, _SPECS[table])
+
+
 @dataclass(frozen=True, slots=True)
 class _Spec:
     section: str

@@ -1,0 +1,235 @@
+"""``orc-harness corpus``: is what is wrong on purpose found?"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness import kernel_build, matrix
+from harness.artifacts import Store, load
+from harness.cache import cache_dir
+from harness.cli import options
+from harness.cli.console import OUT, board
+from harness.corpus import measure, objects, score
+from harness.corpus.classes import Zone, chosen, zones
+from harness.corpus.garden import grow
+from harness.corpus.plant import Plant, read_plants
+from harness.errors import ExitCode, UserError
+from harness.kernel_build import KernelBuild
+from harness.variant import Platform
+
+COUNT = 100
+TIMEOUT_S = 3600.0
+
+
+def command(
+    build: Annotated[
+        Path | None,
+        typer.Option(
+            "--of",
+            metavar="BUILD",
+            help="Spoil this kernel build or file. Default: one that is in the store.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The first mutant's number.")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", help="Mutants of each class and zone.")
+    ] = COUNT,
+    group: Annotated[
+        str,
+        typer.Option(
+            "--class", help="Only this class or group (orc, text, ...), or plant."
+        ),
+    ] = "",
+    zone: Annotated[
+        Zone | None, typer.Option("--zone", help="Only mutants drawn there.")
+    ] = None,
+    plants: Annotated[
+        bool, typer.Option("--plants", help="Grow the source plants instead.")
+    ] = False,
+    handmade: Annotated[
+        bool, typer.Option("--objects", help="Judge the hand-made objects instead.")
+    ] = False,
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
+    jobs: options.JobsOption = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Deadline of the mutants, in seconds.")
+    ] = TIMEOUT_S,
+    output: options.FormatOption = options.Format.TEXT,
+) -> None:
+    """Measure the verifier: mutants of a kernel, plants in its source, objects.
+
+    Exits with 1 where recall or precision is less than what is asked for.
+    """
+    workers = jobs or os.cpu_count() or 1
+    if plants:
+        code = _plants(_named(group), runtime.value, workers, output)
+    elif handmade:
+        code = _objects(runtime.value, workers, output)
+    else:
+        wanted = [
+            measure.Wanted(one.name, place, number)
+            for number in range(seed, seed + count)
+            for one in chosen(group)
+            for place in zones(one)
+            if zone in (None, place)
+        ]
+        code = _mutants(build, wanted, workers, timeout, output)
+    raise typer.Exit(code)
+
+
+def _named(pattern: str) -> list[Plant]:
+    """Return the plants whose name begins with ``pattern``.
+
+    Raises:
+        UserError: there is none.
+    """
+    plants = read_plants()
+    if found := [plant for plant in plants if plant.name.startswith(pattern)]:
+        return found
+    names = ", ".join(plant.name for plant in plants)
+    raise UserError(f"no plant {pattern}", hint=f"there are {names}")
+
+
+def _mutants(
+    build: Path | None,
+    wanted: list[measure.Wanted],
+    jobs: int,
+    timeout_s: float,
+    output: options.Format,
+) -> ExitCode:
+    found = kernel_build.find(build) if build else _stored()
+    paths = (*found.kernels, *found.modules) or found.files
+    started = time.monotonic()
+    with board() as lines:
+        progress = lines("corpus")
+        progress("validating the clean kernel")
+        alarms = measure.new_findings(measure.read_subjects(paths))
+        outcomes = measure.measure(
+            paths, wanted, jobs=jobs, timeout_s=timeout_s, progress=progress
+        )
+    result = score.Result(
+        subjects=tuple(map(str, paths)),
+        seconds=round(time.monotonic() - started, 1),
+        false_alarms=tuple(finding.key for finding in alarms),
+        scores=tuple(score.score(outcomes)),
+        missed=tuple(outcome for outcome in outcomes if outcome.missed),
+        unfinished=len(wanted) - len(outcomes),
+    )
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(result), end="")
+    else:
+        OUT.print(_recall(result))
+        for line in _misses(result):
+            OUT.print(line, markup=False)
+    return result.exit_code
+
+
+def _stored() -> KernelBuild:
+    """Find the small native kernel that was stored last.
+
+    Raises:
+        UserError: there is none.
+    """
+    store = Store(cache_dir() / "store")
+    builds = [load(store.root / key) for key in sorted(store.keys())]
+    small = [b for b in builds if b.manifest.variant == Platform.NATIVE]
+    if not small:
+        raise UserError(
+            "there is no native kernel in the store",
+            hint="orc-harness build --variant native makes one; or --of BUILD",
+        )
+    newest = max(small, key=lambda b: b.vmlinux.stat().st_mtime)
+    return kernel_build.find(newest.directory)
+
+
+def _recall(result: score.Result) -> Table:
+    table = Table(
+        "class", "zone", "made", "found", "equivalent", "missed", "recall", ""
+    )
+    for one in result.scores:
+        equivalent = sum(one.equivalent.values())
+        missed = one.made - one.detected - equivalent
+        mark = "" if one.wanted is None else "met" if one.met else "NOT MET"
+        style = "red" if not one.met else None
+        table.add_row(
+            one.name,
+            one.zone,
+            str(one.made),
+            str(one.detected),
+            str(equivalent),
+            str(missed),
+            f"{one.recall:.1%}",
+            mark,
+            style=style,
+        )
+    return table
+
+
+def _misses(result: score.Result) -> Iterator[str]:
+    for one in result.scores:
+        seen = ", ".join(f"{rule} {n}" for rule, n in one.detectors.items())
+        yield f"{one.name} ({one.zone}): {seen or 'nobody'}"
+    for outcome in result.missed:
+        yield f"missed {outcome.place}: {outcome.what} {outcome.error}".rstrip()
+        yield f"  orc-harness corpus {outcome.wanted.command}"
+    for key in result.false_alarms:
+        yield f"false alarm on the clean kernel: {key}"
+    if result.unfinished:
+        yield f"{result.unfinished} mutants were not tried before the deadline"
+    made = sum(one.made for one in result.scores)
+    alarms = len(result.false_alarms)
+    yield (
+        f"{made} mutants in {result.seconds:.0f} s, {len(result.missed)} missed, "
+        f"{alarms} false alarms"
+    )
+
+
+def _plants(
+    plants: list[Plant], runtime: str, jobs: int, output: options.Format
+) -> ExitCode:
+    with board() as lines:
+        request = matrix.Request(runtime=runtime, jobs=jobs)
+        with matrix.workshop(request, lines) as shop:
+            grown = grow(shop, plants, jobs, lines)
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(grown), end="")
+    else:
+        table = Table("plant", "blame", "objtool", "found", "where", "")
+        for plant, one in zip(plants, grown, strict=True):
+            place = str(one.findings[0].location) if one.found else one.error
+            rules = (
+                ", ".join(sorted({f.rule for f in one.findings})) if one.found else ""
+            )
+            said = "noisy" if one.objtool else "silent"
+            mark = "" if one.good else "MISSED"
+            table.add_row(plant.name, plant.blame, said, rules, place, mark)
+        OUT.print(table)
+    good = all(one.good for one in grown)
+    return ExitCode.CLEAN if good else ExitCode.FINDINGS
+
+
+def _objects(runtime: str, jobs: int, output: options.Format) -> ExitCode:
+    with board() as lines:
+        request = matrix.Request(runtime=runtime, jobs=jobs)
+        with matrix.workshop(request, lines) as shop:
+            judged = objects.judge(shop, lines("objects"))
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(judged), end="")
+    else:
+        table = Table("object", "class", "objtool", "orc-harness", "")
+        for one in judged:
+            said = "\n".join(one.objtool) or one.expected.objtool.value
+            ours = "\n".join(sorted({f.rule for f in one.findings})) or "clean"
+            mark = "" if one.good else "NOT AS EXPECTED"
+            table.add_row(one.name, one.expected.conflict, said, ours, mark)
+        OUT.print(table)
+    good = all(one.good for one in judged)
+    return ExitCode.CLEAN if good else ExitCode.FINDINGS

@@ -1,0 +1,1 @@
+"""Corpus: what must be caught: mutants, plants and hand-made objects."""

@@ -1,0 +1,137 @@
+"""Garden: plants grown into kernels, and what objtool and we said of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harness import kernel_build
+from harness.artifacts import Artifacts
+from harness.build import log
+from harness.corpus.plant import Objtool, Plant, planted
+from harness.errors import HarnessError
+from harness.finding import Finding
+from harness.progress import Progress
+from harness.result import Status
+from harness.stages import build, validate
+from harness.stages.shop import Shop
+from harness.variant import Platform, variant
+
+SHOWN = 5  # findings and lines that are kept of each plant
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What became of one plant.
+
+    Attributes:
+        plant: its name.
+        directory: where its kernel is.
+        objtool: what objtool said that it does not say of the clean kernel.
+        found: how many of our new findings are the one that was asked for.
+        others: how many more new ones there are, which the clean kernel has not.
+        findings: the first of those that were asked for, or else of the others.
+        error: why there is no kernel, or no verdict.
+        unexpected: objtool is not as silent or noisy as when it was measured.
+    """
+
+    plant: str
+    directory: str = ""
+    objtool: tuple[str, ...] = ()
+    found: int = 0
+    others: int = 0
+    findings: tuple[Finding, ...] = ()
+    error: str = ""
+    unexpected: bool = False
+
+    @property
+    def good(self) -> bool:
+        """It was built, and found where it is."""
+        return bool(self.found) and not self.error
+
+
+def grow(
+    shop: Shop, plants: Sequence[Plant], jobs: int, board: Callable[[str], Progress]
+) -> list[Grown]:
+    """Build, validate and judge each of ``plants``, one after the other.
+
+    Raises:
+        HarnessError: the clean kernel that all are compared with cannot be built.
+    """
+    clean: dict[str, _Clean] = {}
+    grown = []
+    for plant in plants:
+        if plant.profile not in clean:
+            clean[plant.profile] = _clean(shop, plant.profile, jobs, board)
+        try:
+            grown.append(_grow(shop, plant, clean[plant.profile], jobs, board))
+        except HarnessError as exc:
+            grown.append(Grown(plant.name, error=exc.message))
+    return grown
+
+
+@dataclass(frozen=True, slots=True)
+class _Clean:
+    """What is said of the kernel without any plant."""
+
+    words: frozenset[str]
+    keys: frozenset[str]
+
+
+def _clean(
+    shop: Shop, profile: str, jobs: int, board: Callable[[str], Progress]
+) -> _Clean:
+    wanted = variant(Platform.NATIVE, profile)
+    artifacts = build.make(shop, wanted, jobs, board("clean"))
+    stage = validate.stage(
+        kernel_build.find(artifacts.directory), "clean", jobs, board("clean")
+    )
+    return _Clean(
+        frozenset(_words(artifacts)), frozenset(f.key for f in stage.findings)
+    )
+
+
+def _words(artifacts: Artifacts) -> list[str]:
+    """What objtool said, place and message."""
+    return [
+        f"{finding.location}: {finding.message}"
+        for finding in log.findings(artifacts.log.read_text(errors="replace"))
+        if finding.rule.startswith("objtool/")
+    ]
+
+
+def _grow(
+    shop: Shop,
+    plant: Plant,
+    clean: _Clean,
+    jobs: int,
+    board: Callable[[str], Progress],
+) -> Grown:
+    progress = board(plant.name)
+    progress("planting")
+    with planted(shop.tree, plant) as tree:
+        there = Shop(shop.engine, shop.toolchain, shop.machine, tree, shop.store)
+        wanted = variant(Platform.NATIVE, plant.profile)
+        artifacts = build.make(there, wanted, jobs, progress)
+    words = [word for word in _words(artifacts) if word not in clean.words]
+    stage = validate.stage(
+        kernel_build.find(artifacts.directory), plant.name, jobs, progress
+    )
+    ours = [
+        finding
+        for finding in stage.findings
+        if finding.key not in clean.keys
+        and not finding.rule.startswith(("objtool/", "modpost/"))
+    ]
+    seen = plant.seen_by(ours)
+    others = [finding for finding in ours if finding not in seen]
+    return Grown(
+        plant=plant.name,
+        directory=str(artifacts.directory),
+        objtool=tuple(words[:SHOWN]),
+        found=len(seen),
+        others=len(others),
+        findings=tuple((seen or others)[:SHOWN]),
+        error=stage.reason if stage.status is Status.ERROR else "",
+        unexpected=bool(words) != (plant.objtool is Objtool.NOISY),
+    )

@@ -1,0 +1,211 @@
+"""Measure: what the verifier makes of thousands of mutants of one build.
+
+A mutant is detected if its verdict has a finding that the clean program's has not:
+another key, since that is what people and baselines see.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import baseline
+from harness.corpus.classes import CLASSES, Zone, candidates
+from harness.corpus.equivalent import Clean, proof
+from harness.corpus.mutant import Change, draw
+from harness.elf.feature import Features, image_features
+from harness.elf.program import load
+from harness.errors import UserError
+from harness.finding import Finding, group_by_cause
+from harness.progress import Progress
+from harness.text.insn import I64
+from harness.verify.check import check_columns
+from harness.verify.columns import Columns, read_columns
+
+CHUNK = 8  # mutants that a process is handed at once
+EVERY_MODULE = 4  # each fourth mutant is one of a module
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One mutant to make: its class, where it is drawn, and its number."""
+
+    name: str
+    zone: Zone
+    seed: int
+
+    @property
+    def command(self) -> str:
+        """The options of ``orc-harness corpus`` that make it again."""
+        zone = f" --zone {self.zone}" if self.zone is not Zone.ALL else ""
+        return f"--class {self.name}{zone} --seed {self.seed} --count 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one mutant.
+
+    Attributes:
+        wanted: which mutant it is.
+        place: ``vmlinux: fork+0x1c``; empty if nothing could be spoilt.
+        what: what was done there.
+        rules: the rules that found it; none if nothing did.
+        equivalent: the rule that proves it harmless, if no rule found it.
+        error: what the verifier died of, if it did.
+    """
+
+    wanted: Wanted
+    place: str = ""
+    what: str = ""
+    rules: tuple[str, ...] = ()
+    equivalent: str = ""
+    error: str = ""
+
+    @property
+    def missed(self) -> bool:
+        """It is wrong, and nobody said so."""
+        return bool(self.place) and not self.rules and not self.equivalent
+
+
+@dataclass(slots=True)
+class Subject:
+    """A clean program that mutants are made of, and what is found in it."""
+
+    clean: Clean
+    findings: tuple[Finding, ...]
+    rows: dict[tuple[str, Zone], I64] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> Columns:
+        """The clean program."""
+        return self.clean.columns
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of what is found in the clean program."""
+        return frozenset(finding.key for finding in self.findings)
+
+    def candidates(self, name: str, zone: Zone) -> I64:
+        """Return the rows that the class ``name`` can spoil, found once."""
+        if (name, zone) not in self.rows:
+            self.rows[name, zone] = candidates(CLASSES[name], zone, self.columns)
+        return self.rows[name, zone]
+
+
+def read_subjects(paths: Sequence[Path]) -> list[Subject]:
+    """Read the kernel (the first of ``paths``) and its modules.
+
+    Raises:
+        UserError: the first carries no ORC.
+    """
+    subjects: list[Subject] = []
+    features: Features | None = None
+    for path in paths:
+        program = load(path)
+        features = features or image_features(program)
+        if (columns := read_columns(program, features)) is not None:
+            verdict = check_columns(columns)
+            subjects.append(Subject(Clean(columns), verdict.findings))
+        elif not subjects:
+            raise UserError(f"{path} carries no ORC: there is nothing to spoil")
+    return subjects
+
+
+def new_findings(subjects: Iterable[Subject]) -> list[Finding]:
+    """Return what is found in the clean programs and is not known: false alarms."""
+    found = [finding for subject in subjects for finding in subject.findings]
+    today = datetime.now(UTC).date()
+    new, _ = baseline.split(group_by_cause(found), baseline.load(), today)
+    return list(new)
+
+
+def try_mutant(subjects: Sequence[Subject], wanted: Wanted) -> Outcome:
+    """Make one mutant, validate it, and see whether anybody noticed."""
+    subject = _subject(subjects, wanted)
+    rows = subject.candidates(wanted.name, wanted.zone)
+    one = CLASSES[wanted.name]
+    change = draw(one, subject.columns, rows, wanted.seed)
+    if change is None:
+        return Outcome(wanted)
+    program = subject.columns.program
+    place = f"{program.name}: {program.location(change.address)}"
+    try:
+        found = check_columns(change.columns).findings
+    except Exception as exc:  # noqa: BLE001 - whatever it dies of, the mutant is missed
+        error = f"{type(exc).__name__}: {exc}"
+        return Outcome(wanted, place, change.what, error=error)
+    known = subject.keys
+    rules = tuple(sorted({f.rule for f in found if f.key not in known}))
+    proved = "" if rules else proof(subject.clean, change, one.kind)
+    return Outcome(wanted, place, change.what, rules, proved)
+
+
+def _subject(subjects: Sequence[Subject], wanted: Wanted) -> Subject:
+    modules = subjects[1:]
+    turn, rest = divmod(wanted.seed, EVERY_MODULE)
+    if wanted.zone is Zone.ALL and rest == EVERY_MODULE - 1 and modules:
+        for at in range(len(modules)):
+            module = modules[(turn + at) % len(modules)]
+            if len(module.candidates(wanted.name, wanted.zone)):
+                return module
+    return subjects[0]
+
+
+def remake(subjects: Sequence[Subject], wanted: Wanted) -> Change | None:
+    """Return the mutant itself, for those who want to look at it."""
+    subject = _subject(subjects, wanted)
+    rows = subject.candidates(wanted.name, wanted.zone)
+    return draw(CLASSES[wanted.name], subject.columns, rows, wanted.seed)
+
+
+def measure(
+    paths: Sequence[Path],
+    wanted: Sequence[Wanted],
+    *,
+    jobs: int,
+    timeout_s: float,
+    progress: Progress,
+) -> list[Outcome]:
+    """Try all ``wanted`` mutants; at the deadline return what there is."""
+    deadline = time.monotonic() + timeout_s
+    chunks = list(_chunks(wanted))
+    context = multiprocessing.get_context("forkserver")
+    outcomes: list[Outcome] = []
+    progress("reading the kernel", 0, len(wanted))
+    with ProcessPoolExecutor(
+        min(jobs, len(chunks)) or 1, context, initializer=_open, initargs=(paths,)
+    ) as pool:
+        waiting = {pool.submit(_try_chunk, chunk) for chunk in chunks}
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            done, waiting = wait(waiting, left, FIRST_COMPLETED)
+            outcomes += _collected(done)
+            progress("trying mutants", len(outcomes), len(wanted))
+        for future in waiting:
+            future.cancel()
+    outcomes += _collected(f for f in waiting if f.done() and not f.cancelled())
+    return sorted(outcomes, key=lambda o: (o.wanted.name, o.wanted.zone, o.wanted.seed))
+
+
+def _chunks(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
+    for first in range(0, len(wanted), CHUNK):
+        yield wanted[first : first + CHUNK]
+
+
+def _collected(done: Iterable[Future[list[Outcome]]]) -> list[Outcome]:
+    return [outcome for future in done for outcome in future.result()]
+
+
+_here: list[Subject] = []  # of a worker process: read once, mutated thousands of times
+
+
+def _open(paths: Sequence[Path]) -> None:
+    _here[:] = read_subjects(paths)
+
+
+def _try_chunk(wanted: Sequence[Wanted]) -> list[Outcome]:
+    return [try_mutant(_here, one) for one in wanted]

@@ -1,0 +1,238 @@
+"""Rules of equivalence: what each proves, and what it must not prove."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.corpus.equivalent import RULES, Clean, dead_fill, proof
+from harness.corpus.mutant import Change, Kind
+from harness.corpus.rewrite import with_alternatives, with_code, with_orc
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
+from harness.verify.columns import Columns, read_columns
+from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call
+from tests.builders.site import SMAP, Replacement, a_site
+from tests.unit.corpus.program import NAMES
+
+
+def read(text: str, rows: list[tuple[int, OrcEntry]]) -> Columns:
+    """Return the columns of an object with one function ``f``."""
+    writer = ElfWriter()
+    code = bytes.fromhex(text)
+    section = writer.section(".text", code, flags=ALLOC | EXEC, align=16)
+    writer.symbol("f", section, 0, len(code))
+    add_orc(writer, section, [*rows, (len(code), UND)])
+    columns = read_columns(writer.program(), NAMES)
+    assert columns is not None
+    return columns
+
+
+def table_change(clean: Columns, rows: list[tuple[int, bytes]]) -> Change:
+    """Return the change of the whole table to ``rows`` (offset, record)."""
+    base = clean.program.symbols.find("f")
+    assert base is not None
+    ip = np.array([base + offset for offset, _ in rows], np.uint64)
+    records = np.frombuffer(b"".join(r for _, r in rows), np.uint8).reshape(-1, 6)
+    return Change(with_orc(clean, ip, records), base, 1, "")
+
+
+def code_change(clean: Columns, offset: int, code: str) -> Change:
+    """Return the change of bytes in ``f``."""
+    base = clean.program.symbols.find("f")
+    assert base is not None
+    data = bytes.fromhex(code)
+    return Change(with_code(clean, base + offset, data), base + offset, len(data), "")
+
+
+def proved(clean: Columns, change: Change, kind: Kind = Kind.STATE) -> str:
+    return proof(Clean(clean), change, kind)
+
+
+EIGHT = bytes.fromhex("0800 0000 0502")
+SIXTEEN = bytes.fromhex("1000 0000 0502")
+NONE = bytes(6)
+BP = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
+PUSH_POP = "53 4889fb 5b c3"  # push %rbx; mov %rdi,%rbx; pop %rbx; ret
+PUSHED = [(0, call(8)), (1, call(16)), (5, call(8))]
+
+
+def test_an_entry_that_repeats_the_one_before() -> None:
+    """Whoever asks gets the same answers."""
+    clean = read(PUSH_POP, PUSHED)
+    rows = [(0, EIGHT), (1, SIXTEEN), (4, SIXTEEN), (5, EIGHT), (6, NONE)]
+
+    assert proved(clean, table_change(clean, rows)) == "same-answers"
+
+
+def test_another_answer_is_another_table() -> None:
+    """An entry one instruction early is no repetition."""
+    clean = read(PUSH_POP, PUSHED)
+    rows = [(0, EIGHT), (1, SIXTEEN), (4, EIGHT), (6, NONE)]
+
+    assert proved(clean, table_change(clean, rows)) == ""
+
+
+def test_a_state_for_fill_behind_a_return() -> None:
+    """Nobody gets to the int3 behind a ret."""
+    clean = read(PUSH_POP + "cc cc", [*PUSHED, (6, UND)])
+    rows = [(0, EIGHT), (1, SIXTEEN), (5, EIGHT), (8, NONE)]
+
+    assert proved(clean, table_change(clean, rows)) == "unreachable"
+
+
+def test_code_behind_a_jump_is_no_fill() -> None:
+    """NOPs whose next instruction nothing names may be where a pointer leads."""
+    clean = read("c3 90 31c0 c3", [(0, call(8))])
+
+    assert dead_fill(clean).tolist() == [False] * 4
+
+
+def test_fill_before_a_branch_target() -> None:
+    """NOPs between a return and a place that somebody jumps to align it."""
+    clean = read("7402 c3 90 31c0 c3", [(0, call(8))])
+
+    assert dead_fill(clean).tolist() == [False, False, True, False, False]
+
+
+def test_fill_that_a_branch_reaches() -> None:
+    """A NOP that is jumped to is code."""
+    clean = read("7401 c3 90 31c0 c3", [(0, call(8))])
+
+    assert not dead_fill(clean).any()
+
+
+def test_code_of_which_nothing_is_claimed() -> None:
+    """Where the table is silent it cannot be wrong."""
+    clean = read("53 4889fb 5b c3", [(0, UND)])
+
+    assert proved(clean, code_change(clean, 0, "90")) == "unclaimed"
+
+
+def test_another_push() -> None:
+    """``push %rax`` for ``push %rbx``: nothing changes for the stack."""
+    clean = read(PUSH_POP, PUSHED)
+
+    assert proved(clean, code_change(clean, 0, "50")) == "same-effect"
+
+
+@pytest.mark.parametrize("code", ["90", "5b"])
+def test_a_push_that_is_gone(code: str) -> None:
+    """Dropped or turned round it changes the stack: no proof."""
+    clean = read(PUSH_POP, PUSHED)
+
+    assert proved(clean, code_change(clean, 0, code)) == ""
+
+
+def framed(code: str = "4889f8") -> Columns:
+    """push %rbp; mov %rsp,%rbp; ...; pop %rbp; ret, counted from %rbp."""
+    rows = [(0, call(8)), (1, call(16, -16)), (4, BP), (8, call(8))]
+    return read(f"55 4889e5 {code} 5d c3", rows)
+
+
+def test_a_balanced_pair_under_a_frame_pointer() -> None:
+    """%rsp is back, and nobody counts from it meanwhile."""
+    clean = framed()
+
+    assert proved(clean, code_change(clean, 4, "505890")) == "other-base"
+
+
+def test_an_unbalanced_push_under_a_frame_pointer() -> None:
+    """%rsp is elsewhere when the frame is taken down: that is a defect."""
+    clean = framed()
+
+    assert proved(clean, code_change(clean, 4, "509090")) == ""
+
+
+def test_a_balanced_pair_under_the_stack_pointer() -> None:
+    """Between push and pop the frame is farther from %rsp: that is a defect."""
+    clean = read(PUSH_POP, PUSHED)
+
+    assert proved(clean, code_change(clean, 1, "505890")) == ""
+
+
+def test_a_text_that_the_table_declares_already() -> None:
+    """NOPs become ``pushf; pop``, which another text of the site does there."""
+    program = a_site(
+        bytes.fromhex("0f1f00"),
+        [Replacement(bytes.fromhex("9c58"), SMAP)],
+        [(1, call(16)), (2, call(8))],
+    )
+    clean = read_columns(program, NAMES)
+    assert clean is not None
+    assert clean.alternatives is not None
+    address = int(clean.alternatives.site_address[0])
+    change = Change(with_code(clean, address, bytes.fromhex("505890")), address, 3, "")
+
+    assert proved(clean, change) == "declared"
+
+
+def site(*replacements: Replacement, original: str = "0f1f440000") -> Columns:
+    columns = read_columns(a_site(bytes.fromhex(original), replacements), NAMES)
+    assert columns is not None
+    return columns
+
+
+def entry_change(clean: Columns, offset: int, data: bytes) -> Change:
+    address = int(clean.alternatives.address[0]) if clean.alternatives else 0
+    return Change(with_alternatives(clean, offset, data), address, 5, "")
+
+
+def test_where_no_bytes_lie_means_nothing() -> None:
+    """repl_offset of an empty replacement is not used."""
+    clean = site(Replacement(b""))
+    section = clean.program.section(".altinstructions")
+    assert section is not None
+    old = int.from_bytes(section.data[4:8].tobytes(), "little", signed=True)
+
+    change = entry_change(clean, 4, (old + 2).to_bytes(4, "little", signed=True))
+
+    assert proved(clean, change) == "empty-replacement"
+
+
+def test_a_condition_between_equal_texts() -> None:
+    """Both texts are one: the feature does not matter."""
+    clean = site(Replacement(bytes.fromhex("0f1f440000")))
+
+    change = entry_change(clean, 8, (7).to_bytes(2, "little"))
+
+    assert proved(clean, change, Kind.CONDITION) == "same-texts"
+
+
+def test_a_condition_between_texts_that_differ() -> None:
+    """Another feature chooses another text: ORC does not see it, and it is wrong."""
+    clean = site(Replacement(bytes.fromhex("31c0")))
+
+    change = entry_change(clean, 8, (7).to_bytes(2, "little"))
+
+    assert proved(clean, change, Kind.CONDITION) == ""
+
+
+def test_a_shorter_replacement_without_stack() -> None:
+    """The kernel is wrong, its table is not; a class of lengths has no such excuse."""
+    clean = site(Replacement(bytes.fromhex("31c031d2")))
+
+    change = entry_change(clean, 13, b"\x02")
+
+    assert proved(clean, change, Kind.STATE) == "same-stack"
+    assert proved(clean, change, Kind.LENGTH) == ""
+
+
+def test_a_shorter_replacement_that_pops_no_more() -> None:
+    """What it leaves out moved the stack: a defect."""
+    program = a_site(
+        bytes.fromhex("0f1f00"),
+        [Replacement(bytes.fromhex("9c58"), SMAP)],
+        [(1, call(16)), (2, call(8))],
+    )
+    clean = read_columns(program, NAMES)
+    assert clean is not None
+
+    change = entry_change(clean, 13, b"\x01")
+
+    assert proved(clean, change) == ""
+
+
+def test_every_rule_says_why() -> None:
+    """Names are unique, reasons are sentences without a full stop."""
+    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert all(rule.reason and not rule.reason.endswith(".") for rule in RULES)

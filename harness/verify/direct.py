@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.text.effect import effects_of
+from harness.text.effect import WORD, Effects, Form, effects_of
 from harness.text.insn import I64, InsnKind
 from harness.verify.edge import NO_ROW, EdgeKind
 from harness.verify.ledger import Ledger
 from harness.verify.scope import Scope
-from harness.verify.successor import successors
+from harness.verify.successor import Bools, successors
 from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
@@ -98,8 +98,33 @@ def _calls(scope: Scope, ledger: Ledger, thunks: Thunks) -> None:
     entered |= columns.program.sections_at(callees) < 0
     odd = np.flatnonzero(~entered)
     entered[odd] = [thunks.register(callee) >= 0 for callee in callees[odd].tolist()]
-    ledger.enter(EdgeKind.CALL, source, target, entered[which])
+    holds = entered[which]
+    pushes = np.flatnonzero(~holds)
+    pushes = pushes[pushes_and_jumps(scope, source[pushes])]
+    holds[pushes] = True
+    ledger.enter(EdgeKind.CALL, source, target, holds)
     ledger.reach(insns.index(callees[entered]))
+    ledger.reach(insns.index(target[pushes]))
+
+
+def pushes_and_jumps(scope: Scope, rows: I64) -> Bools:
+    """Tell which of ``rows`` are calls into their own function that only push.
+
+    The frame at the target has the return address on top of the caller's: that is
+    how the return stack buffer is stuffed, and how a return is made a jump.
+    """
+    count = len(rows)
+    push = Effects(
+        rows,
+        np.full(count, Form.MOVE, np.uint8),
+        np.full(count, -WORD),
+        np.zeros(count, bool),
+    )
+    pushed, _ = successors(scope.state[rows], push)
+    target = scope.columns.insns.target[rows]
+    symbols = scope.columns.program.symbols
+    entries = np.isin(target, symbols.address[symbols.functions])
+    return np.asarray((scope.at(target) == pushed) & ~entries)
 
 
 def _return_addresses(scope: Scope, ledger: Ledger) -> None:

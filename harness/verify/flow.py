@@ -17,7 +17,7 @@ from harness.text.insn import I64, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
 from harness.verify.coverage import coverage
-from harness.verify.direct import enter_direct
+from harness.verify.direct import enter_direct, pushes_and_jumps
 from harness.verify.doubt import findings_of
 from harness.verify.edge import EdgeKind, Edges
 from harness.verify.indirect import enter_indirect
@@ -25,7 +25,7 @@ from harness.verify.ledger import Ledger, ledger_for
 from harness.verify.noreturn import Noreturn, Ways, ways_of
 from harness.verify.scope import Scope, scope_of
 from harness.verify.side import enter_side
-from harness.verify.successor import Bools
+from harness.verify.successor import Bools, defined
 from harness.verify.switch import Switches
 from harness.verify.thunk import thunks_of
 
@@ -95,14 +95,31 @@ def _calls_behind(scope: Scope, edges: Edges) -> Bools:
 
 
 def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
-    """Steps over calls that never return: which of ``edges``."""
+    """Steps over calls that never return: which of ``edges``.
+
+    Nor does anybody return to a call that only pushes, where nothing is behind it.
+    """
     steps = np.flatnonzero(_calls_behind(scope, edges))
-    target = scope.columns.insns.target[edges.source[steps]]
-    proved = prover.prove(np.unique(target).tolist())
+    rows = edges.source[steps]
+    insns = scope.columns.insns
+    target = insns.target[rows]
+    asked = np.concatenate([target, insns.target[_last_calls(scope)]])
+    proved = prover.prove(np.unique(asked).tolist())
     never = [t in proved or prover.external(t) for t in target.tolist()]
+    nothing = ~defined(scope.behind[rows])
     ends = np.zeros(len(edges), bool)
-    ends[steps] = never
+    ends[steps] = np.array(never, bool) | (nothing & pushes_and_jumps(scope, rows))
     return ends
+
+
+def _last_calls(scope: Scope) -> I64:
+    """Direct calls behind which another function starts."""
+    insns, symbols = scope.columns.insns, scope.columns.program.symbols
+    start = np.unique(symbols.address[symbols.functions])
+    row = insns.index(start)
+    row, start = row[row > 0] - 1, start[row > 0]
+    ends = insns.address[row] + insns.size[row]
+    return row[(ends == start) & (insns.kind[row] == InsnKind.CALL)]
 
 
 def _moved(scope: Scope, edges: Edges) -> Bools:

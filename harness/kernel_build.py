@@ -7,14 +7,16 @@ of modules, a single file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UserError
 
 MODULE_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 BZIMAGE = "arch/x86/boot/bzImage"
+_IMAGE = re.compile(r"^(vmlinu[xz]|bzImage)-")
 _SKIPPED = {".git", "Documentation", "scripts", "tools", "certs", "source"}
 
 
@@ -68,6 +70,29 @@ def find(path: Path) -> KernelBuild:
     return found
 
 
+def pair(builds: Sequence[KernelBuild]) -> list[KernelBuild]:
+    """Join each kernel image with the modules of its release, where both are given.
+
+    Distributions tell the release by name: ``/boot/vmlinuz-REL``, ``/lib/modules/REL``.
+    """
+    images = {
+        _IMAGE.sub("", build.root.name): build
+        for build in builds
+        if build.kernels and not build.modules and _IMAGE.match(build.root.name)
+    }
+    paired, taken = [], set()
+    for build in builds:
+        release = build.root.absolute().name
+        image = images.get(release)
+        if image is None or build.kernels or not build.modules:
+            paired.append(build)
+            continue
+        config = _first(image.root.with_name(f"config-{release}"))
+        paired.append(replace(build, kernels=image.kernels, config=config))
+        taken.add(image.root)
+    return [build for build in paired if build.root not in taken]
+
+
 def _single(path: Path) -> KernelBuild:
     module = path.name.endswith(MODULE_SUFFIXES)
     relocatable = path.suffix == ".o"
@@ -83,7 +108,8 @@ def _single(path: Path) -> KernelBuild:
 
 def _directory(root: Path) -> KernelBuild:
     vmlinux = root / "vmlinux"
-    images = (root / BZIMAGE, *sorted(root.glob("vmlinu[xz]-*")))
+    # /lib/modules/REL/vmlinuz is where some distributions keep their image
+    images = (root / BZIMAGE, root / "vmlinuz", *sorted(root.glob("vmlinu[xz]-*")))
     kernels = [vmlinux] if vmlinux.is_file() else []
     if not kernels:
         kernels = [path for path in images if path.is_file()]

@@ -37,10 +37,11 @@ def command(
     """Validate ORC against every alternative: no Docker, no source tree needed.
 
     A directory is searched for vmlinux, vmlinux.o, modules, .config and
-    cpufeatures.h, as any kernel build leaves them. A file that was validated
+    cpufeatures.h, as any kernel build leaves them. /boot/vmlinuz-* and /lib/modules/*
+    are joined by their release, and need no debug packages. A file that was validated
     before, as it is now and by the same code, gets the verdict that it got then.
     """
-    builds = [kernel_build.find(path) for path in paths]
+    builds = kernel_build.pair([kernel_build.find(path) for path in paths])
     names = _names([build.root for build in builds])
     started = datetime.now(UTC)
     workers = jobs or os.cpu_count() or 1

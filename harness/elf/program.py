@@ -42,6 +42,7 @@ from harness.elf.symbol import (
 from harness.errors import FormatError
 from harness.finding import Location
 
+KERNEL = "vmlinux"  # what people call a linked kernel, whatever its file's name
 MODULE_SIGNATURE = b"~Module signature appended~\n"  # kernel/module/signing.c
 _BANNER = re.compile(rb"Linux version ([\x21-\x7e]+) ")
 _VERMAGIC = re.compile(rb"(?:^|\x00)vermagic=([\x21-\x7e]+) ")
@@ -172,7 +173,9 @@ def load(path: Path) -> Program:
         InfraError: the program that unpacks it is missing.
     """
     name = re.sub(r"\.(xz|zst|gz|lz4|bz2)$", "", path.name)
-    return parse(read_file(path), name, path)
+    program = parse(read_file(path), name, path)
+    # one kernel under any name, packed or not: its findings have the same keys
+    return program if program.relocatable else replace(program, name=KERNEL)
 
 
 def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
@@ -190,10 +193,8 @@ def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
     layout = lay_out(elf, raw) if relocatable else _linked(elf, raw)
     contents = relocated(elf, raw, layout) if relocatable else _contents(elf, layout)
     sections = _sections(elf, layout, contents)
-    if not len(raw.names):
-        notes.append("no symbols: places are named by section")
     notes += _module_notes(elf, content)
-    return Program(
+    program = Program(
         name=name,
         path=path,
         relocatable=relocatable,
@@ -203,6 +204,11 @@ def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
         release=release or _release(sections),
         notes=tuple(notes),
     )
+    if raw.names:
+        return program
+    from harness.elf.stripped import named  # it reads ORC, which needs a program
+
+    return named(program)
 
 
 def _linked(elf: ElfFile, raw: RawSymbols) -> Layout:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.build import log
 from harness.elf.feature import Features, parse_cpufeatures
+from harness.elf.program import KERNEL
 from harness.finding import Finding
 from harness.kernel_build import KernelBuild
 from harness.progress import Progress
@@ -127,8 +128,9 @@ def _without_repeats(
     findings: Iterable[Finding], found: KernelBuild
 ) -> Iterable[Finding]:
     """Drop what vmlinux.o or an object says again about the linked kernel."""
-    linked = {path.name for path in found.kernels}
-    seen = {_place(f) for f in findings if f.location.object in linked}
+    if not found.kernels:
+        return findings
+    seen = {_place(f) for f in findings if f.location.object == KERNEL}
     relocatable = {path.name for path in found.relocatables}
     return [
         finding

@@ -119,3 +119,17 @@ def test_findings_fit_a_screen(kernel: Kernel) -> None:
         assert 0 < len(finding.window) <= 25
         assert max(map(len, finding.window)) <= 100
         assert f"{finding.location.address:x}" not in finding.key
+
+
+def test_a_stripped_image_names_its_functions(kernel: Kernel) -> None:
+    """Each function symbol of vmlinux is in the kallsyms of the bootable image."""
+    image = kernel.build.bzimage
+    assert image is not None
+    vmlinux, stripped = load(kernel.build.kernels[0]).symbols, load(image).symbols
+
+    wanted = vmlinux.functions
+    names = zip(vmlinux.names[wanted], vmlinux.address[wanted].tolist(), strict=True)
+    seen = set(zip(stripped.names, stripped.address.tolist(), strict=True))
+
+    assert set(names) - seen == set()
+    assert wanted.sum() > 1000

@@ -53,3 +53,26 @@ def test_nothing_to_validate_is_a_usage_error(tmp_path: Path) -> None:
         kernel_build.find(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         kernel_build.find(tmp_path / "no")
+
+
+def test_an_image_finds_its_modules_by_release(tmp_path: Path) -> None:
+    """/boot/vmlinuz-REL and /lib/modules/REL are one kernel, others stay apart."""
+    touch(tmp_path, "boot/vmlinuz-6.1-a", "boot/vmlinuz-6.1-b", "boot/config-6.1-a")
+    touch(tmp_path, "lib/modules/6.1-a/kernel/x.ko", "lib/modules/6.1-c/kernel/y.ko")
+    paths = sorted([*tmp_path.glob("boot/vml*"), *tmp_path.glob("lib/modules/*")])
+
+    builds = kernel_build.pair([kernel_build.find(path) for path in paths])
+
+    assert [build.root.name for build in builds] == ["vmlinuz-6.1-b", "6.1-a", "6.1-c"]
+    joined = builds[1]
+    assert [path.name for path in joined.files] == ["vmlinuz-6.1-a", "x.ko"]
+    assert joined.config == tmp_path / "boot/config-6.1-a"
+
+
+def test_an_image_among_its_modules(tmp_path: Path) -> None:
+    """Some distributions keep the image in /lib/modules/REL."""
+    touch(tmp_path, "vmlinuz", "kernel/x.ko.zst")
+
+    names = [path.name for path in kernel_build.find(tmp_path).files]
+
+    assert names == ["vmlinuz", "x.ko.zst"]

@@ -1,0 +1,248 @@
+"""Kallsyms: the symbols that a kernel carries of itself, for its own oopses.
+
+They lie in .rodata without a name, written by scripts/kallsyms.c:
+
+    num_syms       u64 up to 4.19, u32 since
+    names          per symbol a length (two bytes from 128 on, 6.1 and later), then
+                   that many tokens; the first character is nm's type letter
+    markers        where each 256th symbol starts in names: u64 up to 4.19, u32 since
+    seqs_of_names  3 bytes each, 6.2 and later; here in 6.2 and 6.3 (and 6.1.y)
+    token_table    256 strings that bytes of names stand for
+    token_index    u16[256], where each starts
+    offsets        s32 each, in front of num_syms up to 6.3, here since 6.4
+    relative_base  u64, behind offsets; gone in 7.x
+
+An offset counts from relative_base; where some symbols are absolute (per-CPU ones,
+up to 6.14) negative offsets count down from it and the others are addresses. Without
+a base it counts from its own place. Nothing is found by version: the token table is
+recognised by the ten digits in it, which each stand for themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.file import Bytes
+
+GROUP = 256  # symbols per marker
+LEAST_GROUPS = 8
+KERNEL_BASE = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
+_DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
+_LONGEST = 512  # characters of a name, KSYM_NAME_LEN since 6.1
+
+
+@dataclass(frozen=True, slots=True)
+class Kallsyms:
+    """The symbols as columns, in the order of the table, which is by address.
+
+    Attributes:
+        address: u64[n].
+        type: u8[n], nm's letter.
+        names: parallel.
+    """
+
+    address: npt.NDArray[np.uint64]
+    type: npt.NDArray[np.uint8]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+
+def parse_kallsyms(data: Bytes, address: int) -> Kallsyms | None:
+    """Find the tables in ``data``, which lies at ``address``; None if there are none."""
+    for tokens in _token_tables(data):
+        for at, markers in _marker_tables(data, tokens.start):
+            if (names := _names(data, at, markers)) is None:
+                continue
+            places = _addresses(data, address, names, tokens)
+            if places is not None:
+                kinds, texts = _expand(data, names, tokens)
+                return Kallsyms(places, kinds, texts)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    start: int  # offset of token_table
+    index: npt.NDArray[np.int64]  # [257], where each starts; the last is the end
+    end: int  # offset behind token_index
+
+
+def _token_tables(data: Bytes) -> Iterator[_Tokens]:
+    whole = data.tobytes()
+    at = whole.find(_DIGITS)
+    while at >= 0:
+        if (found := _token_table(data, whole, at)) is not None:
+            yield found
+        at = whole.find(_DIGITS, at + 1)
+
+
+def _token_table(data: Bytes, whole: bytes, digits: int) -> _Tokens | None:
+    """Check that token_index agrees with a table whose digits are at ``digits``."""
+    ends = []
+    at = digits
+    for _ in range(256 - ord("0")):
+        at = whole.find(b"\0", at) + 1
+        if not at:
+            return None
+        ends.append(at)
+    steps = np.diff([digits, *ends[:-1]])
+    for place in range(at, at + 8):
+        if place + 512 > len(whole):
+            return None
+        index = np.frombuffer(whole[place : place + 512], "<u2").astype(np.int64)
+        if not index[0]:
+            later = index[ord("0") :]
+            if (np.diff(later) == steps).all():
+                start = digits - int(later[0])
+                full = np.append(index, at - start)
+                return _Tokens(start, full, place + 512)
+    return None
+
+
+def _marker_tables(
+    data: Bytes, before: int
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Yield (offset, markers): rising runs in front of the tokens."""
+    for width in (4, 8):
+        start = before % width
+        words = data[start : before - (before - start) % width].view(f"<u{width}")
+        values = words.astype(np.int64)
+        step = np.diff(values)
+        rises = (step >= 2 * GROUP) & (step <= _LONGEST * GROUP)
+        heads = np.flatnonzero((values[:-1] == 0) & rises)[::-1]
+        ends = np.append(np.flatnonzero(~rises), len(rises))
+        last = ends[np.searchsorted(ends, heads)]
+        for first, end in zip(heads.tolist(), last.tolist(), strict=True):
+            if end - first >= LEAST_GROUPS:
+                yield start + first * width, values[first : end + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    number: int  # offset of num_syms
+    align: int  # of every table
+    first: npt.NDArray[np.int64]  # offset of each symbol's first token
+    length: npt.NDArray[np.int64]  # tokens
+
+
+def _names(data: Bytes, at: int, markers: npt.NDArray[np.int64]) -> _Names | None:
+    """Find names in front of the ``markers`` at offset ``at``: they must agree."""
+    last = int(markers[-1])
+    # num_syms lies 8 bytes before names (4 in 7.x), which end in front of the markers
+    nearest, farthest = at - last - 4, max(at - last - GROUP * _LONGEST - 8, 0)
+    words = data[farthest + -farthest % 4 :]
+    words = words[: max(nearest - farthest, 0) & ~3].view("<u4").astype(np.int64)
+    groups = -(-words // GROUP)
+    likely = (groups > 0) & (groups <= len(markers)) & (groups >= len(markers) - 1)
+    for row in np.flatnonzero(likely)[::-1].tolist():
+        number, count = farthest + -farthest % 4 + 4 * row, int(words[row])
+        for start in (number + 8, number + 4):
+            if (found := _walk(data[start:at], count, markers)) is not None:
+                first, length = found
+                return _Names(number, start - number, first + start, length)
+    return None
+
+
+def _walk(
+    names: Bytes, count: int, markers: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+    """Return where the tokens of each symbol start, and how many they are.
+
+    None unless each 256th symbol is at its marker and the last ends the names.
+    """
+    text = names.tobytes()
+    first: list[int] = []
+    length: list[int] = []
+    at = 0
+    try:
+        for group in range(-(-count // GROUP)):
+            if at != markers[group]:
+                return None
+            for _ in range(min(GROUP, count - group * GROUP)):
+                size = text[at]
+                at += 1
+                if size >= 0x80:
+                    size = size & 0x7F | text[at] << 7
+                    at += 1
+                first.append(at)
+                length.append(size)
+                at += size
+    except IndexError:
+        return None
+    if not 0 <= len(text) - at < 8:  # more than alignment
+        return None
+    return np.array(first, np.int64), np.array(length, np.int64)
+
+
+def _addresses(
+    data: Bytes, address: int, names: _Names, tokens: _Tokens
+) -> npt.NDArray[np.uint64] | None:
+    count = len(names.first)
+    behind = _up(tokens.end, names.align)
+    before = names.number - 8 - _up(4 * count, names.align)
+    for at in (behind, before):
+        if at < 0 or at + 4 * count > len(data):
+            continue
+        offsets = data[at : at + 4 * count].view("<i4").astype(np.int64)
+        base = _base(data, _up(at + 4 * count, names.align))
+        if (places := _resolve(offsets, base, address + at)) is not None:
+            return places
+    return None
+
+
+def _base(data: Bytes, at: int) -> int:
+    word = data[at : at + 8]
+    value = int(word.view("<u8")[0]) if len(word) == 8 else 0
+    return value if value >= KERNEL_BASE and not value & 0xFFF else 0
+
+
+def _resolve(
+    offsets: npt.NDArray[np.int64], base: int, place: int
+) -> npt.NDArray[np.uint64] | None:
+    """Return addresses if these are offsets: in order, and of this kernel."""
+    signed = base - (1 << 64)
+    negative = offsets < 0
+    if base and negative.mean() > 0.5:
+        places = np.where(negative, signed - 1 - offsets, offsets)
+        ordered = places[negative]
+    elif base:
+        places = ordered = signed + (offsets & 0xFFFF_FFFF)
+    else:
+        own = place - (1 << 64) + 4 * np.arange(len(offsets), dtype=np.int64)
+        places = ordered = own + offsets
+    if len(ordered) < 2 or (np.diff(ordered) < 0).any():
+        return None
+    if int(ordered[0]) < KERNEL_BASE - (1 << 64) or int(ordered[-1]) >= 0:
+        return None
+    return places.view(np.uint64)
+
+
+def _up(value: int, align: int) -> int:
+    return value + -value % align
+
+
+def _expand(
+    data: Bytes, names: _Names, tokens: _Tokens
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Return the type letter and the name of each symbol."""
+    owner = np.repeat(np.arange(len(names.first)), names.length)
+    before = np.cumsum(names.length) - names.length
+    within = np.arange(len(owner)) - before[owner]
+    token = data[names.first[owner] + within].astype(np.int64)
+    sizes = np.diff(tokens.index) - 1  # without the NUL
+    size = sizes[token]
+    source = np.repeat(tokens.start + tokens.index[token], size)
+    ahead = np.arange(len(source)) - np.repeat(np.cumsum(size) - size, size)
+    text = data[source + ahead].tobytes().decode("latin-1")
+    total = np.bincount(owner, weights=size, minlength=len(names.first))
+    ends = np.cumsum(total.astype(np.int64))
+    starts = ends - total.astype(np.int64)
+    kinds = np.frombuffer(text.encode("latin-1"), np.uint8)[starts]
+    pairs = zip((starts + 1).tolist(), ends.tolist(), strict=True)
+    return kinds, tuple(text[first:last] for first, last in pairs)

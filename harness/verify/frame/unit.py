@@ -1,0 +1,275 @@
+"""Unit: all that control can reach from one entry with one frame, executed.
+
+A row here is one of the program's instructions. At each the table's claim is put to
+the frame; where it does not hold the walk goes on with what the code says, so that
+one wrong entry is one refusal. Where the code itself hides the truth the claim is
+taken, and counted (:class:`Assumption`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.text.insn import InsnKind
+from harness.text.operand import SP
+from harness.verify.frame.assume import Assumption, contradicts, shape, taken
+from harness.verify.frame.body import Bodies, Body, Routes
+from harness.verify.frame.claim import (
+    Answer,
+    ask,
+    copied,
+    describe_frame,
+    place,
+    weakest,
+)
+from harness.verify.frame.execute import execute, push
+from harness.verify.frame.frame import Anchor, Frame
+from harness.verify.frame.operation import Form
+from harness.verify.frame.value import FRAME, RETURN, meant
+from harness.verify.transfer import ENTRY, is_defined
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A claim that does not hold.
+
+    Attributes:
+        row: where it is claimed.
+        source: the row from which control came; ``row`` itself for what it must
+            find when it leaves its function.
+        state: the claim.
+        answer: why not.
+        actual: the frame, in ORC's words.
+    """
+
+    row: int
+    source: int
+    state: int
+    answer: Answer
+    actual: str
+
+
+@dataclass(slots=True)
+class Walked:
+    """What all walks came to; rows everywhere.
+
+    Attributes:
+        refused: (source, row) -> the first refusal on that way.
+        assumed: (source, row) -> why the claim at row was taken.
+        executed: rows whose instruction was executed.
+    """
+
+    refused: dict[tuple[int, int], Refusal] = field(default_factory=dict)
+    assumed: dict[tuple[int, int], Assumption] = field(default_factory=dict)
+    executed: set[int] = field(default_factory=set)
+
+
+_ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
+
+
+@dataclass(slots=True)
+class Walker:
+    """Executes units of one program and keeps what it finds."""
+
+    bodies: Bodies
+    routes: Routes
+    walked: Walked = field(default_factory=Walked)
+    _seen: dict[int, Frame] = field(default_factory=dict)
+    _todo: list[int] = field(default_factory=list)
+
+    def walk(self, row: int, frame: Frame) -> None:
+        """Follow all paths from ``row``, where ``frame`` holds."""
+        self._seen = {}
+        self._join(row, frame)
+        while self._todo:
+            at = self._todo.pop()
+            self._run(at, self._seen[at].copy())
+
+    def _join(self, row: int, frame: Frame) -> None:
+        """Bring ``frame`` to ``row``, where paths may meet."""
+        if (known := self._seen.get(row)) is None:
+            self._seen[row] = frame.copy()
+        elif not known.merge(frame):
+            return
+        if row not in self._todo:
+            self._todo.append(row)
+
+    def _arrive(self, source: int, row: int, frame: Frame) -> None:
+        """Bring ``frame`` from ``source`` to ``row`` and put the claim there to it."""
+        if row == self.bodies.end:
+            return
+        if (taken := self._put(source, row, frame.copy())) is not None:
+            self._join(row, taken)
+
+    def _run(self, row: int, frame: Frame) -> None:
+        """Execute from ``row`` to the end of its path or to where paths meet."""
+        body = self.bodies.of(row)
+        first, operations, states = body.first, body.operations, body.state
+        executed, after, seen = self.walked.executed, self.routes.after, self._seen
+        asked = -1  # the state that was put to the frame as it is
+        while True:
+            executed.add(row)
+            operation = operations[row - first]
+            if row in after:
+                self._besides(row, frame)
+            if operation.form or frame.live & operation.lost:
+                if not self._do(body, row - first, frame):
+                    return
+                asked = -1
+            row += 1
+            if row == body.last or row in body.joined or row in seen:
+                self._arrive(row - 1, row, frame)
+                return
+            if states[row - first] != asked:
+                taken = self._put(row - 1, row, frame)
+                if taken is None:
+                    return
+                frame, asked = taken, states[row - first]
+
+    def _besides(self, row: int, frame: Frame) -> None:
+        """Follow the ways from ``row`` that its instruction does not tell."""
+        for other in self.routes.after[row]:
+            self._arrive(row, other, frame)
+
+    def _do(self, body: Body, n: int, frame: Frame) -> bool:
+        """Execute what changes ``frame``; tell whether the next one is reached."""
+        operation = body.operations[n]
+        if operation.form is Form.FLOW:
+            return self._flow(body, n, frame)
+        if operation.form is Form.CALL:
+            return self._call(body, n, frame)
+        execute(frame, operation, body.address[n])
+        return True
+
+    def _flow(self, body: Body, n: int, frame: Frame) -> bool:
+        """Follow what is no call; tell whether the next instruction is reached."""
+        row, kind = body.first + n, body.kind[n]
+        goes = body.goes[n]
+        leaves = kind in (InsnKind.RET, InsnKind.JMP_INDIRECT)
+        leaves &= row not in self.routes.after
+        beyond = kind in (InsnKind.JMP, InsnKind.JCC) and goes < 0
+        if leaves or beyond or row in self.routes.exits:
+            self._exit(body, n, frame)
+        elif row in self.routes.tables:
+            pass  # through a thunk, to where `after` says
+        elif kind in (InsnKind.JMP, InsnKind.JCC):
+            self._arrive(row, goes, frame)
+        return kind not in _ENDS
+
+    def _exit(self, body: Body, n: int, frame: Frame) -> None:
+        """The caller's frame must be as it was when its function was entered."""
+        row = body.first + n
+        if not is_defined(body.state[n]) or row in body.inside:
+            return
+        if answer := _leaves(frame):
+            self._refuse(row, row, ENTRY, answer, frame)
+
+    def _call(self, body: Body, n: int, frame: Frame) -> bool:
+        row, goes = body.first + n, body.goes[n]
+        if row in self.routes.ends:
+            return False
+        if goes >= 0 and body.first < goes < body.last:
+            # a call within the function: nobody returns to behind it
+            push(frame, None, body.address[n])
+            self._arrive(row, goes, frame)
+            return False
+        moved = self.routes.moved.get(body.target[n])
+        if moved is None:
+            kept = body.restored & frame.live
+            kept &= self.bodies.keeps(goes) if kept else 0
+            execute(frame, body.operations[n], body.address[n])
+            frame.live |= kept
+            return True
+        behind = weakest(moved, body.address[n])
+        frame.registers, frame.live = behind.registers, behind.live
+        frame.slots, frame.anchor = behind.slots, behind.anchor
+        return True
+
+    # --- claims
+
+    def _put(self, source: int, row: int, frame: Frame) -> Frame | None:
+        """Put the claim at ``row`` to ``frame``; return what to go on with there."""
+        body = self.bodies.of(row)
+        if row in body.inside:
+            return frame  # each text of the site is checked apart
+        state = body.state[row - body.first]
+        if not is_defined(state):
+            return self._without(source, row, frame)
+        if frame.anchor is Anchor.NOTHING:
+            return self._find(source, row, frame, state)
+        entered = state == ENTRY and row == body.first
+        answer = ask(frame, state)
+        if answer is Answer.HOLDS or (entered and not _leaves(frame)):
+            return None if entered else frame
+        return self._deny(source, row, frame, answer)
+
+    def _without(self, source: int, row: int, frame: Frame) -> Frame | None:
+        """Control comes to where the table has no state."""
+        if frame.anchor is Anchor.NOTHING or not self.bodies.covered(row):
+            return frame
+        if self.bodies.named(row) and not _leaves(frame):
+            self.walked.assumed[source, row] = Assumption.WITHOUT
+            return None
+        state = self.bodies.state(row)
+        if self._loaded(source, frame) == SP:
+            self.walked.assumed[source, row] = Assumption.LOADED
+            return weakest(state, self.bodies.address(row))
+        self._refuse(source, row, state, Answer.UNTOLD, frame)
+        return None
+
+    def _loaded(self, source: int, frame: Frame) -> int | None:
+        """Return the register that ``source`` gave a value that nothing tells."""
+        body = self.bodies.of(source)
+        operation = body.operations[source - body.first]
+        if operation.form is Form.QUIET:
+            return self.bodies.loaded(source)
+        moves = operation.form in (Form.LOAD, Form.MOVE, Form.LEA)
+        if not moves or operation.base == operation.reg:  # added to: nothing new
+            return None
+        value = frame.get(operation.reg)
+        known = value is not None and meant(value)
+        return None if known else operation.reg
+
+    def _find(self, source: int, row: int, frame: Frame, state: int) -> Frame:
+        """The table tells of a frame for the first time."""
+        if contradicts(frame, state):
+            self._refuse(source, row, state, Answer.ELSEWHERE, frame)
+        self.walked.assumed[source, row] = Assumption.FOUND
+        return taken(frame, state, self.bodies.address(row))
+
+    def _deny(
+        self, source: int, row: int, frame: Frame, answer: Answer
+    ) -> Frame | None:
+        """The claim at ``row`` does not hold: take it all the same, or refuse it."""
+        state, address = self.bodies.state(row), self.bodies.address(row)
+        found = place(frame, state)
+        if found is not None and found != FRAME and copied(frame, found):
+            return self._put(source, row, taken(frame, state, address))
+        why = shape(frame, state, answer, self._loaded(source, frame))
+        if why is None:
+            self._refuse(source, row, state, answer, frame)
+            lost = answer in (Answer.UNTOLD, Answer.ANCHOR)
+            return weakest(state, address) if lost else frame
+        self.walked.assumed[source, row] = why
+        if why is not Assumption.LOADED:
+            return taken(frame, state, address)
+        told = weakest(state, address)
+        told.switched = True
+        return told
+
+    def _refuse(
+        self, source: int, row: int, state: int, answer: Answer, frame: Frame
+    ) -> None:
+        if (source, row) not in self.walked.refused:
+            actual = describe_frame(frame)
+            refusal = Refusal(row, source, state, answer, actual)
+            self.walked.refused[source, row] = refusal
+
+
+def _leaves(frame: Frame) -> Answer:
+    """Tell whether control can leave a function for good, by a return or a jump."""
+    if frame.anchor is not Anchor.IRET:
+        return Answer.HOLDS if frame.anchor is Anchor.NOTHING else ask(frame, ENTRY)
+    sp = frame.get(SP)
+    back = sp is not None and frame.slots.get(sp) == RETURN
+    return Answer.HOLDS if back else Answer.ANCHOR

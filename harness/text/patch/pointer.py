@@ -1,0 +1,62 @@
+"""Pointer: where a call through pv_ops goes on a platform, as far as the image tells.
+
+Natively that is what the image has in the array. Xen PV fills it at boot from tables of
+its own (xen_irq_ops and others, shaped like the array), and a few more by code.
+"""
+
+from __future__ import annotations
+
+from harness.elf.program import Program
+from harness.variant import Platform
+
+_POINTER = 8
+_XEN = ("xen_irq_ops", "xen_cpu_ops", "xen_mmu_ops")
+_NOTHING = ("nop_func", "_paravirt_nop", "paravirt_nop")
+
+
+class Pointers:
+    """The pointers of one platform.
+
+    Attributes:
+        guessed: how often a pointer was asked for that the platform may change.
+    """
+
+    def __init__(self, program: Program, platform: Platform) -> None:
+        self.guessed = 0
+        self._program = program
+        self._tables = _tables(program) if platform is Platform.XEN else []
+        self._sure = platform in (Platform.NATIVE, Platform.VSMP)
+        self._base = program.symbols.find("pv_ops") or 0
+        names = map(program.symbols.find, _NOTHING)
+        self._nothing = frozenset(at for at in names if at is not None)
+
+    def target(self, slot: int) -> int:
+        """Return where a call through ``slot`` goes, 0 if the image does not tell."""
+        for table in self._tables:
+            if found := self._read(table + slot - self._base):
+                return found
+        self.guessed += not self._sure
+        return self._read(slot)
+
+    def does_nothing(self, target: int) -> bool:
+        """Whether the kernel writes NOPs in the place of a call of ``target``."""
+        return target in self._nothing
+
+    def _read(self, at: int) -> int:
+        section = self._program.section_at(at)
+        if section is None or not section.data.size or at + _POINTER > section.end:
+            return 0
+        return int(self._program.read(at, _POINTER).view("<u8")[0])
+
+
+def _tables(program: Program) -> list[int]:
+    """Return the addresses of Xen's tables that are shaped like pv_ops."""
+    symbols = program.symbols
+    array = symbols.find_index("pv_ops")
+    found = []
+    for index in map(symbols.find_index, _XEN):
+        if array is None or index is None:
+            continue
+        if symbols.size[index] == symbols.size[array] > 0:
+            found.append(int(symbols.address[index]))
+    return found

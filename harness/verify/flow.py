@@ -40,6 +40,7 @@ class Flow:
         doubtful: the edges that no rule has settled.
         ends: i64[k], rows of calls that are proved never to return.
         switches: the tables of indirect jumps.
+        noreturn: the proof that calls end.
     """
 
     scope: Scope
@@ -47,6 +48,7 @@ class Flow:
     doubtful: Edges
     ends: I64
     switches: Switches
+    noreturn: Noreturn
 
 
 def flow_of(columns: Columns, names: frozenset[str] = frozenset()) -> Flow:
@@ -63,7 +65,9 @@ def flow_of(columns: Columns, names: frozenset[str] = frozenset()) -> Flow:
     left = ~ends
     left &= ~_moved(scope, doubtful)
     left &= ~_fragments(scope, ledger, doubtful)
-    return Flow(scope, ledger, doubtful.take(left), doubtful.source[ends], switches)
+    return Flow(
+        scope, ledger, doubtful.take(left), doubtful.source[ends], switches, prover
+    )
 
 
 def _ways(scope: Scope, switches: Switches) -> Ways:

@@ -8,16 +8,18 @@ passed unless its callee is asked about too and cannot return: a least fixpoint.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.text.insn import I64, U64, Insn, InsnKind
+from harness.text.operand import parse_encoding
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
 from harness.verify.thunk import Thunks
-from harness.verify.transfer import ENTRY
+from harness.verify.transfer import ENTRY, is_defined
 
 EXPLORED = 50_000  # instructions of one function and what it jumps to
 NOWHERE = frozenset[str]()
@@ -37,10 +39,10 @@ class Ways:
     source: I64
     target: U64
 
-    def behind(self, row: int) -> list[int]:
-        """Return the addresses for ``row``."""
-        first, last = np.searchsorted(self.source, (row, row + 1)).tolist()
-        return [int(address) for address in self.target[first:last].tolist()]
+    def behind(self, first: int, last: int) -> list[int]:
+        """Return the addresses for the rows from ``first`` to before ``last``."""
+        begin, end = self.source.searchsorted(first), self.source.searchsorted(last)
+        return self.target[begin:end].tolist() if begin < end else []
 
 
 def ways_of(parts: Sequence[tuple[I64, U64]]) -> Ways:
@@ -49,6 +51,17 @@ def ways_of(parts: Sequence[tuple[I64, U64]]) -> Ways:
     target = np.concatenate([target for _, target in parts])
     order = np.argsort(source, kind="stable")
     return Ways(source[order], target[order])
+
+
+# Where control does more than go on to the next instruction.
+_TURN = re.compile(
+    b"[%s]"
+    % bytes(
+        kind
+        for kind in InsnKind
+        if not kind.falls_through or kind in (InsnKind.CALL, InsnKind.JCC)
+    ).replace(b"\\", b"\\\\")
+)
 
 
 @dataclass(slots=True)
@@ -83,42 +96,53 @@ class Noreturn:
         return externals.get(address, "") in self.names
 
     def _row(self, address: int) -> int:
-        wanted = np.array([address], np.uint64)
-        return int(self.scope.columns.insns.index(wanted)[0])
+        rows = self.scope.columns.insns.address
+        at = int(rows.searchsorted(np.uint64(address)))
+        return at if at < len(rows) and int(rows[at]) == address else -1
 
     def _returns(self, function: int, silent: set[int]) -> bool:
+        """Whether a way leads from ``function`` back to its caller."""
         todo = [self._row(function)]
-        seen: set[int] = set()
+        seen: dict[int, int] = {}  # turn -> the first row that was followed to it
         while todo:
             row = todo.pop()
             if row < 0 or len(seen) > EXPLORED:
                 return True
-            if row in seen:
+            turn = self._turn(row)
+            known = seen.get(turn, turn + 1)
+            if row >= known:
                 continue
-            seen.add(row)
-            insn = self.scope.columns.insns.at(row)
-            if self._leaves(row, insn):
+            seen[turn] = row
+            todo += map(self._row, self.ways.behind(row, known))
+            if known <= turn:
+                continue
+            insn = self.scope.columns.insns.at(turn)
+            if self._leaves(turn, insn):
                 return True
-            todo += self._next(row, insn, silent)
+            todo += self._next(turn, insn, silent)
         return False
+
+    def _turn(self, row: int) -> int:
+        """The first row from ``row`` on at which control may not just go on."""
+        found = _TURN.search(self.scope.columns.insns.kind, row)  # type: ignore[call-overload]
+        return int(found.start()) if found else len(self.scope.state) - 1
 
     def _leaves(self, row: int, insn: Insn) -> bool:
         """Whether control can get back to the caller from here."""
         if insn.kind is InsnKind.RET:
             return True
-        by_thunk = insn.kind in (InsnKind.JMP, InsnKind.JCC) and (
-            self.thunks.register(insn.target) >= 0
-        )
-        if insn.kind is InsnKind.JMP_INDIRECT or by_thunk:
+        indirect = insn.kind is InsnKind.JMP_INDIRECT and not _is_far(insn)
+        jumps = insn.kind in (InsnKind.JMP, InsnKind.JCC)
+        if indirect or (jumps and self.thunks.is_known(insn.target)):
             # a jump with a live frame is no tail call
-            return not self.ways.behind(row) and int(self.scope.state[row]) == ENTRY
+            state = int(self.scope.state[row])
+            tail = state == ENTRY or not is_defined(state)
+            return tail and not self.ways.behind(row, row + 1)
         return False
 
     def _next(self, row: int, insn: Insn, silent: set[int]) -> Iterator[int]:
-        for address in self.ways.behind(row):
-            yield self._row(address)
         if insn.kind in (InsnKind.JMP, InsnKind.JCC):
-            by_thunk = self.thunks.register(insn.target) >= 0
+            by_thunk = self.thunks.is_known(insn.target)
             if not by_thunk and not self.external(insn.target):
                 yield self._row(insn.target)
         stops = insn.kind is InsnKind.CALL and (
@@ -126,6 +150,11 @@ class Noreturn:
         )
         if insn.kind.falls_through and not stops:
             yield self._row(insn.end)
+
+
+def _is_far(insn: Insn) -> bool:
+    """Whether it is a jump into another segment, to code of another mode."""
+    return parse_encoding(insn.code).reg & 7 == 5
 
 
 def exported(scope: Scope) -> list[tuple[str, int]]:

@@ -39,6 +39,10 @@ class Thunks:
             self._known[target] = self._judge(target)
         return self._known[target]
 
+    def is_known(self, target: int) -> bool:
+        """Tell whether ``target`` is one of the thunks found so far."""
+        return self._known.get(target, -1) >= 0
+
     def use(self, rows: I64) -> list[bool]:
         """Tell of each of ``rows``, direct calls or jumps, whether it goes by a thunk."""
         targets = self.insns.target[rows].tolist()

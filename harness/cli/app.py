@@ -31,6 +31,8 @@ COMMANDS = {
     "them.",
     "validate": "Validate ORC against every alternative: no Docker, no source tree "
     "needed.",
+    "patch": "Patch a kernel's text as a platform does when it boots; write it, or "
+    "check it.",
     "show": "Show code as the unwinder sees it: bytes, text, the ORC state, what "
     "follows.",
     "explain": "Explain a finding: its rule, its evidence, and what is known about it.",

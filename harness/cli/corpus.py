@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,15 @@ from harness.artifacts import Store, load
 from harness.cache import cache_dir
 from harness.cli import options
 from harness.cli.console import OUT, board
-from harness.corpus import measure, objects, score
+from harness.cli.outcome import show
+from harness.container.engine import connect
+from harness.corpus import measure, objects, score, shipped
 from harness.corpus.classes import Zone, chosen, zones
 from harness.corpus.garden import grow
 from harness.corpus.plant import Plant, read_plants
 from harness.errors import ExitCode, UserError
 from harness.kernel_build import KernelBuild
+from harness.result import run_result
 from harness.variant import Platform
 
 COUNT = 100
@@ -45,7 +49,8 @@ def command(
     group: Annotated[
         str,
         typer.Option(
-            "--class", help="Only this class or group (orc, text, ...), or plant."
+            "--class",
+            help="Only this class or group (orc, text, ...), plant, or kernel.",
         ),
     ] = "",
     zone: Annotated[
@@ -56,6 +61,13 @@ def command(
     ] = False,
     handmade: Annotated[
         bool, typer.Option("--objects", help="Judge the hand-made objects instead.")
+    ] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="Validate kernels of Debian's mirror instead."),
+    ] = False,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="With --kernels: the large ones too.")
     ] = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     jobs: options.JobsOption = None,
@@ -71,6 +83,8 @@ def command(
     workers = jobs or os.cpu_count() or 1
     if plants:
         code = _plants(_named(group), runtime.value, workers, output)
+    elif kernels:
+        code = _kernels(shipped.chosen(group, nightly), runtime.value, workers, output)
     elif handmade:
         code = _objects(runtime.value, workers, output)
     else:
@@ -214,6 +228,25 @@ def _plants(
         OUT.print(table)
     good = all(one.good for one in grown)
     return ExitCode.CLEAN if good else ExitCode.FINDINGS
+
+
+def _kernels(
+    kernels: list[shipped.Kernel], runtime: str, jobs: int, output: options.Format
+) -> ExitCode:
+    started = datetime.now(UTC)
+    with board() as lines, connect(runtime) as engine:
+        engine.reap()
+        stages = [
+            shipped.judge(engine, kernel, jobs, lines(kernel.name))
+            for kernel in kernels
+        ]
+    result = run_result("kernels", "Debian's mirror", stages, started=started)
+    show(result, output)
+    if output is options.Format.TEXT:
+        for stage in stages:
+            for note in stage.notes:
+                OUT.print(f"{stage.variant}: {note}", markup=False)
+    return result.exit_code
 
 
 def _objects(runtime: str, jobs: int, output: options.Format) -> ExitCode:

@@ -1,0 +1,200 @@
+"""Shipped: kernels as a distribution ships them, on which we have to be silent.
+
+Which ones is data (``configs/kernels.toml``). They are streamed out of the mirror's
+packages inside the toolchain image of their suite, and kept in the cache until the
+mirror has a newer one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness import kernel_build
+from harness.cache import cache_dir, locked, require_space
+from harness.container import image
+from harness.container.job import Engine, Limits, Mount, own
+from harness.errors import FormatError, InfraError, UserError
+from harness.progress import Progress
+from harness.result import Stage, StageResult
+from harness.stages import validate
+from harness.stages.guard import guard
+from harness.variant import CONFIGS
+
+FETCH = Limits(memory_mb=2048, timeout_s=3600)
+SPACE = 4 << 30
+RECORD = "version"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel to be silent on; the fields are those of ``configs/kernels.toml``."""
+
+    name: str
+    suite: str
+    series: str
+    flavour: str
+    nightly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A kernel that is there.
+
+    Attributes:
+        directory: holds vmlinux, .config and the modules.
+        package: what the mirror called it: ``linux-image-6.12.117+deb13-cloud-amd64``.
+        note: that another series had to be taken, or empty.
+    """
+
+    directory: Path
+    package: str
+    note: str
+
+
+_KERNELS = TypeAdapter(dict[str, Kernel])
+
+
+def read_kernels(path: Path = CONFIGS / "kernels.toml") -> list[Kernel]:
+    """Read the kernels of ``path``, in its order.
+
+    Raises:
+        FormatError: the file is not TOML of that shape.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+        named = {name: {"name": name, **entry} for name, entry in data.items()}
+        return list(_KERNELS.validate_python(named).values())
+    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as exc:
+        raise FormatError(f"{path} holds no kernels: {exc}") from exc
+
+
+def chosen(prefix: str, nightly: bool) -> list[Kernel]:
+    """Return the kernels whose name begins with ``prefix``, large ones on request.
+
+    Raises:
+        UserError: there is none.
+    """
+    kernels = read_kernels()
+    found = [one for one in kernels if one.name.startswith(prefix)]
+    if not found:
+        names = ", ".join(one.name for one in kernels)
+        raise UserError(f"no kernel {prefix}", hint=f"there are {names}")
+    exact = [one for one in found if one.name == prefix]
+    return exact or [one for one in found if nightly or not one.nightly]
+
+
+def fetch(engine: Engine, kernel: Kernel, progress: Progress) -> Fetched:
+    """Return ``kernel`` in its mirror's newest version, fetched if it is not here.
+
+    Raises:
+        InfraError: the mirror has it not, or the line broke.
+    """
+    progress(f"fetching {kernel.name}")
+    home = cache_dir() / "kernels" / kernel.name
+    toolchain = image.ensure(engine, image.toolchain(kernel.suite), progress)
+    with locked(home.with_suffix(".lock")):
+        require_space(home.parent, SPACE, f"the kernel {kernel.name}")
+        scratch = Path(tempfile.mkdtemp(dir=home.parent, prefix=".fetching-"))
+        try:
+            lines = _stream(engine, toolchain.tag, kernel, scratch, home)
+            return _placed(scratch, home, lines)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _stream(
+    engine: Engine, tag: str, kernel: Kernel, scratch: Path, home: Path
+) -> list[str]:
+    """Run the fetching program; return the lines that it marks with ``@``."""
+    own(scratch, engine.user)
+    mount = Mount(scratch, "/out", writable=True)
+    script = resources.files("harness.corpus").joinpath("mirror_guest.py")
+    text: list[str] = []
+    have = _recorded(home)
+    ended = engine.run(
+        tag,
+        [
+            "python3",
+            "-c",
+            script.read_text(),
+            engine.path(mount),
+            kernel.series,
+            kernel.flavour,
+            have.package if have else "",
+        ],
+        mounts=[mount],
+        limits=FETCH,
+        network=True,
+        on_text=text.append,
+    )
+    lines = "".join(text).splitlines()
+    if ended.returncode:
+        tail = "\n".join(lines[-10:])
+        raise InfraError(
+            f"cannot fetch {kernel.name} (status {ended.returncode}):\n{tail}",
+            hint="does apt-get update work in a container of this host?",
+        )
+    return [line[1:] for line in lines if line.startswith("@")]
+
+
+def _placed(scratch: Path, home: Path, lines: Iterable[str]) -> Fetched:
+    """Move what was unpacked to its home, or take what is there if it is the newest."""
+    said = dict(line.split(" ", 1) for line in lines)
+    package, note = said.get("done", ""), said.get("fallback", "")
+    if "same" in said and (have := _recorded(home)) is not None:
+        return replace(have, note=note)
+    made = scratch / "kernel"
+    (made / "modules").mkdir(parents=True)
+    for path in sorted(_unpacked(scratch)):
+        _keep(path, made)
+    if not (made / "vmlinux").exists():
+        raise InfraError(f"{package}-dbg holds no vmlinux")
+    (made / RECORD).write_text(f"{package}\n")
+    shutil.rmtree(home, ignore_errors=True)
+    made.replace(home)
+    return Fetched(home, package, note)
+
+
+def _unpacked(scratch: Path) -> Iterator[Path]:
+    for directory, _, names in os.walk(scratch):
+        yield from (Path(directory, name) for name in names)
+
+
+def _keep(path: Path, made: Path) -> None:
+    if path.is_symlink():
+        return
+    if path.name.startswith("vmlinux"):
+        path.replace(made / "vmlinux")
+    elif path.name.startswith("config-"):
+        path.replace(made / ".config")
+    else:
+        path.replace(made / "modules" / path.name)
+
+
+def _recorded(home: Path) -> Fetched | None:
+    try:
+        return Fetched(home, (home / RECORD).read_text().strip(), "")
+    except OSError:
+        return None
+
+
+def judge(engine: Engine, kernel: Kernel, jobs: int, progress: Progress) -> StageResult:
+    """Fetch and validate ``kernel``; an ERROR if it cannot be had."""
+
+    def work() -> StageResult:
+        fetched = fetch(engine, kernel, progress)
+        found = kernel_build.find(fetched.directory)
+        stage = validate.stage(found, kernel.name, jobs, progress)
+        notes = [fetched.package, *filter(None, [fetched.note])]
+        return replace(stage, notes=(*notes, *stage.notes))
+
+    return guard(Stage.VALIDATE, kernel.name, work)

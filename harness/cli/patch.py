@@ -52,7 +52,8 @@ def command(
     nops: Annotated[
         NopTable,
         typer.Option(
-            "--nops", help="Up to 5.12: K8 for AMD's family 15 and unknown vendors."
+            "--nops",
+            help="Up to 5.12: K8 for AMD's family 15 and Intel before Ivy Bridge.",
         ),
     ] = NopTable.P6,
     check: Annotated[

@@ -59,8 +59,9 @@ _OLD = frozenset({Era.E1, Era.E2, Era.E3})
 class NopTable(enum.StrEnum):
     """Which NOPs a kernel writes: up to 5.12 the CPU's vendor decides at boot.
 
-    ``k8_nops`` are for AMD's family 15 (QEMU's qemu64, for one) and unknown vendors;
-    those of five bytes and more are two instructions.
+    ``k8_nops`` are for AMD's family 15 (QEMU's qemu64, for one), unknown vendors, and
+    Intel's CPUs from Core 2 to Sandy Bridge, which are faster with them; those of five
+    bytes and more are two instructions (arch_init_ideal_nops()).
     """
 
     P6 = "P6"

@@ -174,8 +174,7 @@ def _shortened(
     """
     home, result = insns[0].address, []
     for insn in insns:
-        inside = home <= insn.target <= home + length
-        if insn.code[0] != _JMP32 or not insn.target or inside:
+        if insn.code[0] != _JMP32 or _stays(insn, home, length):
             result.append(insn)
             continue
         away = insn.target - (insn.address + 2)
@@ -195,6 +194,15 @@ def _shortened(
         else:
             result += nops(behind, insn.end, era, table)
     return result
+
+
+def _stays(insn: Insn, home: int, length: int) -> bool:
+    """Whether a near jump goes to a place in the replacement, by its bytes.
+
+    One that is relocated may lead into the site, too: to its end, for one.
+    """
+    relative = int.from_bytes(insn.code[1:5], "little", signed=True)
+    return 0 <= insn.end + relative - home <= length
 
 
 def _swallowed(insns: Sequence[Insn]) -> tuple[list[Insn], frozenset[int]]:

@@ -62,7 +62,7 @@ CONDITIONS = st.lists(
 )
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=80, deadline=None)
 @hypothesis.given(CONDITIONS, st.sampled_from(Platform), st.data())
 def test_reach_is_what_some_machine_chooses(
     conditions: list[tuple[int, int]], platform: Platform, data: st.DataObject

@@ -199,7 +199,7 @@ def short_jumps_stay(code: Sequence[bytes]) -> bool:
     return True
 
 
-@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.settings(max_examples=120, deadline=None)
 @hypothesis.given(
     era=st.sampled_from([era for era in Era if era is not Era.E1]),
     code=CODES.filter(short_jumps_stay),
@@ -215,7 +215,7 @@ def test_selected_text(era: Era, code: list[bytes], fill: int, table: NopTable) 
     assert streams.text(1, table).hex() == expected.selected(replacement, length).hex()
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
     code=CODES.filter(short_jumps_stay),
     fill=st.integers(0, 30),
@@ -231,7 +231,7 @@ def test_selected_text_of_the_first_era(
     assert streams.text(1, table).hex() == expected.selected(replacement, length).hex()
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=80, deadline=None)
 @hypothesis.given(
     era=st.sampled_from([era for era in Era if era is not Era.E1]),
     code=st.lists(st.sampled_from(PLAIN + PADS + JUMPS), min_size=1, max_size=8),

@@ -174,3 +174,16 @@ def test_nested_site_is_as_long_as_its_longest_entry() -> None:
     streams = build_streams(program, alternatives)
     assert streams.fill.tolist() == [0, 5, 4]
     assert streams.whole.all()
+
+
+def test_jump_to_the_end_of_its_site_is_shortened() -> None:
+    """A jump out of the replacement may lead to the site's end (static_cpu_has())."""
+    site, length = SITE, 5
+    behind = (site + length - 5).to_bytes(4, "little", signed=True)
+    program = a_site(b"\x90" * length, [Replacement(b"\xe9" + behind)])
+    alternatives = parse_alternatives(program)
+    assert alternatives is not None
+    away = int(alternatives.replacement[0] - alternatives.site_address[0]) + site
+    relative = (site + length - 5 - away).to_bytes(4, "little", signed=True)
+    program = a_site(b"\x90" * length, [Replacement(b"\xe9" + relative)])
+    assert streams_of(program).text(1) == bytes.fromhex("eb03cccccc")

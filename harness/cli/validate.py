@@ -29,6 +29,10 @@ def command(
     ],
     jobs: options.JobsOption = None,
     known: options.KnownOption = None,
+    vmlinux: Annotated[
+        Path | None,
+        typer.Option(help="The kernel of the modules, where it is not among them."),
+    ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Validate again what was validated.")
     ] = False,
@@ -59,6 +63,7 @@ def command(
                     lines(name),
                     known_in=known or (),
                     archived=not no_cache,
+                    vmlinux=vmlinux,
                 ),
             )
 

@@ -29,8 +29,11 @@ def stage(
     *,
     known_in: Sequence[Path] = (),
     archived: bool = True,
+    vmlinux: Path | None = None,
 ) -> StageResult:
     """Validate what was ``found``; a file that cannot be read is an ERROR.
+
+    ``vmlinux`` is the kernel that modules are for, where it is not among them.
 
     ``known_in`` are directories of baseline entries, beside those always read.
     Unless ``archived``, every file is validated anew.
@@ -39,7 +42,13 @@ def stage(
     def work() -> StageResult:
         progress(f"validating {len(found.files)} files", 0, len(found.files))
         given = Given(_features(found))
-        checked = check_many(found.files, jobs=jobs, given=given, archived=archived)
+        checked = check_many(
+            found.files,
+            jobs=jobs,
+            given=given,
+            archived=archived,
+            beside=[vmlinux] if vmlinux else [],
+        )
         progress(f"validated {len(checked)} files", len(checked), len(checked))
         return _judged(found, name, checked, known_in)
 

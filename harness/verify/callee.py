@@ -14,9 +14,10 @@ import numpy as np
 
 from harness.elf.orc import OrcReg, pack, unpack
 from harness.elf.program import Program
+from harness.text.effect import WORD
 from harness.text.insn import InsnKind, Insns
 from harness.verify.lookup import Lookup
-from harness.verify.transfer import ENTRY, WORD, is_defined
+from harness.verify.transfer import ENTRY, is_defined
 
 
 class Returns(enum.Enum):

@@ -18,6 +18,7 @@ from harness.text.decode import decode_program
 from harness.text.insn import I64, Insns
 from harness.text.patch import Streams, build_streams
 from harness.verify.lookup import Lookup, lookup_of
+from harness.verify.verdict import Exports, Reliance
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Columns:
     """A program that carries ORC.
 
     ``dataclasses.replace`` makes a mutant: what is derived is derived anew.
+    ``offers``: modules are checked, too, and want to know about its exports.
     """
 
     program: Program
@@ -33,6 +35,7 @@ class Columns:
     alternatives: Alternatives | None
     streams: Streams | None
     features: Features
+    offers: bool = False
 
     @functools.cached_property
     def lookup(self) -> Lookup:
@@ -42,7 +45,7 @@ class Columns:
     @functools.cached_property
     def state(self) -> I64:
         """i64[insns], the table's state at each instruction."""
-        return self.lookup.at(self.insns.address)
+        return self.lookup.along(self.insns.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,15 @@ class Part:
         findings: in any order, not numbered.
         counts: what was looked at, by name, in printing order.
         notes: what a reader should know and need not act on.
+        reliances: what it holds only with.
+        exports: what the program offers to modules.
     """
 
     findings: tuple[Finding, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reliances: tuple[Reliance, ...] = ()
+    exports: Exports | None = None
 
 
 def read_columns(

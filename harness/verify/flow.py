@@ -7,7 +7,7 @@ of a function that jumps lead to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,12 +22,13 @@ from harness.verify.doubt import findings_of
 from harness.verify.edge import EdgeKind, Edges
 from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
-from harness.verify.noreturn import Noreturn, Ways, ways_of
+from harness.verify.noreturn import Noreturn, Ways, exports_of, ways_of
 from harness.verify.scope import Scope, scope_of
 from harness.verify.side import enter_side
 from harness.verify.successor import Bools, defined
 from harness.verify.switch import Switches
 from harness.verify.thunk import thunks_of
+from harness.verify.verdict import Exports, Reliance
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Flow:
         ledger: what was looked at.
         doubtful: the edges that no rule has settled.
         ends: i64[k], rows of calls that are proved never to return.
+        relied: the steps over calls of other objects' functions, of ``ends``.
         switches: the tables of indirect jumps.
         noreturn: the proof that calls end.
     """
@@ -47,12 +49,13 @@ class Flow:
     ledger: Ledger
     doubtful: Edges
     ends: I64
+    relied: Edges
     switches: Switches
     noreturn: Noreturn
 
 
-def flow_of(columns: Columns, names: frozenset[str] = frozenset()) -> Flow:
-    """Follow all edges of ``columns``; ``names`` are others' functions that never return."""
+def flow_of(columns: Columns) -> Flow:
+    """Follow all edges of ``columns``."""
     scope = scope_of(columns)
     ledger = ledger_for(len(columns.insns))
     thunks = thunks_of(columns.program, columns.insns)
@@ -60,13 +63,21 @@ def flow_of(columns: Columns, names: frozenset[str] = frozenset()) -> Flow:
     enter_side(scope, ledger)
     switches = enter_indirect(scope, ledger, thunks, by_thunk)
     doubtful = ledger.doubtful
-    prover = Noreturn(scope, thunks, _ways(scope, switches), names)
-    ends = _ends(scope, doubtful, prover)
+    relied = _external(scope, doubtful)
+    targets = frozenset(columns.insns.target[doubtful.source[relied]].tolist())
+    prover = Noreturn(scope, thunks, _ways(scope, switches), targets)
+    ends = relied | _ends(scope, doubtful, prover)
     left = ~ends
     left &= ~_moved(scope, doubtful)
     left &= ~_fragments(scope, ledger, doubtful)
     return Flow(
-        scope, ledger, doubtful.take(left), doubtful.source[ends], switches, prover
+        scope=scope,
+        ledger=ledger,
+        doubtful=doubtful.take(left),
+        ends=doubtful.source[ends],
+        relied=doubtful.take(relied),
+        switches=switches,
+        noreturn=prover,
     )
 
 
@@ -98,6 +109,16 @@ def _calls_behind(scope: Scope, edges: Edges) -> Bools:
     return np.asarray((edges.kind == EdgeKind.STEP) & (kind == InsnKind.CALL))
 
 
+def _external(scope: Scope, edges: Edges) -> Bools:
+    """Steps over calls of other objects' functions: which of ``edges``."""
+    calls = _calls_behind(scope, edges)
+    target = scope.columns.insns.target[np.maximum(edges.source, 0)]
+    external = np.zeros(len(edges), bool)
+    at = np.flatnonzero(calls)
+    external[at] = scope.columns.program.sections_at(target[at]) < 0
+    return external
+
+
 def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
     """Steps over calls that never return: which of ``edges``.
 
@@ -109,7 +130,7 @@ def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
     target = insns.target[rows]
     asked = np.concatenate([target, insns.target[_last_calls(scope)]])
     proved = prover.prove(np.unique(asked).tolist())
-    never = [t in proved or prover.external(t) for t in target.tolist()]
+    never = [address in proved for address in target.tolist()]
     nothing = ~defined(scope.behind[rows])
     ends = np.zeros(len(edges), bool)
     ends[steps] = np.array(never, bool) | (nothing & pushes_and_jumps(scope, rows))
@@ -123,7 +144,7 @@ def _last_calls(scope: Scope) -> I64:
     row = insns.index(start)
     row, start = row[row > 0] - 1, start[row > 0]
     ends = insns.address[row] + insns.size[row]
-    return row[(ends == start) & (insns.kind[row] == InsnKind.CALL)]
+    return np.asarray(row[(ends == start) & (insns.kind[row] == InsnKind.CALL)])
 
 
 def _moved(scope: Scope, edges: Edges) -> Bools:
@@ -164,4 +185,35 @@ def check_flow(columns: Columns) -> Part:
         "switches": len(flow.switches.targets),
         "doubtful edges": len(flow.doubtful),
     }
-    return Part(tuple(findings_of(flow.scope, flow.doubtful)), counts)
+    findings = tuple(findings_of(flow.scope, flow.doubtful))
+    return Part(findings, counts, (), _reliances(flow), _exports(flow))
+
+
+def _reliances(flow: Flow) -> tuple[Reliance, ...]:
+    """What must be true of other objects' functions; one for each of these."""
+    program, insns = flow.scope.columns.program, flow.scope.columns.insns
+    target = insns.target[flow.relied.source]
+    callees, first, count = np.unique(target, return_index=True, return_counts=True)
+    findings = findings_of(flow.scope, flow.relied.take(first))
+    return tuple(
+        Reliance(
+            program.externals[callee],
+            replace(
+                finding,
+                cause=f"callee {program.externals[callee]}",
+                occurrences=number,
+            ),
+        )
+        for callee, number, finding in zip(
+            callees.tolist(), count.tolist(), findings, strict=True
+        )
+    )
+
+
+def _exports(flow: Flow) -> Exports | None:
+    columns = flow.scope.columns
+    if not columns.offers:
+        return None
+    return exports_of(
+        flow.noreturn, np.unique(columns.insns.target[flow.ends]).tolist()
+    )

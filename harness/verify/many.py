@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.elf.feature import Features
@@ -28,9 +28,11 @@ class Given:
 
     Attributes:
         features: names of the feature bits; without it those that an image holds.
+        offers: other files are validated too, and may rely on the file's exports.
     """
 
     features: Features | None = None
+    offers: bool = False
 
 
 NOTHING = Given()
@@ -42,12 +44,17 @@ def check_many(
     jobs: int | None = None,
     given: Given = NOTHING,
     archived: bool = True,
+    beside: Iterable[Path] = (),
 ) -> list[Checked]:
     """Validate many files, in ``jobs`` processes; results are in the order of path.
 
     Unless ``archived``, verdicts that were given before neither count nor are kept.
+    What they rely on in each other is answered from all of them and from the files
+    ``beside``, whose own verdicts are not asked for.
     """
-    ordered = sorted(set(paths))
+    asked = set(paths)
+    ordered = sorted(asked.union(beside))
+    given = replace(given, offers=len(ordered) > 1)
     keys = {path: archive.key(path, [given]) if archived else None for path in ordered}
     old = {path: archive.recall(key) for path, key in keys.items()}
     known = [Checked(path, verdict) for path, verdict in old.items() if verdict]
@@ -56,7 +63,21 @@ def check_many(
         fresh.append(checked)
         if checked.verdict is not None:
             archive.remember(keys[checked.path], checked.verdict)
-    return sorted([*known, *fresh], key=lambda checked: checked.path)
+    results = _answered([*known, *fresh])
+    wanted = [one for one in results if one.path in asked or one.error]
+    return sorted(wanted, key=lambda checked: checked.path)
+
+
+def _answered(results: Sequence[Checked]) -> list[Checked]:
+    """Settle what the files rely on in each other."""
+    verdicts = [one.verdict for one in results if one.verdict]
+    exports = [verdict.exports for verdict in verdicts if verdict.exports]
+    return [
+        replace(one, verdict=one.verdict.answered(exports))
+        if one.verdict and one.verdict.reliances
+        else one
+        for one in results
+    ]
 
 
 def check_file(
@@ -68,7 +89,10 @@ def check_file(
 
     try:
         program = load(path)
-        return Checked(path, check(program, features=given.features, threads=threads))
+        verdict = check(
+            program, features=given.features, threads=threads, offers=given.offers
+        )
+        return Checked(path, verdict)
     except HarnessError as exc:
         return Checked(path, None, exc)
 

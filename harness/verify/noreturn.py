@@ -14,15 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.export import parse_exports
 from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.text.operand import parse_encoding
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
 from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY, is_defined
+from harness.verify.verdict import Exports
 
 EXPLORED = 50_000  # instructions of one function and what it jumps to
-NOWHERE = frozenset[str]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,13 @@ class Noreturn:
     """The proof for one program.
 
     Attributes:
-        names: functions of other objects that are proved.
+        relied: functions of other objects that are taken to never return.
     """
 
     scope: Scope
     thunks: Thunks
     ways: Ways
-    names: frozenset[str] = NOWHERE
+    relied: frozenset[int] = frozenset()
 
     def prove(self, functions: Iterable[int]) -> frozenset[int]:
         """Return those of ``functions``, addresses, that cannot return."""
@@ -89,11 +90,6 @@ class Noreturn:
             silent -= returning
             again = bool(returning)
         return frozenset(silent)
-
-    def external(self, address: int) -> bool:
-        """Tell whether ``address`` is a function of another object that is proved."""
-        externals = self.scope.columns.program.externals
-        return externals.get(address, "") in self.names
 
     def _row(self, address: int) -> int:
         rows = self.scope.columns.insns.address
@@ -143,10 +139,10 @@ class Noreturn:
     def _next(self, row: int, insn: Insn, silent: set[int]) -> Iterator[int]:
         if insn.kind in (InsnKind.JMP, InsnKind.JCC):
             by_thunk = self.thunks.is_known(insn.target)
-            if not by_thunk and not self.external(insn.target):
+            if not by_thunk and insn.target not in self.relied:
                 yield self._row(insn.target)
         stops = insn.kind is InsnKind.CALL and (
-            insn.target in silent or self.external(insn.target)
+            insn.target in silent or insn.target in self.relied
         )
         if insn.kind.falls_through and not stops:
             yield self._row(insn.end)
@@ -157,23 +153,34 @@ def _is_far(insn: Insn) -> bool:
     return parse_encoding(insn.code).reg & 7 == 5
 
 
-def exported(scope: Scope) -> list[tuple[str, int]]:
-    """Return names and addresses of the functions that modules can call.
+def exports_of(prover: Noreturn, relied: Iterable[int]) -> Exports:
+    """Return what the program offers, with those proved that cannot return.
 
-    An exported name has an entry called __ksymtab_name (include/linux/export.h).
-    Those that plainly return, by a return of their own, are left out.
+    ``relied`` are addresses whose proof that of others may need. Functions with a
+    plain return of their own are not looked at.
     """
-    insns, symbols = scope.columns.insns, scope.columns.program.symbols
-    prefix = "__ksymtab_"
-    names = [str(name) for name in symbols.names.tolist() if name.startswith(prefix)]
-    rows = [symbols.find_index(name.removeprefix(prefix)) for name in names]
-    known = [row for row in rows if row is not None and symbols.section[row] >= 0]
-    start = symbols.address[known]
+    scope = prover.scope
+    insns = scope.columns.insns
+    offered = parse_exports(scope.columns.program)
+    start = np.array(sorted(set(offered.values())), np.uint64)
     first = np.searchsorted(insns.address, start)
-    last = np.searchsorted(insns.address, start + symbols.size[known])
+    last = np.searchsorted(insns.address, _extent(scope, start))
     ways_out = np.concatenate([[0], np.cumsum(_ways_out(scope))])
-    silent = np.flatnonzero((ways_out[last] == ways_out[first]) & (last > first))
-    return [(str(symbols.names[known[at]]), int(start[at])) for at in silent.tolist()]
+    asked = start[(ways_out[last] == ways_out[first]) & (last > first)].tolist()
+    proved = prover.prove([*asked, *relied])
+    silent = {name for name, address in offered.items() if address in proved}
+    return Exports(frozenset(offered), frozenset(silent))
+
+
+def _extent(scope: Scope, start: U64) -> U64:
+    """Where the functions at ``start`` end; at their start if it is none."""
+    symbols = scope.columns.program.symbols
+    starts = symbols.address[symbols.functions]
+    sizes = symbols.size[symbols.functions]
+    at = np.minimum(np.searchsorted(starts, start), max(len(starts) - 1, 0))
+    if not len(starts):
+        return start
+    return np.where(starts[at] == start, start + sizes[at], start)
 
 
 def _ways_out(scope: Scope) -> Bools:

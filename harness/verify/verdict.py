@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.finding import Finding
+
+_SHOWN = 5  # names in a note
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """What an object offers to others: all names, and functions that never return."""
+
+    names: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Reliance:
+    """An object relies on a function of another one: that it never returns.
+
+    Attributes:
+        name: of that function.
+        finding: what is wrong if it returns.
+    """
+
+    name: str
+    finding: Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +43,8 @@ class Verdict:
         notes: what a reader should know and need not act on.
         seconds: how long it took.
         cached: it was given before, on the same bytes (``archive.py``).
+        reliances: what it holds only with, and nobody has answered for.
+        exports: what the program offers to modules, if that was asked.
     """
 
     findings: tuple[Finding, ...]
@@ -26,6 +52,30 @@ class Verdict:
     notes: tuple[str, ...]
     seconds: float
     cached: bool = False
+    reliances: tuple[Reliance, ...] = ()
+    exports: Exports | None = None
+
+    def answered(self, exports: Iterable[Exports]) -> Verdict:
+        """Return the verdict with what others export known.
+
+        What relies on a function that returns is a finding; what nobody exports
+        stays open.
+        """
+        offers = list(exports)
+        names = frozenset().union(*(offer.names for offer in offers))
+        silent = frozenset().union(*(offer.silent for offer in offers))
+        broken = [r.finding for r in self.reliances if r.name in names - silent]
+        open_ = tuple(r for r in self.reliances if r.name not in names)
+        findings = sorted((*self.findings, *broken), key=lambda finding: finding.order)
+        notes = [*self.notes]
+        if open_:
+            shown = ", ".join(sorted({reliance.name for reliance in open_})[:_SHOWN])
+            notes.append(
+                f"taken to never return, because no object at hand has it: {shown}"
+            )
+        return replace(
+            self, findings=tuple(findings), notes=tuple(notes), reliances=open_
+        )
 
 
 @dataclass(frozen=True, slots=True)

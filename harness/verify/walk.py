@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from harness.text.effect import WORD
 from harness.text.insn import Insn, InsnKind
 from harness.verify.callee import Callee, Returns
-from harness.verify.transfer import WORD, moves_sp, step
+from harness.verify.transfer import moves_sp, step
 
 _PUSH = Insn(0, 1, InsnKind.PUSH, 0, b"\x50")
 _CALLS = (InsnKind.CALL, InsnKind.CALL_INDIRECT)

@@ -12,12 +12,10 @@ import numpy as np
 from harness.elf.alternative import Alternatives
 from harness.elf.program import Program
 from harness.finding import Finding
-from harness.text.decode import format_insn
-from harness.text.insn import Insn, Insns
+from harness.text.insn import Insns
 from harness.verify.columns import Columns, Part
 from harness.verify.judge import Rule
-
-_AROUND = 4
+from harness.verify.window import excerpt
 
 
 def check_places(columns: Columns) -> Part:
@@ -74,19 +72,5 @@ def _places(
 def _finding(
     program: Program, insns: Insns, address: int, rule: Rule, message: str
 ) -> Finding:
-    row = int(insns.covering(np.array([address], np.uint64))[0])
-    lines = []
-    for near in range(max(0, row - _AROUND), min(len(insns), row + _AROUND + 1)):
-        insn = insns.at(near)
-        mark = "->" if near == row else "  "
-        place = f"{program.location(insn.address)!s:<40}"
-        lines.append(f"{mark} {place} {_text(program, insn)}"[:100])
-    where = program.location(address)
-    return Finding(rule.value, where, message, window=tuple(lines))
-
-
-def _text(program: Program, insn: Insn) -> str:
-    text = format_insn(insn.code, insn.address)
-    if not insn.target:
-        return text
-    return f"{text.split()[0]} {program.location(insn.target)}"
+    window = excerpt(program, insns, address)
+    return Finding(rule.value, program.location(address), message, window=window)

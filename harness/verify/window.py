@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.elf.orc import describe
 from harness.elf.program import Program
 from harness.text.decode import format_insn
-from harness.text.insn import Insn
+from harness.text.insn import Insn, Insns
 
 WIDTH = 100
 LINES = 25
+_AROUND = 4  # instructions shown on each side of a bad one
 _OFFSET = 9
 _ORC = 26
 
@@ -54,6 +57,18 @@ def draw(
         line = f"{mark} {f'+{row:#x}':<{_OFFSET - 3}}{cells}{state}"
         lines.append(line[:WIDTH].rstrip())
     return (*lines, *(line[:WIDTH] for line in verdict))
+
+
+def excerpt(program: Program, insns: Insns, address: int) -> tuple[str, ...]:
+    """Return the instructions around ``address``, one per line."""
+    row = int(insns.covering(np.array([address], np.uint64))[0])
+    lines = []
+    for near in range(max(0, row - _AROUND), min(len(insns), row + _AROUND + 1)):
+        insn = insns.at(near)
+        mark = "->" if near == row else "  "
+        place = f"{program.location(insn.address)!s:<40}"
+        lines.append(f"{mark} {place} {_text(program, insn)}"[:WIDTH])
+    return tuple(lines)
 
 
 def _rows(columns: Sequence[Column], table: Sequence[int]) -> set[int]:

@@ -88,3 +88,30 @@ def a_site(
         at += len(one.code)
     add_alternatives(writer, section, code or b"\x90", rows, size, entsize=entsize)
     return writer.program("victim.o")
+
+
+def many_sites(
+    sites: Sequence[tuple[bytes, Sequence[Replacement]]], behind: bytes = b"\xc3"
+) -> Program:
+    """Return an object with sites one behind the other, an `nopl` after each.
+
+    ``behind`` is the code after them. The state is sp+8 everywhere.
+    """
+    writer = ElfWriter()
+    text, code = bytearray(ENDBR), bytearray()
+    rows = []
+    for original, replacements in sites:
+        for one in replacements:
+            length = one.instrlen or len(original)
+            at = (len(text), len(code))
+            rows.append(
+                Alternative(*at, one.cpuid, length, len(one.code), flags=one.flags)
+            )
+            code += one.code
+        text += original + bytes.fromhex("0f1f00")
+    text += behind
+    section = writer.section(".text", bytes(text), flags=ALLOC | EXEC, align=16)
+    writer.symbol("victim", section, 0, len(text))
+    add_orc(writer, section, [(0, call(8)), (len(text), UND)])
+    add_alternatives(writer, section, bytes(code), rows)
+    return writer.program("victim.o")

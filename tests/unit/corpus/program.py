@@ -23,7 +23,7 @@ ROWS = (
 def columns() -> Columns:
     """Return the object's columns: a site that pushes, and a function with a frame."""
     program = a_site(
-        bytes.fromhex("0f1f440000 90"),
+        bytes.fromhex("0f1f4000 6690"),
         [
             Replacement(bytes.fromhex("9c58"), XENPV, flags=1),
             Replacement(bytes.fromhex("31c0"), SMAP),

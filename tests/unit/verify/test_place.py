@@ -17,14 +17,17 @@ from tests.builders.elfwriter import (
 
 
 def program(code: str, *sites: tuple[int, int]) -> Program:
-    """A function with sites of (offset, length), replaced by one cld each."""
+    """A function with sites of (offset, length), replaced by clds."""
     data = bytes.fromhex(code)
     writer = ElfWriter()
     text = writer.section(".text", data, flags=ALLOC | EXEC)
     writer.symbol("f", text, 0, len(data))
     add_orc(writer, text, [(0, call(8)), (len(data), UND)])
-    rows = [Alternative(offset, 0, 280, length, 1) for offset, length in sites]
-    add_alternatives(writer, text, b"\xfc", rows)
+    rows, at = [], 0
+    for offset, length in sites:
+        rows.append(Alternative(offset, at, 280, length, length))
+        at += length
+    add_alternatives(writer, text, b"\xfc" * at, rows)
     return writer.program()
 
 

@@ -1,0 +1,253 @@
+"""Condition: the feature on which a replacement is used, and whether it is the right one.
+
+No stack state shows a wrong ``cpuid`` or flag. Three witnesses do:
+
+* the instruction: CLAC goes with SMAP, POPCNT with POPCNT;
+* the original: static_cpu_has() tests the feature's bit itself until it is patched
+  (_static_cpu_has() in arch/x86/include/asm/cpufeature.h);
+* the other sites: those of one macro have the same texts and the same condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.alternative import Alternatives, AltFlag
+from harness.elf.feature import Features
+from harness.finding import Finding
+from harness.text.insn import I64, InsnKind
+from harness.text.operation import of_code
+from harness.text.patch import ORIGINAL
+from harness.verify.columns import Columns, Part
+from harness.verify.pattern import Patterns, patterns_of
+from harness.verify.window import excerpt
+
+RULE = "alternative/condition"
+
+_DIRECT_CALL = 5  # bytes
+_ENOUGH = 3  # sites that agree, from which on they are a witness
+_RARE = 20  # among so many sites one may differ and be wrong
+
+
+def _bit(word: int, bit: int) -> int:
+    return word * 32 + bit
+
+
+ALWAYS = _bit(3, 21)
+
+# Instructions that fault, or do nothing, without one of these CPUID bits. The words
+# mirror CPUID leaves and have never moved (arch/x86/include/asm/cpufeatures.h).
+_NEEDS = {
+    of_code(bytes.fromhex(code)): frozenset(_bit(*bit) for bit in bits)
+    for code, *bits in (
+        ("0f01ca", (9, 20), (12, 6)),  # clac: SMAP, LASS
+        ("0f01cb", (9, 20), (12, 6)),  # stac: SMAP, LASS
+        ("f30fb8c0", (4, 23)),  # popcnt: POPCNT
+        ("0f01f9", (1, 27)),  # rdtscp: RDTSCP
+        ("480fc70f", (4, 13)),  # cmpxchg16b: CX16
+        ("660fae38", (9, 23)),  # clflushopt: CLFLUSHOPT
+        ("660fae30", (9, 24)),  # clwb: CLWB
+        ("480fae30", (10, 0)),  # xsaveopt: XSAVEOPT
+        ("480fc720", (10, 1)),  # xsavec: XSAVEC
+        ("480fc728", (10, 3)),  # xsaves: XSAVES
+        ("480fc718", (10, 3)),  # xrstors: XSAVES
+        ("0f0d08", (6, 8)),  # prefetchw: 3DNOWPREFETCH
+        ("0f01c1", (8, 18)),  # vmcall: VMCALL
+        ("0f01d9", (8, 15), (8, 19)),  # vmmcall: VMMCALL, VMW_VMMCALL
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    entry: int
+    message: str
+    expected: str
+
+
+def check_conditions(columns: Columns) -> Part:
+    """Check ``cpuid`` and ``flags`` of every entry against what else tells them.
+
+    Counts: the entries for which something does.
+    """
+    alternatives, streams = columns.alternatives, columns.streams
+    if alternatives is None or streams is None:
+        return Part()
+    patterns = patterns_of(columns.program, alternatives, streams)
+    witnessed = np.zeros(len(alternatives), bool)
+    doubts: dict[int, _Doubt] = {}
+    for doubt in (
+        *_by_instruction(columns, alternatives, patterns, witnessed),
+        *_by_call(columns, alternatives),
+        *_by_test(columns, alternatives, witnessed),
+        *_by_majority(columns.features, alternatives, patterns, witnessed),
+    ):
+        doubts.setdefault(doubt.entry, doubt)
+    findings = [_finding(columns, alternatives, doubts[e]) for e in sorted(doubts)]
+    return Part(tuple(findings), {"conditions witnessed": int(witnessed.sum())})
+
+
+def _by_instruction(
+    columns: Columns,
+    alternatives: Alternatives,
+    patterns: Patterns,
+    witnessed: npt.NDArray[np.bool_],
+) -> Iterator[_Doubt]:
+    for number, bits in _NEEDS.items():
+        entries = np.unique(patterns.entry[patterns.operation == number])
+        entries = entries[entries != ORIGINAL]
+        witnessed[entries] = True
+        good = np.isin(alternatives.cpuid[entries], list(bits))
+        good &= alternatives.flags[entries] == 0
+        for entry in entries[~good].tolist():
+            names = " or ".join(columns.features.name(bit) for bit in sorted(bits))
+            message = f"an instruction of the replacement needs {names}"
+            yield _Doubt(entry, message, names)
+
+
+def _by_call(columns: Columns, alternatives: Alternatives) -> Iterator[_Doubt]:
+    """ALT_FLAG_DIRECT_CALL: the original calls through memory, the replacement directly.
+
+    Anything else makes alt_replace_call() panic (arch/x86/kernel/alternative.c).
+    """
+    insns = columns.insns
+    entries = np.flatnonzero(alternatives.flags & AltFlag.DIRECT_CALL)
+    row = insns.index(alternatives.address[entries])
+    good = (row >= 0) & (alternatives.replacementlen[entries] == _DIRECT_CALL)
+    good &= insns.kind[row] == InsnKind.CALL_INDIRECT
+    for entry in entries[~good].tolist():
+        name = condition_name(
+            columns.features,
+            int(alternatives.cpuid[entry]),
+            int(alternatives.flags[entry]) & ~AltFlag.DIRECT_CALL,
+        )
+        yield _Doubt(entry, "only a call through memory can be made direct", name)
+
+
+def _by_test(
+    columns: Columns, alternatives: Alternatives, witnessed: npt.NDArray[np.bool_]
+) -> Iterator[_Doubt]:
+    """The byte and the bit that the original tests, against the last entry's cpuid.
+
+    An entry before it makes the site jump to "no" from the start.
+    """
+    site, byte, bit = _tested(columns, alternatives)
+    if not len(site):
+        return
+    last = alternatives.site_first[site] + alternatives.site_count[site] - 1
+    cpuid = alternatives.cpuid[last].astype(np.int64)
+    base = byte - (cpuid >> 3)
+    values, count = np.unique(base[cpuid & 7 == bit], return_counts=True)
+    usual = values[count.argmax()] if len(values) and count.max() >= _ENOUGH else None
+    good = cpuid & 7 == bit
+    if usual is not None:
+        good &= base == usual
+        witnessed[last] = True
+    good &= alternatives.flags[last] == 0
+    for row in np.flatnonzero(~good).tolist():
+        name = ""
+        if usual is not None:
+            name = columns.features.name(int((byte[row] - usual) * 8 + bit[row]))
+        message = f"until it is patched the site tests {name or 'another bit'}"
+        yield _Doubt(int(last[row]), message, name)
+    early = np.flatnonzero(np.isin(alternatives.site, site))
+    early = np.setdiff1d(early, last)
+    witnessed[early] = True
+    plain = (alternatives.cpuid[early] == ALWAYS) & (alternatives.flags[early] == 0)
+    for entry in early[~plain].tolist():
+        message = "a site that tests a bit is patched to its default at once"
+        yield _Doubt(entry, message, columns.features.name(ALWAYS))
+
+
+def _tested(columns: Columns, alternatives: Alternatives) -> tuple[I64, I64, I64]:
+    """Return sites, and the address of the byte and the bit that each tests.
+
+    The original jumps to ``testb $bit, byte; jnz yes; jmp no`` elsewhere.
+    """
+    insns = columns.insns
+    first = insns.index(alternatives.site_address)
+    away = insns.target[first]
+    away[(first < 0) | (insns.kind[first] != InsnKind.JMP)] = 0
+    there = insns.index(away)
+    code = insns.code[there]
+    relative = code[:, 1] == 0x05
+    absolute = (code[:, 1] == 0x04) & (code[:, 2] == 0x25)
+    tests = (there >= 0) & (away > 0) & (code[:, 0] == 0xF6) & (relative | absolute)
+    behind = np.minimum(there + 1, len(insns) - 1)
+    tests &= insns.kind[behind] == InsnKind.JCC
+    rows = np.flatnonzero(tests)
+    code, relative = code[rows], relative[rows]
+    at = np.where(relative, 2, 3)[:, None] + np.arange(4)
+    field = np.take_along_axis(code, at, axis=1)
+    byte = np.ascontiguousarray(field).view("<i4").reshape(-1).astype(np.int64)
+    byte += np.where(relative, insns.end[there[rows]].view(np.int64), 0)
+    mask = np.take_along_axis(code, at[:, 3:] + 1, axis=1).reshape(-1)
+    single = (mask != 0) & (mask & (mask - 1) == 0)
+    bit = np.log2(np.maximum(mask, 1)).astype(np.int64)
+    return rows[single].astype(np.int64), byte[single], bit[single]
+
+
+def _by_majority(
+    features: Features,
+    alternatives: Alternatives,
+    patterns: Patterns,
+    witnessed: npt.NDArray[np.bool_],
+) -> Iterator[_Doubt]:
+    """One site that differs from all others of its texts.
+
+    Two that differ in the same way are another macro with the same texts. Where an
+    instruction has told already the others are not asked: CLAC is for LASS, too.
+    """
+    condition = alternatives.flags.astype(np.int64) << 16 | alternatives.cpuid
+    entries = np.flatnonzero(patterns.telling & ~witnessed)
+    pairs = np.stack([patterns.pattern[entries].view(np.int64), condition[entries]])
+    kinds, kind, count = np.unique(
+        pairs, axis=1, return_inverse=True, return_counts=True
+    )
+    _, group = np.unique(kinds[0], return_inverse=True)
+    total = np.bincount(group, weights=count).astype(np.int64)
+    most = np.zeros(len(total), np.int64)
+    np.maximum.at(most, group, count)
+    agreed = (most >= _ENOUGH) & (total - most <= np.maximum(1, total // _RARE))
+    kind = kind.reshape(-1)
+    witnessed[entries[agreed[group[kind]]]] = True
+    odd = agreed[group] & (count == 1)
+    for row in np.flatnonzero(odd[kind]).tolist():
+        peers = np.flatnonzero(group == group[kind[row]])
+        usual = int(kinds[1, peers[count[peers].argmax()]])
+        name = condition_name(features, usual & 0xFFFF, usual >> 16)
+        message = f"{most[group[kind[row]]]} sites with these texts are for {name}"
+        yield _Doubt(int(entries[row]), message, name)
+
+
+def condition_name(features: Features, cpuid: int, flags: int) -> str:
+    """Name a condition: ``SMAP``, ``not XENPV``, ``ALWAYS, direct call``."""
+    name = features.name(cpuid)
+    if flags & AltFlag.NOT:
+        name = f"not {name}"
+    if flags & AltFlag.DIRECT_CALL:
+        name = f"{name}, direct call"
+    rest = flags & ~(AltFlag.NOT | AltFlag.DIRECT_CALL)
+    return f"{name}, flags {rest:#x}" if rest else name
+
+
+def _finding(columns: Columns, alternatives: Alternatives, doubt: _Doubt) -> Finding:
+    entry = doubt.entry
+    address = int(alternatives.address[entry])
+    own = condition_name(
+        columns.features, int(alternatives.cpuid[entry]), int(alternatives.flags[entry])
+    )
+    nth = entry - int(alternatives.site_first[alternatives.site[entry]]) + 1
+    return Finding(
+        RULE,
+        columns.program.location(address),
+        f"the replacement is for {own}: {doubt.message}",
+        declared=own,
+        actual=doubt.expected,
+        variant=f"replacement {nth}",
+        window=excerpt(columns.program, columns.insns, address),
+    )

@@ -1,0 +1,370 @@
+"""Patch_site: the lists of places that a kernel rewrites, against its code.
+
+objtool writes them (create_return_sites_sections() and its like in
+tools/objtool/check.c). A return that is in no list keeps going to the unpatched thunk,
+which protects nothing; an entry that is none makes the kernel overwrite other code.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.orc import OrcType
+from harness.elf.sites import SiteTable, parse_sites
+from harness.finding import Finding
+from harness.text.insn import I64, U8, U64, InsnKind
+from harness.verify.columns import Columns, Part
+from harness.verify.transfer import is_defined
+from harness.verify.window import excerpt
+
+Mask = npt.NDArray[np.bool_]
+
+# What the compiler and objtool call them: their interface with the kernel.
+_RETURN_THUNK = "__x86_return_thunk"
+_INDIRECT_THUNK = "__x86_indirect_thunk_"
+_REGISTERS = (
+    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
+    *(f"r{number}" for number in range(8, 16)),
+)
+_FENTRY = "__fentry__"
+_TRAMPOLINE, _KEY = "__SCT__", "__SCK__"
+_TRAMPOLINE_END = np.frombuffer(b"\x0f\xb9\xcc", np.uint8)  # behind its 5-byte jump
+_TAIL, _FLAGS = np.uint64(1), np.uint64(3)  # the low bits of a static call's key
+
+_JUMPS = (InsnKind.JMP, InsnKind.JCC)
+_BRANCHES = (InsnKind.CALL, *_JUMPS)
+_KINDS = {
+    SiteTable.RETURN_SITES: _JUMPS,
+    SiteTable.RETPOLINE_SITES: _BRANCHES,
+    SiteTable.STATIC_CALL_SITES: _BRANCHES,
+    SiteTable.CALL_SITES: (InsnKind.CALL,),
+    SiteTable.IBT_ENDBR_SEAL: (InsnKind.ENDBR,),
+    SiteTable.SMP_LOCKS: (InsnKind.OTHER,),
+}
+_TO_BRANCHES = (
+    SiteTable.RETURN_SITES,
+    SiteTable.RETPOLINE_SITES,
+    SiteTable.STATIC_CALL_SITES,
+    SiteTable.CALL_SITES,
+)
+
+
+class Rule(enum.StrEnum):
+    """Ids of the findings about the lists."""
+
+    MISSING = "patch-site/missing"
+    FOREIGN = "patch-site/foreign"
+    KEY = "patch-site/key"
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """One table: ``row`` has the instruction at each address, -1 if none is right."""
+
+    table: SiteTable
+    address: U64
+    key: U64
+    row: I64
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Instructions as lists see them, by address."""
+
+    address: U64
+    kind: U8
+    target: U64
+
+    def index(self, addresses: U64) -> I64:
+        """Return the row of each of ``addresses``, -1 if there is none."""
+        if not len(self.address):
+            return np.full(len(addresses), -1, np.int64)
+        at = np.searchsorted(self.address, addresses)
+        at[at == len(self.address)] = 0
+        return np.where(self.address[at] == addresses, at, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """The code as all lists are compared with it.
+
+    Attributes:
+        columns: the program.
+        branches: the direct branches alone.
+        texts: i64, sections that hold replacements, which do not run in place.
+        lists: the tables that the program has; rows of those that are for branches
+            count in ``branches``.
+    """
+
+    columns: Columns
+    branches: _Places
+    texts: I64
+    lists: dict[SiteTable, _List]
+
+    def listed(self, *tables: SiteTable) -> Mask:
+        """Whether each branch is in one of ``tables``."""
+        mask = np.zeros(len(self.branches.address), bool)
+        for table in tables:
+            if table in self.lists:
+                row = self.lists[table].row
+                mask[row[row >= 0]] = True
+        return mask
+
+
+def check_patch_sites(columns: Columns) -> Part:
+    """Check that each list names what it is for, and all of it.
+
+    Counts: the entries of all lists. Notes: what a list of this kernel is not for.
+    """
+    code = _read(columns)
+    if not code.lists:
+        return Part()
+    notes: list[str] = []
+    returns, indirect = _return_thunk(code), _indirect_thunks(code)
+    trampolines = _trampolines(code)
+    goes = {
+        SiteTable.RETURN_SITES: returns,
+        SiteTable.RETPOLINE_SITES: indirect,
+        SiteTable.STATIC_CALL_SITES: trampolines,
+    }
+    findings: list[Finding] = []
+    for table, each in code.lists.items():
+        findings += _foreign(code, each, goes.get(table, np.zeros(0, np.uint64)))
+        if table in goes:
+            findings += _missing(code, table, goes[table], notes)
+    findings += _bare_returns(code, notes)
+    findings += _keys(code)
+    findings += _calls(code, np.concatenate([*goes.values()]), notes)
+    counts = {"patch sites": sum(len(each.row) for each in code.lists.values())}
+    return Part(tuple(findings), counts, tuple(notes))
+
+
+def _read(columns: Columns) -> _Code:
+    insns, program = columns.insns, columns.program
+    found = {table: parse_sites(program, table) for table in _KINDS}
+    there = {table: sites for table, sites in found.items() if sites is not None}
+    rows = np.flatnonzero(insns.target) if there else np.zeros(0, np.int64)
+    branches = _Places(insns.address[rows], insns.kind[rows], insns.target[rows])
+    lists = {}
+    for table, sites in there.items():
+        where = branches if table in _TO_BRANCHES else insns
+        row = where.index(sites.address)
+        lists[table] = _List(table, sites.address, sites.target, row)
+    texts = np.zeros(0, np.uint64)
+    if columns.alternatives is not None:
+        used = columns.alternatives.replacementlen > 0
+        texts = columns.alternatives.replacement[used]
+    return _Code(columns, branches, np.unique(program.sections_at(texts)), lists)
+
+
+def _return_thunk(code: _Code) -> U64:
+    """The one function that returns jump to."""
+    thunk = code.columns.program.symbols.find(_RETURN_THUNK)
+    if thunk is not None:
+        return np.array([thunk], np.uint64)
+    return _targets(code, SiteTable.RETURN_SITES)[:1]
+
+
+def _indirect_thunks(code: _Code) -> U64:
+    symbols = code.columns.program.symbols
+    found = [symbols.find(_INDIRECT_THUNK + register) for register in _REGISTERS]
+    thunks = [address for address in found if address is not None]
+    if thunks:
+        return np.array(thunks, np.uint64)
+    return _targets(code, SiteTable.RETPOLINE_SITES)
+
+
+def _trampolines(code: _Code) -> U64:
+    """Static call trampolines: `jmp` or `ret`, and behind its 5 bytes a signature.
+
+    Before 5.19 there is none; then those are some that the list goes to, by name.
+    """
+    insns, program = code.columns.insns, code.columns.program
+    ends = np.flatnonzero(insns.kind == InsnKind.UD)
+    ends = ends[(insns.code[ends, :3] == _TRAMPOLINE_END).all(axis=1)]
+    found = insns.address[ends] - np.uint64(5)
+    goes = _targets(code, SiteTable.STATIC_CALL_SITES)
+    others = [
+        place
+        for place in goes[~_among(goes, found)].tolist()
+        if str(program.location(place)).startswith(_TRAMPOLINE)
+    ]
+    known = np.concatenate([found, np.array(others, np.uint64)])
+    return known if len(known) else goes
+
+
+def _targets(code: _Code, table: SiteTable) -> U64:
+    """Where a list's branches go, the most frequent first."""
+    if table not in code.lists:
+        return np.zeros(0, np.uint64)
+    row = code.lists[table].row
+    target = code.branches.target[row[row >= 0]]
+    unique, count = np.unique(target[target > 0], return_counts=True)
+    return np.asarray(unique[np.argsort(-count, kind="stable")])
+
+
+def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
+    insns, row = code.columns.insns, each.row
+    good = row >= 0
+    if each.table in _TO_BRANCHES:
+        if len(code.branches.address):
+            good &= np.isin(code.branches.kind[row], _KINDS[each.table])
+            if len(goes):
+                good &= _among(code.branches.target[row], goes)
+    elif len(insns):
+        good &= np.isin(insns.kind[row], _KINDS[each.table])
+        if each.table is SiteTable.SMP_LOCKS:
+            first = insns.code[row, :2]  # lock is the second prefix of cmpxchgw
+            good &= (first[:, 0] == 0xF0) | (first == (0x66, 0xF0)).all(axis=1)
+    for at in np.flatnonzero(~good).tolist():
+        message = f"the entry in .{each.table} is for another instruction"
+        yield _finding(code.columns, int(each.address[at]), Rule.FOREIGN, message)
+    used = np.zeros(len(insns), bool)
+    used[row[good]] = True
+    if int(used.sum()) < int(good.sum()):
+        for address in _repeated(each.address[good]).tolist():
+            message = f"two entries in .{each.table} are for it"
+            yield _finding(code.columns, address, Rule.FOREIGN, message)
+
+
+def _repeated(addresses: U64) -> U64:
+    ordered = np.sort(addresses)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def _missing(
+    code: _Code, table: SiteTable, goes: U64, notes: list[str]
+) -> Iterator[Finding]:
+    """Branches to ``goes`` that ``table`` does not have."""
+    branches = code.branches
+    at = np.flatnonzero(_among(branches.target, goes))
+    at = at[~code.listed(table)[at]]
+    # up to 5.15 objtool lists none of those in replacements, which are patched later
+    section = code.columns.program.sections_at(branches.address[at])
+    unused = np.isin(section, code.texts) & ~_covered(code, table, section)
+    if unused.any():
+        notes.append(f".{table}: {int(unused.sum())} in replacements are not listed")
+    for row in at[~unused].tolist():
+        place = code.columns.program.location(int(branches.target[row]))
+        message = f"the branch to {place} is not in .{table}"
+        address = int(branches.address[row])
+        yield _finding(code.columns, address, Rule.MISSING, message)
+
+
+def _covered(code: _Code, table: SiteTable, section: I64) -> Mask:
+    """Whether ``table`` has any place in each of the sections."""
+    places = code.lists[table].address
+    covered = np.zeros(len(section), bool)
+    for number in np.unique(section[section >= 0]).tolist():
+        bounds = code.columns.program.sections[number]
+        inside = (places >= bounds.address) & (places < bounds.end)
+        covered |= (section == number) & bool(inside.any())
+    return covered
+
+
+def _among(addresses: U64, wanted: U64) -> Mask:
+    """Like isin; ``wanted`` lie close together, so that most are out of the question."""
+    if not len(wanted):
+        return np.zeros(len(addresses), bool)
+    found = (addresses >= wanted.min()) & (addresses <= wanted.max())
+    found[found] = np.isin(addresses[found], wanted)
+    return np.asarray(found)
+
+
+def _bare_returns(code: _Code, notes: list[str]) -> Iterator[Finding]:
+    """`ret` where the compiler was to jump to the thunk.
+
+    In assembly they are deliberate (ANNOTATE_UNRET_SAFE), and an int3 follows.
+    """
+    each, columns = code.lists.get(SiteTable.RETURN_SITES), code.columns
+    if each is None:
+        return
+    insns, program = columns.insns, columns.program
+    rows = np.flatnonzero(insns.kind == InsnKind.RET)
+    section = program.sections_at(insns.address[rows])
+    rows = rows[_covered(code, SiteTable.RETURN_SITES, section)]
+    rows = rows[insns.code[rows, 1] != 0xCC]
+    if columns.alternatives is not None:
+        rows = rows[~np.isin(insns.address[rows], columns.alternatives.site_address)]
+    called = columns.lookup.at(insns.address[rows]) >> 40 & 15 == OrcType.CALL
+    if others := len(rows) - int(called.sum()):
+        notes.append(f"{others} bare returns where no call returns from")
+    for row in rows[called].tolist():
+        message = "a bare return, where others jump to the return thunk"
+        yield _finding(columns, int(insns.address[row]), Rule.MISSING, message)
+
+
+def _keys(code: _Code) -> Iterator[Finding]:
+    """A trampoline has one key, a key one trampoline; jumps are marked as tail calls."""
+    each = code.lists.get(SiteTable.STATIC_CALL_SITES)
+    if each is None:
+        return
+    branches = code.branches
+    tail = np.isin(branches.kind[each.row], _JUMPS) != (each.key & _TAIL != 0)
+    for at in np.flatnonzero(tail & (each.row >= 0)).tolist():
+        message = "a jump is a tail call, and only a jump: the entry says otherwise"
+        yield _finding(code.columns, int(each.address[at]), Rule.KEY, message)
+    key, goes = each.key & ~_FLAGS, branches.target[each.row]
+    pairs = np.unique(np.stack([goes, key]), axis=1)
+    odd = np.isin(pairs[0], _repeated(pairs[0])) | np.isin(
+        pairs[1], _repeated(pairs[1])
+    )
+    program = code.columns.program
+    for trampoline, wrong in pairs[:, odd].T.tolist():
+        names = [str(program.location(place)) for place in (trampoline, wrong)]
+        if len({n.removeprefix(_TRAMPOLINE).removeprefix(_KEY) for n in names}) == 1:
+            continue
+        for at in np.flatnonzero((goes == trampoline) & (key == wrong)).tolist():
+            message = f"the call to {names[0]} has the key {names[1]}"
+            yield _finding(code.columns, int(each.address[at]), Rule.KEY, message)
+
+
+def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
+    """Calls that call depth tracking does not count (callthunks.c, since 6.2).
+
+    objtool leaves out .init.text: a section of which nothing is listed.
+    """
+    if SiteTable.CALL_SITES not in code.lists:
+        return
+    branches, program = code.branches, code.columns.program
+    call = branches.kind == InsnKind.CALL
+    call &= ~code.listed(SiteTable.CALL_SITES, SiteTable.STATIC_CALL_SITES)
+    rows = np.flatnonzero(call)
+    section = program.sections_at(branches.address[rows])
+    covered = _covered(code, SiteTable.CALL_SITES, section)
+    notes.append(f"{int((~covered).sum())} calls are in sections without call depth")
+    rows = rows[covered]
+    fentry = np.array([program.symbols.find(_FENTRY) or 0], np.uint64)
+    rows = rows[~np.isin(branches.target[rows], np.append(special, fentry))]
+    functions = program.symbols.address[program.symbols.functions]
+    for row in rows.tolist():
+        address, goes = int(branches.address[row]), int(branches.target[row])
+        external = goes in program.externals
+        if not external and (goes not in functions or _drops_return(code, goes)):
+            continue
+        message = f"the call of {program.location(goes)} is not in .call_sites"
+        yield _finding(code.columns, address, Rule.MISSING, message)
+
+
+def _drops_return(code: _Code, function: int) -> bool:
+    """Whether a function begins with `lea 8(%rsp),%rsp`: nobody returns to its call."""
+    insns = code.columns.insns
+    row = int(insns.index(np.array([function], np.uint64))[0])
+    return row >= 0 and insns.code[row, :5].tobytes() == b"\x48\x8d\x64\x24\x08"
+
+
+def _finding(columns: Columns, address: int, rule: Rule, message: str) -> Finding:
+    where = columns.program.location(address)
+    unseen = not is_defined(columns.lookup.one(address))
+    return Finding(
+        rule.value,
+        where,
+        message,
+        cause=f"{where.symbol} has no ORC" if unseen and rule is Rule.MISSING else "",
+        window=excerpt(columns.program, columns.insns, address),
+    )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
-from harness.finding import Finding, number
+from harness.finding import number
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.condition import check_conditions
 from harness.verify.flow import check_flow
@@ -19,7 +19,7 @@ from harness.verify.place import check_places
 from harness.verify.replacement import check_replacements
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table
-from harness.verify.verdict import Verdict
+from harness.verify.verdict import Exports, Verdict
 
 
 def check(
@@ -28,11 +28,13 @@ def check(
     features: Features | None = None,
     vmlinux: Program | None = None,
     threads: int | None = None,
+    offers: bool = False,
 ) -> Verdict:
     """Validate ``program``: its ORC table against its code and its alternatives.
 
     ``features`` names the feature bits; without it the names are those that the
-    image (of ``vmlinux``, if ``program`` is a module) holds itself.
+    image (of ``vmlinux``, if ``program`` is a module) holds itself. With ``offers``
+    the verdict says what ``program`` exports to modules.
 
     Raises:
         FormatError: a section that must be read has no layout that we know.
@@ -44,8 +46,18 @@ def check(
         note = "carries no ORC: nothing to validate"
         verdict = Verdict((), {}, (*program.notes, note), 0.0)
     else:
-        verdict = check_columns(columns)
+        verdict = check_columns(replace(columns, offers=offers))
+    if vmlinux is not None and verdict.reliances:
+        verdict = verdict.answered([exports(vmlinux, threads)])
     return replace(verdict, seconds=time.perf_counter() - started)
+
+
+def exports(vmlinux: Program, threads: int | None = None) -> Exports:
+    """Return what ``vmlinux`` offers to modules."""
+    columns = read_columns(vmlinux, image_features(vmlinux), threads)
+    if columns is None:
+        return Exports()
+    return check_flow(replace(columns, offers=True)).exports or Exports()
 
 
 def check_columns(columns: Columns) -> Verdict:
@@ -53,13 +65,18 @@ def check_columns(columns: Columns) -> Verdict:
     started = time.perf_counter()
     counts = {"orc entries": len(columns.table), "instructions": len(columns.insns)}
     notes = [*columns.program.notes, f"ORC format {columns.table.format}"]
-    findings: list[Finding] = []
-    for part in (one(columns) for one in CHECKS):
-        findings += part.findings
+    parts = [one(columns) for one in CHECKS]
+    for part in parts:
         counts |= part.counts
         notes += part.notes
-    numbered = tuple(number(findings))
-    return Verdict(numbered, counts, tuple(notes), time.perf_counter() - started)
+    return Verdict(
+        findings=tuple(number(f for part in parts for f in part.findings)),
+        counts=counts,
+        notes=tuple(notes),
+        seconds=time.perf_counter() - started,
+        reliances=tuple(r for part in parts for r in part.reliances),
+        exports=next((part.exports for part in parts if part.exports), None),
+    )
 
 
 # What is checked, in printing order.

@@ -9,6 +9,7 @@ kernel, is refused: nobody's verdict may depend on it (``digest.py``).
 
 from __future__ import annotations
 
+import bisect
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ class ElfFile:
         headers: one record of Elf64_Shdr per section, index 0 included.
         names: the sections' names, parallel to ``headers``.
         end: where the ELF file ends within ``data``; a signature may follow.
+        members: the files that were joined into this one (``join.py``), or itself.
+        firsts: the first section of each of them.
     """
 
     name: str
@@ -102,6 +105,14 @@ class ElfFile:
     headers: Records
     names: tuple[str, ...]
     end: int
+    members: tuple[str, ...] = ()
+    firsts: tuple[int, ...] = (0,)
+
+    def member(self, index: int) -> tuple[int, int]:
+        """Return the sections [first, last) of the file that ``index`` came from."""
+        place = bisect.bisect_right(self.firsts, index)
+        later = (*self.firsts, len(self.headers))
+        return self.firsts[place - 1], later[place]
 
     @property
     def debug(self) -> npt.NDArray[np.bool_]:

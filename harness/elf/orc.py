@@ -328,6 +328,7 @@ _LAYOUTS = {
     ),
     OrcFormat.V1A: _Layout(_OLD_REGS, _OLD_TYPES, 3),
 }
+_DIGITS = 40
 _HEADERS = {
     # v2's text never was a header of its own: 6.3 has no .orc_header.
     "fe5d32bf581bd63b2ca9a5c65ba5a625eab3fe24": OrcFormat.V3,
@@ -379,6 +380,8 @@ def _from_header(
     program: Program, header: Section, word: npt.NDArray[np.uint16]
 ) -> OrcFormat:
     digest = header.data.tobytes().hex()
+    if digest == digest[:_DIGITS] * (len(digest) // _DIGITS):
+        digest = digest[:_DIGITS]  # each of several objects has its own
     if (orc_format := _HEADERS.get(digest)) is None:
         known = ", ".join(f"{text[:8]} ({name})" for text, name in _HEADERS.items())
         raise FormatError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from harness.elf.file import (
     parse_elf,
     read_file,
 )
+from harness.elf.join import join
 from harness.elf.layout import ZONE_END, Layout, lay_out, relocated
 from harness.elf.symbol import (
     SHN_ABS,
@@ -62,6 +64,7 @@ class Section:
             too is split into its code and its data.
         alloc: it is in memory; false for ``.discard.*`` annotations only.
         entsize: bytes per entry where the file tells, else 0.
+        object: the file that it is from, of several; empty if all are from one.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Section:
     executable: bool
     alloc: bool
     entsize: int
+    object: str = ""
 
     @property
     def end(self) -> int:
@@ -109,8 +113,16 @@ class Program:
         return tuple(s for s in self.sections if s.executable and s.data.size)
 
     def section(self, name: str) -> Section | None:
-        """Return the first section called ``name``, or None."""
-        return next((s for s in self.sections if s.name == name), None)
+        """Return the first section called ``name``, or None.
+
+        Raises:
+            FormatError: of files that were joined, each has another one.
+        """
+        found = [section for section in self.sections if section.name == name]
+        apart = {s.data.tobytes() for s in found if s.object} if len(found) > 1 else ()
+        if len(apart) > 1:
+            raise FormatError(f"{self.name}: {len(found)} sections are called {name}")
+        return found[0] if found else None
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that ``address`` lies in, or None."""
@@ -141,12 +153,13 @@ class Program:
             name = self.externals.get(address, f"{address:#x}")
             return Location(self.name, name, 0, address)
         shown = address - section.address if self.relocatable else address
+        owner = section.object or self.name
         index = self.symbols.index(address)
         if index < 0 or self.symbols.section[index] != section.index:
             within = address - section.address
-            return Location(self.name, section.name, within, shown)
+            return Location(owner, section.name, within, shown)
         offset = address - int(self.symbols.address[index])
-        return Location(self.name, str(self.symbols.names[index]), offset, shown)
+        return Location(owner, self.symbols.name[index], offset, shown)
 
     def read(self, address: int, size: int) -> Bytes:
         """Return ``size`` bytes at ``address``; .bss reads as zeros.
@@ -172,10 +185,24 @@ def load(path: Path) -> Program:
         FormatError: it is none, is damaged, or is for another machine.
         InfraError: the program that unpacks it is missing.
     """
-    name = re.sub(r"\.(xz|zst|gz|lz4|bz2)$", "", path.name)
-    program = parse(read_file(path), name, path)
+    program = parse(read_file(path), _name(path), path)
     # one kernel under any name, packed or not: its findings have the same keys
     return program if program.relocatable else replace(program, name=KERNEL)
+
+
+def load_together(paths: Sequence[Path]) -> Program:
+    """Read the modules ``paths``, none of them linked, as one program.
+
+    Raises:
+        FormatError: one of them is damaged, or no relocatable object.
+        InfraError: the program that unpacks one is missing.
+    """
+    elfs = [parse_elf(read_file(path), _name(path)) for path in paths]
+    for elf in elfs:
+        if elf.type != ET_REL:
+            raise FormatError(f"{elf.name}: linked, expected an object or a module")
+    joined = join(elfs, f"{len(elfs)} objects")
+    return _program(joined, paths[0])
 
 
 def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
@@ -188,23 +215,35 @@ def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
         content, release = image.vmlinux, image.release
         notes.append(f"unpacked from a bzImage ({image.packing} payload)")
     elf = parse_elf(content, name)
+    program = _program(elf, path)
+    return replace(
+        program,
+        release=release or program.release,
+        notes=(*notes, *program.notes, *_module_notes(elf, content)),
+    )
+
+
+def _name(path: Path) -> str:
+    return re.sub(r"\.(xz|zst|gz|lz4|bz2)$", "", path.name)
+
+
+def _program(elf: ElfFile, path: Path) -> Program:
     raw = read_symbols(elf)
     relocatable = elf.type == ET_REL
     layout = lay_out(elf, raw) if relocatable else _linked(elf, raw)
     contents = relocated(elf, raw, layout) if relocatable else _contents(elf, layout)
     sections = _sections(elf, layout, contents)
-    notes += _module_notes(elf, content)
     program = Program(
-        name=name,
+        name=elf.name,
         path=path,
         relocatable=relocatable,
         sections=sections,
         symbols=_symbols(raw, layout),
         externals=_externals(raw, layout),
-        release=release or _release(sections),
-        notes=tuple(notes),
+        release=_release(sections),
+        notes=(),
     )
-    if raw.names:
+    if len(raw.names):
         return program
     from harness.elf.stripped import named  # it reads ORC, which needs a program
 
@@ -214,31 +253,24 @@ def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
 def _linked(elf: ElfFile, raw: RawSymbols) -> Layout:
     laid_out = (elf.headers["flags"] & SHF_ALLOC) != 0
     laid_out[0] = False
+    order = np.flatnonzero(laid_out)
     symbol = raw.records["value"].astype(np.uint64)
-    return Layout(elf.headers["address"].astype(np.uint64), laid_out, symbol)
+    section = elf.headers["address"].astype(np.uint64)
+    return Layout(section, order, np.arange(len(order), dtype=np.int64), symbol)
 
 
 def _contents(elf: ElfFile, layout: Layout) -> dict[int, Bytes]:
-    rows = np.flatnonzero(layout.laid_out).tolist()
-    return {index: elf.contents(index) for index in rows}
+    return {index: elf.contents(index) for index in layout.order.tolist()}
 
 
 def _sections(
     elf: ElfFile, layout: Layout, contents: dict[int, Bytes]
 ) -> tuple[Section, ...]:
-    headers = elf.headers
+    cuts = np.flatnonzero(np.append(True, layout.group[1:] != layout.group[:-1]))
     sections = [
-        Section(
-            name=elf.names[index],
-            index=index,
-            address=int(layout.section[index]),
-            size=int(headers[index]["size"]),
-            data=data,
-            executable=_is_code(elf, index),
-            alloc=bool(headers[index]["flags"] & SHF_ALLOC),
-            entsize=int(headers[index]["entsize"]),
-        )
-        for index, data in contents.items()
+        _section(elf, layout, rows.tolist(), contents)
+        for rows in np.split(layout.order, cuts[1:])
+        if len(rows)
     ]
     _require_code_bytes(elf, contents)
     if any(_is_mixed(elf, section.index) for section in sections):
@@ -266,6 +298,30 @@ def _sections(
                 f"at {following.address:#x}"
             )
     return tuple(sections)
+
+
+def _section(
+    elf: ElfFile, layout: Layout, rows: list[int], contents: dict[int, Bytes]
+) -> Section:
+    """Return one section made of ``rows``, which lie side by side."""
+    index, header = rows[0], elf.headers[rows[0]]
+    data, size, owner = contents[index], int(header["size"]), ""
+    if len(rows) > 1:
+        data = np.concatenate([contents[row] for row in rows])
+        size = data.size
+    elif len(elf.members) > 1:
+        owner = elf.members[bisect.bisect_right(elf.firsts, index) - 1]
+    return Section(
+        name=elf.names[index],
+        index=index,
+        address=int(layout.section[index]),
+        size=size,
+        data=data,
+        executable=_is_code(elf, index),
+        alloc=bool(header["flags"] & SHF_ALLOC),
+        entsize=int(header["entsize"]),
+        object=owner,
+    )
 
 
 def _is_code(elf: ElfFile, index: int) -> bool:
@@ -327,19 +383,22 @@ def _require_code_bytes(elf: ElfFile, contents: dict[int, Bytes]) -> None:
 
 def _symbols(raw: RawSymbols, layout: Layout) -> Symbols:
     keep = ~np.isin(raw.kind, (STT_SECTION, STT_FILE))
-    keep[:1] = False
-    section = np.where(raw.section < SHN_LORESERVE, raw.section, -1).astype(np.int32)
-    section[raw.external] = -1
-    absolute = raw.section == SHN_ABS
+    keep[raw.nulls] = False
     # Numbers, not places: they would name code that lies near them.
-    keep &= ~absolute
-    keep &= np.array([bool(name) for name in raw.names], dtype=bool)
+    keep &= raw.section != SHN_ABS
+    keep &= ~raw.names.empty
+    home = np.arange(len(layout.section), dtype=np.int32)
+    home[layout.order] = layout.order[np.searchsorted(layout.group, layout.group)]
+    section = np.full(len(raw.section), -1, dtype=np.int32)
+    inside = (raw.section < SHN_LORESERVE) & ~raw.external
+    section[inside] = home[raw.section[inside]]
     return sort_symbols(raw, layout.symbol, section, keep)
 
 
 def _externals(raw: RawSymbols, layout: Layout) -> dict[int, str]:
-    rows = np.flatnonzero(raw.external).tolist()
-    return {int(layout.symbol[row]): raw.names[row] for row in rows}
+    rows = np.flatnonzero(raw.external)
+    names = raw.names.take(rows).column().tolist()
+    return dict(zip(layout.symbol[rows].tolist(), names, strict=True))
 
 
 def _module_notes(elf: ElfFile, content: Bytes) -> list[str]:

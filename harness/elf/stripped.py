@@ -23,6 +23,7 @@ from harness.elf.symbol import (
     STT_FUNC,
     STT_NOTYPE,
     STT_OBJECT,
+    Names,
     Symbols,
 )
 
@@ -68,10 +69,9 @@ def _symbols(program: Program, found: Kallsyms) -> Symbols:
     size = _sizes(program, address, place, code)
     binding = np.where(letter < ord("a"), STB_GLOBAL, STB_LOCAL)
     binding[np.isin(letter, np.frombuffer(b"wWvV", np.uint8))] = STB_WEAK
-    names = np.empty(len(rows), dtype=object)
-    names[:] = [found.names[row] for row in rows.tolist()]
+    names = [found.names[row] for row in rows.tolist()]
     # of several names the best known first, and the linker script's (_stext) last
-    linker = np.array([bool(_LINKER.match(name)) for name in names.tolist()], bool)
+    linker = np.array([bool(_LINKER.match(name)) for name in names], bool)
     order = np.lexsort((binding != STB_GLOBAL, linker, address))
     return Symbols(
         address=address[order],
@@ -79,7 +79,7 @@ def _symbols(program: Program, found: Kallsyms) -> Symbols:
         section=section[order],
         kind=kind[order].astype(np.uint8),
         binding=binding[order].astype(np.uint8),
-        names=names[order],
+        name=Names.of(names).take(order),
     )
 
 

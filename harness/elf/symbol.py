@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,20 +31,76 @@ _RANK_BINDING = {STB_GLOBAL: 2, STB_WEAK: 1}
 
 
 @dataclass(frozen=True, slots=True)
-class RawSymbols:
-    """The symbol table as the file has it: relocations count in this order.
+class Names:
+    """Names that are read from the file's strings when somebody asks.
 
     Attributes:
-        records: Elf64_Sym, the first one null.
+        strings: NUL-terminated strings, some of them the tail of another.
+        offset: i64[n], where each name starts.
+    """
+
+    strings: bytes
+    offset: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Names:
+        """Return ``texts`` as names."""
+        encoded = [text.encode("latin-1") for text in texts]
+        ends = np.cumsum([len(text) + 1 for text in encoded], dtype=np.int64)
+        sizes = np.array([len(text) + 1 for text in encoded], dtype=np.int64)
+        return cls(b"\0".join([*encoded, b""]), ends - sizes)
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def __getitem__(self, row: int) -> str:
+        start = int(self.offset[row])
+        end = self.strings.find(b"\0", start)
+        return self.strings[start : end if end >= 0 else None].decode("latin-1")
+
+    @property
+    def empty(self) -> npt.NDArray[np.bool_]:
+        """bool[n], which symbols have no name."""
+        text = np.frombuffer(self.strings + b"\0", dtype=np.uint8)
+        return np.asarray(text[np.minimum(self.offset, len(self.strings))] == 0)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Names:
+        """Return the names of ``rows``."""
+        return Names(self.strings, self.offset[rows])
+
+    def column(self) -> npt.NDArray[np.object_]:
+        """Return all of them as object[n] of str."""
+        text = np.frombuffer(self.strings, dtype=np.uint8)
+        names = np.empty(len(self), dtype=object)
+        names[:] = c_strings(text, self.offset)
+        return names
+
+    def rows(self, name: str) -> npt.NDArray[np.int64]:
+        """Return the rows that are called ``name``."""
+        wanted = name.encode("latin-1") + b"\0"
+        text, places = self.strings + b"\0", []
+        at = text.find(wanted)
+        while at >= 0:
+            places.append(at)
+            at = text.find(wanted, at + 1)
+        return np.flatnonzero(np.isin(self.offset, places))
+
+
+@dataclass(frozen=True, slots=True)
+class RawSymbols:
+    """The symbol tables as the file has them: relocations count in this order.
+
+    Attributes:
+        records: Elf64_Sym, the first one of each table null.
         section: i64[n], with SHN_XINDEX resolved; reserved numbers stay.
         names: parallel to ``records``.
-        index: the table's own section, or 0 if the file has none.
+        first: section of each table -> row of its first symbol.
     """
 
     records: Records
     section: npt.NDArray[np.int64]
-    names: tuple[str, ...]
-    index: int
+    names: Names
+    first: dict[int, int]
 
     @property
     def kind(self) -> npt.NDArray[np.uint8]:
@@ -57,11 +114,16 @@ class RawSymbols:
         A livepatch symbol is one: the kernel finds it when the patch is loaded.
         """
         reserved = np.isin(self.section, (SHN_UNDEF, SHN_LIVEPATCH, SHN_COMMON))
-        reserved[:1] = False
+        reserved[self.nulls] = False
         return reserved
 
+    @property
+    def nulls(self) -> list[int]:
+        """The rows of the null symbols."""
+        return [row for row in self.first.values() if row < len(self.records)]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Symbols:
     """Symbols sorted by address, then the larger and the better known first.
 
@@ -71,7 +133,7 @@ class Symbols:
         section: i32[n], ELF section index; -1 if external or absolute.
         kind: u8[n], STT_*.
         binding: u8[n], STB_*.
-        names: object[n] of str.
+        name: their names, in the same order.
     """
 
     address: npt.NDArray[np.uint64]
@@ -79,11 +141,15 @@ class Symbols:
     section: npt.NDArray[np.int32]
     kind: npt.NDArray[np.uint8]
     binding: npt.NDArray[np.uint8]
-    names: npt.NDArray[np.object_]
-    _by_name: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    name: Names
 
     def __len__(self) -> int:
         return len(self.address)
+
+    @functools.cached_property
+    def names(self) -> npt.NDArray[np.object_]:
+        """object[n] of str; for one or two ask ``name``."""
+        return self.name.column()
 
     @property
     def functions(self) -> npt.NDArray[np.bool_]:
@@ -106,7 +172,7 @@ class Symbols:
         """
         if (index := self.index(address)) < 0:
             return "", address
-        return str(self.names[index]), address - int(self.address[index])
+        return self.name[index], address - int(self.address[index])
 
     def find(self, name: str) -> int | None:
         """Return the address of ``name``; of several local ones the lowest.
@@ -118,50 +184,71 @@ class Symbols:
 
     def find_index(self, name: str) -> int | None:
         """Return the row of ``name`` as :meth:`find` chooses it."""
-        if not self._by_name and len(self):
-            local = self.binding == STB_LOCAL
-            # Later ones overwrite: globals last, and among equals the first.
-            order = np.lexsort((-np.arange(len(self)), ~local))
-            names = self.names[order].tolist()
-            self._by_name.update(zip(names, order.tolist(), strict=True))
-        return self._by_name.get(name)
+        rows = self.name.rows(name)
+        if not len(rows):
+            return None
+        local = self.binding[rows] == STB_LOCAL
+        return int(rows[np.argmin(local)])  # the first that is global, else the first
 
 
 def read_symbols(elf: ElfFile) -> RawSymbols:
-    """Read the symbol table of ``elf``; a stripped file gives an empty one.
+    """Read the symbol tables of ``elf``; a stripped file gives an empty one.
 
     Raises:
-        FormatError: the table, its strings or its extension is damaged.
+        FormatError: a table, its strings or its extension is damaged.
     """
-    tables = np.flatnonzero(elf.headers["type"] == SHT_SYMTAB)
-    if not len(tables):
-        nothing = np.zeros(0, dtype=SYM)
-        return RawSymbols(nothing, np.zeros(0, dtype=np.int64), (), 0)
-    index = int(tables[0])
-    records = elf.records(index, SYM)
+    tables = np.flatnonzero(elf.headers["type"] == SHT_SYMTAB).tolist()
+    if len(elf.firsts) == 1:
+        tables = tables[:1]
+    records, sections, offsets = [], [], []
+    first: dict[int, int] = {}
+    strings, row = b"", 0
+    for index in tables:
+        first[index] = row
+        records.append(elf.records(index, SYM))
+        sections.append(_sections(elf, index, records[-1]))
+        offsets.append(records[-1]["name"].astype(np.int64) + len(strings))
+        strings += _strings(elf, index) + b"\0"
+        row += len(records[-1])
+    return RawSymbols(
+        np.concatenate(records or [np.zeros(0, dtype=SYM)]),
+        np.concatenate(sections or [np.zeros(0, dtype=np.int64)]),
+        Names(strings, np.concatenate(offsets or [np.zeros(0, dtype=np.int64)])),
+        first,
+    )
+
+
+def _strings(elf: ElfFile, index: int) -> bytes:
     strings = int(elf.headers[index]["link"])
     if strings >= len(elf.headers):
         raise FormatError(
             f"{elf.name}: names of symbols are in section {strings}, "
             f"the file has {len(elf.headers)}"
         )
-    names = c_strings(elf.contents(strings), records["name"])
+    return elf.contents(strings).tobytes()
+
+
+def _sections(elf: ElfFile, index: int, records: Records) -> npt.NDArray[np.int64]:
+    """Return the section of each of ``records``, numbered as in ``elf.headers``."""
     section = records["section"].astype(np.int64)
     extended = section == SHN_XINDEX
+    before, last = elf.member(index)
     if extended.any():
-        section[extended] = _extended_index(elf, len(records))[extended]
+        section[extended] = _extended_index(elf, before, last, len(records))[extended]
     ordinary = extended | (section < SHN_LORESERVE)
-    if (beyond := ordinary & (section >= len(elf.headers))).any():
-        first = int(np.flatnonzero(beyond)[0])
+    if (beyond := ordinary & (section >= last - before)).any():
+        row = int(np.flatnonzero(beyond)[0])
+        names = Names(_strings(elf, index), records["name"].astype(np.int64))
         raise FormatError(
-            f"{elf.name}: symbol {names[first] or first} is in section "
-            f"{section[first]}, the file has {len(elf.headers)}"
+            f"{elf.name}: symbol {names[row] or row} is in section {section[row]}, "
+            f"the file has {last - before}"
         )
     # A real section with a reserved number cannot be told from the reserved
     # meaning below, and no kernel object has that many.
     if (extended & (section >= SHN_LORESERVE)).any():
         raise FormatError(f"{elf.name}: more than {SHN_LORESERVE} sections")
-    return RawSymbols(records, section, names, index)
+    section[ordinary & (section != SHN_UNDEF)] += before
+    return section
 
 
 def sort_symbols(
@@ -176,8 +263,13 @@ def sort_symbols(
     binding = raw.records["info"].astype(np.uint8) >> np.uint8(4)
     size = raw.records["size"].astype(np.uint64)
     rank = _rank(kind, _RANK_KIND) * 4 + _rank(binding, _RANK_BINDING)
-    order = rows[
-        np.lexsort((255 - rank[rows], ~size[rows], address[rows]))  # last key first
+    order = rows[np.argsort(address[rows], kind="stable")]
+    # only what shares its address with another needs a second look
+    same = address[order[1:]] == address[order[:-1]]
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    some = order[tied]
+    order[tied] = some[
+        np.lexsort((255 - rank[some], ~size[some], address[some]))  # last key first
     ]
     return Symbols(
         address[order],
@@ -185,12 +277,15 @@ def sort_symbols(
         section[order],
         kind[order],
         binding[order],
-        _objects(raw.names)[order],
+        raw.names.take(order),
     )
 
 
-def _extended_index(elf: ElfFile, count: int) -> npt.NDArray[np.int64]:
-    tables = np.flatnonzero(elf.headers["type"] == SHT_SYMTAB_SHNDX)
+def _extended_index(
+    elf: ElfFile, first: int, last: int, count: int
+) -> npt.NDArray[np.int64]:
+    kinds = elf.headers["type"][first:last]
+    tables = np.flatnonzero(kinds == SHT_SYMTAB_SHNDX) + first
     if not len(tables):
         raise FormatError(f"{elf.name}: symbols need .symtab_shndx, which is missing")
     contents = elf.contents(int(tables[0]))
@@ -209,9 +304,3 @@ def _rank(
     for value, rank in ranks.items():
         table[value] = rank
     return table[column]
-
-
-def _objects(names: Sequence[str]) -> npt.NDArray[np.object_]:
-    column = np.empty(len(names), dtype=object)
-    column[:] = names
-    return column

@@ -113,7 +113,7 @@ def extent(program: Program, symbol: str, offset: int) -> tuple[str, int, int]:
         behind = symbols.address[symbols.address > symbols.address[index]]
         end = min(int(behind[0]) if len(behind) else section.end, section.end)
         size = min(end - address, MAX_BYTES)
-    return str(symbols.names[index]), address, size
+    return symbols.name[index], address, size
 
 
 def _having(files: Iterable[Path], symbol: str, of: Path) -> Program:

@@ -41,8 +41,9 @@ def blind_rows(scope: Scope) -> Bools:
     Replacements are executed elsewhere, in their sites.
     """
     blind = ~scope.defined & ~np.isin(scope.columns.insns.kind, _FILL)
-    section = scope.columns.program.section(".altinstr_replacement")
-    if section is not None:
+    for section in scope.columns.program.sections:
+        if section.name != ".altinstr_replacement":
+            continue
         ends = np.array([section.address, section.end], np.uint64)
         first, last = np.searchsorted(scope.columns.insns.address, ends).tolist()
         blind[first:last] = False
@@ -59,6 +60,6 @@ def blind_functions(scope: Scope, blind: Bools) -> dict[str, int]:
     first = np.searchsorted(symbols.address, start)
     index, count = np.unique(first[last >= 0], return_counts=True)
     return {
-        str(symbols.names[at]): number
+        symbols.name[at]: number
         for at, number in zip(index.tolist(), count.tolist(), strict=True)
     }

@@ -145,7 +145,7 @@ def _names(program: Program, pieces: Sequence[Piece]) -> Iterator[Name]:
         for row in range(first, last):
             if symbols.section[row] >= 0:
                 yield Name(
-                    str(symbols.names[row]),
+                    symbols.name[row],
                     int(symbols.address[row]),
                     int(symbols.size[row]),
                     int(symbols.kind[row]),

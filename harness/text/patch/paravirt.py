@@ -282,7 +282,7 @@ class _Image:
             int(np.searchsorted(symbols.address, wanted, side))
             for side in ("left", "right")
         )
-        return frozenset(map(str, symbols.names[first:last]))
+        return frozenset(symbols.name[row] for row in range(first, last))
 
 
 @functools.cache

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.corpus.mutant import Change, Kind, MutantClass
-from harness.corpus.rewrite import with_alternatives
+from harness.corpus.rewrite import Poke
 from harness.elf.alternative import Alternatives
-from harness.errors import FormatError
 from harness.text.insn import I64
 from harness.verify.columns import Columns
 
@@ -36,13 +35,12 @@ def _class(name: str, kind: Kind, edit: Edit) -> MutantClass:
         if (changed := edit(columns, table, row, random)) is None:
             return None
         at, data, what = changed
-        offset = int(table.index[row]) * table.entry_size + at
-        try:
-            mutant = with_alternatives(columns, offset, data)
-        except FormatError:
-            return None
+        section = columns.program.section(".altinstructions")
+        assert section is not None
+        place = section.address + int(table.index[row]) * table.entry_size + at
         size = int(table.site_length[table.site[row]])
-        return Change(mutant, int(table.address[row]), size, what)
+        edits = (Poke(place, data),)
+        return Change(columns, edits, int(table.address[row]), size, what)
 
     return MutantClass(f"alternative/{name}", kind, candidates, mutate)
 

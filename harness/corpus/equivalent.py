@@ -188,8 +188,8 @@ def _texts_changed(clean: Columns, change: Change) -> bool:
     )
 
 
-def _places(clean: Columns, change: Change) -> list[int]:
-    """Where the changed bytes run: there, or in the sites that they replace."""
+def places(clean: Columns, change: Change) -> list[int]:
+    """Return where changed bytes run: there, or in the sites that they replace."""
     table = clean.alternatives
     if table is None:
         return [change.address]
@@ -206,7 +206,7 @@ def _unclaimed(base: Clean, change: Change) -> bool:
     clean = base.columns
     if not _texts_changed(clean, change):
         return False
-    states = clean.lookup.at(np.array(_places(clean, change), np.uint64))
+    states = clean.lookup.at(np.array(places(clean, change), np.uint64))
     return not any(map(is_defined, states.tolist()))
 
 
@@ -217,7 +217,7 @@ def _same_effect(base: Clean, change: Change) -> bool:
     old, new = _window(clean.insns, change), _window(change.columns.insns, change)
     if [i.address for i in old] != [i.address for i in new]:
         return False
-    states = clean.lookup.at(np.array(_places(clean, change), np.uint64)).tolist()
+    states = clean.lookup.at(np.array(places(clean, change), np.uint64)).tolist()
     return all(
         _is_linear(a) == _is_linear(b)
         and (a.code == b.code or _acts_alike(a, b, states))
@@ -250,10 +250,9 @@ def _other_base(base: Clean, change: Change) -> bool:
     split = len(old)
     if sum(m or 0 for m in moves[:split]) != sum(m or 0 for m in moves[split:]):
         return False
-    places = _places(clean, change)
     states = {
-        int(clean.lookup.one(place + at))
-        for place in places
+        clean.lookup.one(place + at)
+        for place in places(clean, change)
         for at in range(change.size)
     }
     return all(
@@ -273,7 +272,7 @@ def _declared(base: Clean, change: Change) -> bool:
         return False
     if new[-1].end != _window(clean.insns, change, 0)[-1].end:
         return False
-    moves = [place - change.address for place in _places(clean, change)]
+    moves = [place - change.address for place in places(clean, change)]
     return all(_follows(clean, insn, move) for insn in new for move in moves)
 
 

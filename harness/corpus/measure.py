@@ -6,6 +6,7 @@ another key, since that is what people and baselines see.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,18 +17,20 @@ from pathlib import Path
 
 from harness import baseline
 from harness.corpus.classes import CLASSES, Zone, candidates
-from harness.corpus.equivalent import Clean, proof
+from harness.corpus.equivalent import Clean, places, proof
 from harness.corpus.mutant import Change, draw
+from harness.corpus.rewrite import Edit, apply
 from harness.elf.feature import Features, image_features
 from harness.elf.program import load
-from harness.errors import UserError
+from harness.errors import FormatError, UserError
 from harness.finding import Finding, group_by_cause
 from harness.progress import Progress
 from harness.text.insn import I64
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
 
-CHUNK = 8  # mutants that a process is handed at once
+CHUNK = 24  # mutants that a process is handed at once, and validates together
+UNREADABLE = "format"  # the rule of a mutant that nobody can read any more
 EVERY_MODULE = 4  # each fourth mutant is one of a module
 
 
@@ -72,7 +75,7 @@ class Outcome:
         return bool(self.place) and not self.rules and not self.equivalent
 
 
-@dataclass(slots=True)
+@dataclass
 class Subject:
     """A clean program that mutants are made of, and what is found in it."""
 
@@ -85,7 +88,7 @@ class Subject:
         """The clean program."""
         return self.clean.columns
 
-    @property
+    @functools.cached_property
     def keys(self) -> frozenset[str]:
         """The keys of what is found in the clean program."""
         return frozenset(finding.key for finding in self.findings)
@@ -124,24 +127,84 @@ def new_findings(subjects: Iterable[Subject]) -> list[Finding]:
     return list(new)
 
 
-def try_mutant(subjects: Sequence[Subject], wanted: Wanted) -> Outcome:
-    """Make one mutant, validate it, and see whether anybody noticed."""
+def try_mutants(subjects: Sequence[Subject], wanted: Sequence[Wanted]) -> list[Outcome]:
+    """Make mutants, validate them, and see whether anybody noticed.
+
+    Those of one subject that lie in different functions are validated together
+    first. Each with a new finding in its own function is found; whatever is left
+    is validated alone.
+    """
+    drawn = [(one, *_drawn(subjects, one)) for one in wanted]
+    found: dict[Wanted, tuple[str, ...]] = {}
+    for subject in subjects:
+        pool = [(w, c) for w, s, c in drawn if s is subject and c is not None]
+        found |= _try_together(subject, pool)
+    return [
+        Outcome(one)
+        if change is None
+        else Outcome(one, _place(subject, change), change.what, rules)
+        if (rules := found.get(one, ()))
+        else _try_alone(subject, one, change)
+        for one, subject, change in drawn
+    ]
+
+
+def _drawn(
+    subjects: Sequence[Subject], wanted: Wanted
+) -> tuple[Subject, Change | None]:
     subject = _subject(subjects, wanted)
     rows = subject.candidates(wanted.name, wanted.zone)
-    one = CLASSES[wanted.name]
-    change = draw(one, subject.columns, rows, wanted.seed)
-    if change is None:
-        return Outcome(wanted)
+    return subject, draw(CLASSES[wanted.name], subject.columns, rows, wanted.seed)
+
+
+def _place(subject: Subject, change: Change) -> str:
     program = subject.columns.program
-    place = f"{program.name}: {program.location(change.address)}"
+    return f"{program.name}: {program.location(change.address)}"
+
+
+def _try_together(
+    subject: Subject, pool: Sequence[tuple[Wanted, Change]]
+) -> dict[Wanted, tuple[str, ...]]:
+    """Return the rules that found each mutant of ``pool`` in its own function."""
+    homes: dict[str, Wanted] = {}
+    edits: list[Edit] = []
+    for wanted, change in pool:
+        names = _functions(subject, change)
+        if not names & homes.keys():
+            homes |= dict.fromkeys(names, wanted)
+            edits += change.edits
+    if len(pool) < 2:
+        return {}
     try:
-        found = check_columns(change.columns).findings
+        findings = check_columns(apply(subject.columns, edits)).findings
+    except Exception:  # noqa: BLE001 - alone each will tell what it died of
+        return {}
+    rules: dict[Wanted, set[str]] = {}
+    for finding in findings:
+        owner = homes.get(finding.location.symbol)
+        if owner is not None and finding.key not in subject.keys:
+            rules.setdefault(owner, set()).add(finding.rule)
+    return {wanted: tuple(sorted(names)) for wanted, names in rules.items()}
+
+
+def _functions(subject: Subject, change: Change) -> set[str]:
+    """Name the functions in which the change shows."""
+    where = places(subject.columns, change)
+    return {subject.columns.program.location(place).symbol for place in where}
+
+
+def _try_alone(subject: Subject, wanted: Wanted, change: Change) -> Outcome:
+    place = _place(subject, change)
+    try:
+        findings = check_columns(change.columns).findings
+    except FormatError:
+        return Outcome(wanted, place, change.what, (UNREADABLE,))
     except Exception as exc:  # noqa: BLE001 - whatever it dies of, the mutant is missed
         error = f"{type(exc).__name__}: {exc}"
         return Outcome(wanted, place, change.what, error=error)
-    known = subject.keys
-    rules = tuple(sorted({f.rule for f in found if f.key not in known}))
-    proved = "" if rules else proof(subject.clean, change, one.kind)
+    rules = tuple(sorted({f.rule for f in findings if f.key not in subject.keys}))
+    kind = CLASSES[wanted.name].kind
+    proved = "" if rules else proof(subject.clean, change, kind)
     return Outcome(wanted, place, change.what, rules, proved)
 
 
@@ -154,13 +217,6 @@ def _subject(subjects: Sequence[Subject], wanted: Wanted) -> Subject:
             if len(module.candidates(wanted.name, wanted.zone)):
                 return module
     return subjects[0]
-
-
-def remake(subjects: Sequence[Subject], wanted: Wanted) -> Change | None:
-    """Return the mutant itself, for those who want to look at it."""
-    subject = _subject(subjects, wanted)
-    rows = subject.candidates(wanted.name, wanted.zone)
-    return draw(CLASSES[wanted.name], subject.columns, rows, wanted.seed)
 
 
 def measure(
@@ -208,4 +264,4 @@ def _open(paths: Sequence[Path]) -> None:
 
 
 def _try_chunk(wanted: Sequence[Wanted]) -> list[Outcome]:
-    return [try_mutant(_here, one) for one in wanted]
+    return try_mutants(_here, wanted)

@@ -8,12 +8,14 @@ mutant for ever.
 from __future__ import annotations
 
 import enum
+import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from harness.corpus.rewrite import Edit, apply
 from harness.text.insn import I64
 from harness.verify.columns import Columns
 
@@ -38,21 +40,32 @@ WANTED: dict[Kind, float | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Change:
     """One mutation.
 
     Attributes:
-        columns: the mutant.
+        clean: what is spoilt.
+        edits: how.
         address: where the change shows.
         size: bytes of code from there that it concerns.
         what: what was done, for people: ``sp+16 call -> sp+24 call``.
     """
 
-    columns: Columns
+    clean: Columns
+    edits: tuple[Edit, ...]
     address: int
     size: int
     what: str
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """The mutant.
+
+        Raises:
+            FormatError: nobody can read it any more.
+        """
+        return apply(self.clean, self.edits)
 
 
 @dataclass(frozen=True, slots=True)

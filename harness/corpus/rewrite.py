@@ -6,86 +6,134 @@ milliseconds where its kernel took a second.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.elf.alternative import parse_alternatives
+from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.file import Bytes
-from harness.elf.orc import parse_orc
+from harness.elf.orc import ENTRY_SIZE, IP_SIZE, parse_orc
 from harness.elf.program import Program
 from harness.text.decode import decode_all
-from harness.text.insn import CODE_BYTES, U64, Insns, join
+from harness.text.insn import CODE_BYTES, Insns, join
 from harness.text.patch import build_streams
 from harness.verify.columns import Columns
 
 _WINDOW = 64  # bytes behind a change in which the decoder finds its way again
 
 
-def poke(program: Program, address: int, data: bytes) -> Program:
-    """Return ``program`` with ``data`` at ``address``, within one section."""
-    section = program.section_at(address)
-    assert section is not None
-    at = address - section.address
-    fresh = section.data.copy()
-    fresh[at : at + len(data)] = np.frombuffer(data, np.uint8)
-    return _with_data(program, section.index, section.address, fresh)
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Other ``data`` at ``address``, within one section."""
+
+    address: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The address behind it."""
+        return self.address + len(self.data)
 
 
-def _with_data(program: Program, index: int, address: int, data: Bytes) -> Program:
-    """Give the section ``index`` at ``address`` other bytes, maybe more or fewer."""
-    return replace(
-        program,
-        sections=tuple(
-            replace(s, data=data, size=len(data))
-            if s.index == index and s.address == address
-            else s
-            for s in program.sections
-        ),
-    )
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Other entries, (ip, six bytes) each, for rows [first, last) of the ORC table."""
+
+    first: int
+    last: int
+    entries: tuple[tuple[int, bytes], ...]
 
 
-def with_code(columns: Columns, address: int, code: bytes) -> Columns:
-    """Return ``columns`` with other ``code`` at ``address``, decoded again there."""
-    program = poke(columns.program, address, code)
-    insns = _decoded(program, columns.insns, address, address + len(code))
-    streams = columns.streams
-    if columns.alternatives is not None and _concerns(columns, address, len(code)):
-        streams = build_streams(program, columns.alternatives)
-    return replace(columns, program=program, insns=insns, streams=streams)
+Edit = Poke | Rows
 
 
-def _decoded(program: Program, insns: Insns, first: int, last: int) -> Insns:
-    """Decode [first, last) of ``program`` again, and on until the old rows fit."""
-    row = int(insns.covering(np.array([first], np.uint64))[0])
-    assert row >= 0
-    start = int(insns.address[row])
+def apply(columns: Columns, edits: Sequence[Edit]) -> Columns:
+    """Return ``columns`` of the program with ``edits`` made, which do not overlap.
+
+    Raises:
+        FormatError: nobody can read one of its tables any more.
+    """
+    pokes = sorted((e for e in edits if isinstance(e, Poke)), key=lambda e: e.address)
+    program = _poked(columns.program, pokes)
+    mutant = replace(columns, program=program)
+    code = [poke for poke in pokes if _is_code(program, poke)]
+    if code:
+        mutant = replace(mutant, insns=_decoded(program, columns.insns, code))
+    mutant = _sites(columns, mutant, pokes, code)
+    rows = [edit for edit in edits if isinstance(edit, Rows)]
+    return _with_orc(mutant, rows) if rows else mutant
+
+
+def _poked(program: Program, pokes: Iterable[Poke]) -> Program:
+    sections = list(program.sections)
+    fresh: dict[int, Bytes] = {}
+    for poke in pokes:
+        at = int(program.sections_at(np.array([poke.address], np.uint64))[0])
+        assert at >= 0
+        section = sections[at]
+        data = fresh.setdefault(at, section.data.copy())
+        first = poke.address - section.address
+        data[first : first + len(poke.data)] = np.frombuffer(poke.data, np.uint8)
+    for at, data in fresh.items():
+        sections[at] = replace(sections[at], data=data)
+    return replace(program, sections=tuple(sections))
+
+
+def _is_code(program: Program, poke: Poke) -> bool:
+    section = program.section_at(poke.address)
+    return section is not None and section.executable
+
+
+def _decoded(program: Program, insns: Insns, pokes: Sequence[Poke]) -> Insns:
+    """Decode what the pokes change again, and on until the old rows fit."""
+    parts, row = [], 0
+    for poke in pokes:
+        first = int(insns.covering(np.array([poke.address], np.uint64))[0])
+        assert first >= 0
+        if first < row:  # the piece before reaches into this one
+            first = row
+        piece, rest = _piece(program, insns, int(insns.address[first]), poke.end)
+        parts += [insns.take(slice(row, first)), piece]
+        row = rest
+    return join([*parts, insns.take(slice(row, None))])
+
+
+def _piece(program: Program, insns: Insns, start: int, last: int) -> tuple[Insns, int]:
+    """Decode from ``start`` beyond ``last``; return it and the old row that follows."""
     section = program.section_at(start)
     assert section is not None
-    stop = min(last + _WINDOW, section.end)
-    # what an instruction column says of the bytes behind it must be right too
-    ahead = min(stop + CODE_BYTES, section.end)
+    # what a column holds of the bytes behind an instruction must be right too
+    ahead = min(last + _WINDOW + CODE_BYTES, section.end)
     at = start - section.address
     piece = decode_all(section.data[at : ahead - section.address], start)
     fits = (piece.address >= last) & (insns.index(piece.address) >= 0)
     common = int(np.argmax(fits)) if fits.any() else len(piece)
     resume = int(piece.address[common]) if common < len(piece) else ahead
     rest = int(np.searchsorted(insns.address, np.uint64(resume)))
-    return join(
-        [
-            insns.take(slice(0, row)),
-            piece.take(slice(0, common)),
-            insns.take(slice(rest, None)),
-        ]
-    )
+    return piece.take(slice(0, common)), rest
 
 
-def _concerns(columns: Columns, address: int, size: int) -> bool:
-    """Whether bytes in [address, address + size) are of any text of any site."""
-    table = columns.alternatives
-    assert table is not None
-    end = np.uint64(address + size)
-    start = np.uint64(address)
+def _sites(
+    columns: Columns, mutant: Columns, pokes: Sequence[Poke], code: Sequence[Poke]
+) -> Columns:
+    """Read alternatives and their texts again if their bytes changed."""
+    table = mutant.alternatives
+    section = mutant.program.section(".altinstructions")
+    if table is None or section is None:
+        return mutant
+    if any(section.address <= poke.address < section.end for poke in pokes):
+        table = parse_alternatives(mutant.program)
+        assert table is not None
+    elif not any(_concerns(table, poke) for poke in code):
+        return mutant
+    streams = build_streams(mutant.program, table)
+    return replace(mutant, alternatives=table, streams=streams)
+
+
+def _concerns(table: Alternatives, poke: Poke) -> bool:
+    """Whether the poke changes any text of any site."""
+    start, end = np.uint64(poke.address), np.uint64(poke.end)
     site_end = table.site_address + table.site_length.astype(np.uint64)
     text_end = table.replacement + table.replacementlen
     return bool(
@@ -94,38 +142,32 @@ def _concerns(columns: Columns, address: int, size: int) -> bool:
     )
 
 
-def with_orc(columns: Columns, ip: U64, records: Bytes) -> Columns:
-    """Return ``columns`` with another ORC table: addresses, and u8[n, 6] entries."""
-    program = columns.program
-    where, what = program.section(".orc_unwind_ip"), program.section(".orc_unwind")
+def _with_orc(columns: Columns, edits: Sequence[Rows]) -> Columns:
+    where = columns.program.section(".orc_unwind_ip")
+    what = columns.program.section(".orc_unwind")
     assert where is not None
     assert what is not None
-    places = np.uint64(where.address) + np.arange(len(ip), dtype=np.uint64) * np.uint64(
-        4
+    records = what.data.reshape(-1, ENTRY_SIZE)
+    ips, bodies, row = [], [], 0
+    for edit in sorted(edits, key=lambda e: e.first):
+        ips += [columns.table.ip[row : edit.first]]
+        bodies += [records[row : edit.first]]
+        ips += [np.array([ip for ip, _ in edit.entries], np.uint64)]
+        body = b"".join(record for _, record in edit.entries)
+        bodies += [np.frombuffer(body, np.uint8).reshape(-1, ENTRY_SIZE)]
+        row = edit.last
+    ip = np.concatenate([*ips, columns.table.ip[row:]])
+    data = np.concatenate([*bodies, records[row:]]).reshape(-1)
+    place = np.arange(len(ip), dtype=np.uint64) * np.uint64(IP_SIZE)
+    offset = (ip - (np.uint64(where.address) + place)).view(np.int64).astype("<i4")
+    fresh = {where.index: offset.view(np.uint8), what.index: data}
+    sections = tuple(
+        replace(s, data=fresh[s.index], size=len(fresh[s.index]))
+        if s.index in fresh
+        else s
+        for s in columns.program.sections
     )
-    offsets = (ip - places).view(np.int64).astype("<i4").view(np.uint8)
-    program = _with_data(program, where.index, where.address, offsets)
-    program = _with_data(program, what.index, what.address, records.reshape(-1))
+    program = replace(columns.program, sections=sections)
     table = parse_orc(program)
     assert table is not None
     return replace(columns, program=program, table=table)
-
-
-def with_alternatives(columns: Columns, offset: int, data: bytes) -> Columns:
-    """Return ``columns`` with ``data`` at ``offset`` of .altinstructions.
-
-    Raises:
-        FormatError: nobody can read the table any more.
-    """
-    section = columns.program.section(".altinstructions")
-    assert section is not None
-    program = poke(columns.program, section.address + offset, data)
-    alternatives = parse_alternatives(program)
-    assert alternatives is not None
-    streams = build_streams(program, alternatives)
-    return replace(columns, program=program, alternatives=alternatives, streams=streams)
-
-
-def with_bytes(columns: Columns, address: int, data: bytes) -> Columns:
-    """Return ``columns`` with other ``data`` in a section that holds no code."""
-    return replace(columns, program=poke(columns.program, address, data))

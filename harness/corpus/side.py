@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.corpus.mutant import Change, Kind, MutantClass
-from harness.corpus.rewrite import with_bytes
+from harness.corpus.rewrite import Poke
 from harness.elf.sites import SiteTable, parse_sites, table_bytes
 from harness.text.insn import I64
 from harness.verify.columns import Columns
@@ -57,7 +57,8 @@ def _dropped(table: SiteTable) -> MutantClass:
         columns: Columns, row: int, random: np.random.Generator
     ) -> Change | None:
         at, size, place = _place(columns, table, row)
-        return Change(with_bytes(columns, at, bytes(size)), place, 1, "row dropped")
+        edits = (Poke(at, bytes(size)),)
+        return Change(columns, edits, place, 1, "row dropped")
 
     return MutantClass(
         f"side/{table}-drop", Kind.SIDE, lambda columns: _rows(columns, table), mutate
@@ -80,7 +81,8 @@ def _redirected(table: SiteTable, field: int, name: str) -> MutantClass:
         step = int(columns.insns.size[insn])
         data = (offset + step).to_bytes(4, "little", signed=True)
         what = f"{name} one instruction further"
-        return Change(with_bytes(columns, at + field, data), place, 1, what)
+        edits = (Poke(at + field, data),)
+        return Change(columns, edits, place, 1, what)
 
     return MutantClass(
         f"side/{table}-{name}",

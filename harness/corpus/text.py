@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.corpus.mutant import Change, Kind, MutantClass
-from harness.corpus.rewrite import with_code
+from harness.corpus.rewrite import Poke
 from harness.elf.orc import OrcType
 from harness.text.decode import format_insn
 from harness.text.insn import I64, Insn, InsnKind
@@ -197,7 +197,8 @@ def _class(name: str, place: Where, what: Where, edit: Edit) -> MutantClass:
         if code == before:
             return None
         what = f"{_lines(before, address)} -> {_lines(code, address)}"
-        return Change(with_code(columns, address, code), address, len(code), what)
+        edits = (Poke(address, code),)
+        return Change(columns, edits, address, len(code), what)
 
     return MutantClass(name, Kind.STATE, candidates, mutate)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from harness.corpus.equivalent import RULES, Clean, dead_fill, proof
 from harness.corpus.mutant import Change, Kind
-from harness.corpus.rewrite import with_alternatives, with_code, with_orc
+from harness.corpus.rewrite import Poke, Rows
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.verify.columns import Columns, read_columns
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call
@@ -31,17 +30,19 @@ def table_change(clean: Columns, rows: list[tuple[int, bytes]]) -> Change:
     """Return the change of the whole table to ``rows`` (offset, record)."""
     base = clean.program.symbols.find("f")
     assert base is not None
-    ip = np.array([base + offset for offset, _ in rows], np.uint64)
-    records = np.frombuffer(b"".join(r for _, r in rows), np.uint8).reshape(-1, 6)
-    return Change(with_orc(clean, ip, records), base, 1, "")
+    entries = tuple((base + offset, record) for offset, record in rows)
+    return Change(clean, (Rows(0, len(clean.table), entries),), base, 1, "")
 
 
 def code_change(clean: Columns, offset: int, code: str) -> Change:
     """Return the change of bytes in ``f``."""
     base = clean.program.symbols.find("f")
     assert base is not None
-    data = bytes.fromhex(code)
-    return Change(with_code(clean, base + offset, data), base + offset, len(data), "")
+    return poke(clean, base + offset, bytes.fromhex(code))
+
+
+def poke(clean: Columns, address: int, data: bytes) -> Change:
+    return Change(clean, (Poke(address, data),), address, len(data), "")
 
 
 def proved(clean: Columns, change: Change, kind: Kind = Kind.STATE) -> str:
@@ -161,7 +162,7 @@ def test_a_text_that_the_table_declares_already() -> None:
     assert clean is not None
     assert clean.alternatives is not None
     address = int(clean.alternatives.site_address[0])
-    change = Change(with_code(clean, address, bytes.fromhex("505890")), address, 3, "")
+    change = poke(clean, address, bytes.fromhex("505890"))
 
     assert proved(clean, change) == "declared"
 
@@ -173,8 +174,11 @@ def site(*replacements: Replacement, original: str = "0f1f440000") -> Columns:
 
 
 def entry_change(clean: Columns, offset: int, data: bytes) -> Change:
-    address = int(clean.alternatives.address[0]) if clean.alternatives else 0
-    return Change(with_alternatives(clean, offset, data), address, 5, "")
+    section = clean.program.section(".altinstructions")
+    assert section is not None
+    assert clean.alternatives is not None
+    address = int(clean.alternatives.address[0])
+    return Change(clean, (Poke(section.address + offset, data),), address, 5, "")
 
 
 def test_where_no_bytes_lie_means_nothing() -> None:

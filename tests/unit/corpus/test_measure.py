@@ -13,20 +13,29 @@ from harness.corpus.measure import (
     measure,
     new_findings,
     read_subjects,
-    remake,
-    try_mutant,
+    try_mutants,
 )
 from harness.errors import UserError
 from harness.progress import silent
+from harness.verify import check
+from harness.verify.columns import Columns
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc
 from tests.unit.corpus.program import FUNCTION, ROWS
 
 
-def an_object() -> bytes:
+def an_object(*names: str) -> bytes:
+    """Return an object with the same function under each name."""
     writer = ElfWriter()
-    text = writer.section(".text", FUNCTION, flags=ALLOC | EXEC, align=16)
-    writer.symbol("f", text, 0, len(FUNCTION))
-    add_orc(writer, text, [*ROWS, (len(FUNCTION), UND)])
+    step = -(-len(FUNCTION) // 16) * 16
+    code = FUNCTION.ljust(step, b"\xcc") * len(names)
+    text = writer.section(".text", code, flags=ALLOC | EXEC, align=16)
+    rows = []
+    for place, name in enumerate(names):
+        start = place * step
+        writer.symbol(name, text, start, len(FUNCTION))
+        rows += [(start + offset, entry) for offset, entry in ROWS]
+        rows.append((start + len(FUNCTION), UND))
+    add_orc(writer, text, rows)
     return writer.build()
 
 
@@ -35,7 +44,7 @@ def paths(tmp_path: Path) -> list[Path]:
     """A kernel, so to speak, and one module."""
     names = ["kernel.o", "module.ko"]
     for name in names:
-        (tmp_path / name).write_bytes(an_object())
+        (tmp_path / name).write_bytes(an_object("f"))
     return [tmp_path / name for name in names]
 
 
@@ -43,9 +52,14 @@ def wanted(name: str, *seeds: int) -> list[Wanted]:
     return [Wanted(name, Zone.ALL, seed) for seed in seeds]
 
 
+def one(paths: list[Path], name: str, seed: int) -> Outcome:
+    (outcome,) = try_mutants(read_subjects(paths), wanted(name, seed))
+    return outcome
+
+
 def test_a_mutant_that_a_rule_finds(paths: list[Path]) -> None:
     """Two entries of one address are a lint's."""
-    outcome = try_mutant(read_subjects(paths), wanted("orc/duplicate", 1)[0])
+    outcome = one(paths, "orc/duplicate", 1)
 
     assert "table/duplicate" in outcome.rules
     assert not outcome.missed
@@ -54,7 +68,7 @@ def test_a_mutant_that_a_rule_finds(paths: list[Path]) -> None:
 
 def test_a_mutant_that_a_rule_excuses(paths: list[Path]) -> None:
     """An entry that says the same again is no defect."""
-    outcome = try_mutant(read_subjects(paths), wanted("orc/repeat", 0)[0])
+    outcome = one(paths, "orc/repeat", 0)
 
     assert outcome.rules == ()
     assert outcome.equivalent == "same-answers"
@@ -66,8 +80,8 @@ def test_every_fourth_mutant_is_a_module_s(paths: list[Path]) -> None:
     subjects = read_subjects(paths)
 
     places = [
-        try_mutant(subjects, one).place.partition(":")[0]
-        for one in wanted("orc/duplicate", 0, 1, 2, 3)
+        outcome.place.partition(":")[0]
+        for outcome in try_mutants(subjects, wanted("orc/duplicate", 0, 1, 2, 3))
     ]
 
     assert places == ["kernel.o", "kernel.o", "kernel.o", "module.ko"]
@@ -75,7 +89,7 @@ def test_every_fourth_mutant_is_a_module_s(paths: list[Path]) -> None:
 
 def test_nothing_to_spoil(paths: list[Path]) -> None:
     """It is neither found nor missed."""
-    outcome = try_mutant(read_subjects(paths), wanted("side/bug_table-drop", 0)[0])
+    outcome = one(paths, "side/bug_table-drop", 0)
 
     assert outcome == Outcome(wanted("side/bug_table-drop", 0)[0])
     assert not outcome.missed
@@ -92,7 +106,7 @@ def test_a_verifier_that_dies_has_missed_it(
 
     monkeypatch.setattr("harness.corpus.measure.check_columns", dies)
 
-    outcome = try_mutant(subjects, wanted("orc/duplicate", 0)[0])
+    (outcome,) = try_mutants(subjects, wanted("orc/duplicate", 0))
 
     assert outcome.missed
     assert outcome.error == "ZeroDivisionError: of shame"
@@ -119,7 +133,7 @@ def test_processes_give_what_one_gives(paths: list[Path]) -> None:
     outcomes = measure(paths, some, jobs=2, timeout_s=60, progress=silent)
 
     subjects = read_subjects(paths)
-    alone = [try_mutant(subjects, one) for one in some]
+    alone = [try_mutants(subjects, [one])[0] for one in some]
     assert outcomes == sorted(alone, key=lambda o: (o.wanted.name, o.wanted.seed))
 
 
@@ -132,9 +146,40 @@ def test_a_deadline_leaves_the_rest_untried(paths: list[Path]) -> None:
     assert len(outcomes) < 64
 
 
-def test_a_miss_can_be_made_again(paths: list[Path]) -> None:
-    """Its command names class, zone and seed; the mutant itself can be had."""
-    one = Wanted("orc/type", Zone.ENTRY, 17)
+def test_a_miss_can_be_made_again() -> None:
+    """Its command names class, zone and seed."""
+    miss = Wanted("orc/type", Zone.ENTRY, 17)
 
-    assert one.command == "--class orc/type --zone entry --seed 17 --count 1"
-    assert remake(read_subjects(paths), wanted("orc/type", 5)[0]) is not None
+    assert miss.command == "--class orc/type --zone entry --seed 17 --count 1"
+
+
+def test_mutants_of_several_functions_are_validated_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found together is not looked at alone."""
+    path = tmp_path / "kernel.o"
+    path.write_bytes(an_object(*"abcdefgh"))
+    subjects = read_subjects([path])
+    some = wanted("orc/duplicate", *range(8))
+    alone = [try_mutants(subjects, [each])[0] for each in some]
+    validated = []
+    real = check.check_columns
+
+    def counted(columns: Columns) -> check.Verdict:
+        validated.append(columns)
+        return real(columns)
+
+    monkeypatch.setattr("harness.corpus.measure.check_columns", counted)
+
+    assert try_mutants(subjects, some) == alone
+    assert len(validated) < len(some)
+
+
+def test_what_nothing_finds_together_is_tried_alone(tmp_path: Path) -> None:
+    """An equivalent mutant is proved one even in company."""
+    path = tmp_path / "kernel.o"
+    path.write_bytes(an_object(*"abcdefgh"))
+
+    outcomes = try_mutants(read_subjects([path]), wanted("orc/repeat", *range(4)))
+
+    assert {outcome.equivalent for outcome in outcomes} == {"same-answers"}

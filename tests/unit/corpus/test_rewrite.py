@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.corpus.rewrite import poke, with_alternatives, with_code, with_orc
+from harness.corpus.rewrite import Poke, Rows, apply
 from harness.text.decode import decode_program
 from harness.verify.columns import read_columns
 from tests.unit.corpus.program import NAMES, columns
@@ -17,14 +17,15 @@ def address_of(name: str) -> int:
     return found
 
 
-def test_poke_changes_a_copy() -> None:
+def test_a_mutant_is_a_copy() -> None:
     """The clean program keeps its bytes."""
-    clean = columns().program
+    clean = columns()
     place = address_of("f") + 4
 
-    mutant = poke(clean, place, b"\x90")
+    mutant = apply(clean, [Poke(place, b"\x90")])
 
-    assert (clean.read(place, 1)[0], mutant.read(place, 1)[0]) == (0x53, 0x90)
+    bytes_there = [c.program.read(place, 1)[0] for c in (clean, mutant)]
+    assert bytes_there == [0x53, 0x90]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_only_the_piece_is_decoded_and_the_rest_is_right(
     offset: int, code: str
 ) -> None:
     """The rows are those that decoding the whole program gives."""
-    mutant = with_code(columns(), address_of("f") + offset, bytes.fromhex(code))
+    mutant = apply(columns(), [Poke(address_of("f") + offset, bytes.fromhex(code))])
 
     whole = decode_program(mutant.program)
 
@@ -58,7 +59,7 @@ def test_a_changed_replacement_changes_its_text() -> None:
     assert clean.alternatives is not None
     place = int(clean.alternatives.replacement[0])
 
-    mutant = with_code(clean, place, b"\x50")
+    mutant = apply(clean, [Poke(place, b"\x50")])
 
     assert mutant.streams is not None
     assert clean.streams is not None
@@ -71,7 +72,7 @@ def test_code_that_no_site_uses_keeps_the_streams() -> None:
     """Nothing is built again in vain."""
     clean = columns()
 
-    mutant = with_code(clean, address_of("f") + 4, b"\x90")
+    mutant = apply(clean, [Poke(address_of("f") + 4, b"\x90")])
 
     assert mutant.streams is clean.streams
 
@@ -79,16 +80,39 @@ def test_code_that_no_site_uses_keeps_the_streams() -> None:
 def test_a_shorter_table_reads_back() -> None:
     """Rows keep their addresses although their places move."""
     clean = columns()
-    section = clean.program.section(".orc_unwind")
-    assert section is not None
-    records = section.data.reshape(-1, 6)
 
-    mutant = with_orc(
-        clean, np.delete(clean.table.ip, 1), np.delete(records, 1, axis=0)
-    )
+    mutant = apply(clean, [Rows(1, 2, ())])
 
     assert mutant.table.ip.tolist() == np.delete(clean.table.ip, 1).tolist()
     assert mutant.table.state.tolist() == np.delete(clean.table.state, 1).tolist()
+
+
+def test_edits_of_one_table_are_made_together() -> None:
+    """Each names rows of the clean table, in any order."""
+    clean = columns()
+    record = bytes.fromhex("4000 0000 0502")
+    ip = int(clean.table.ip[3])
+
+    mutant = apply(
+        clean, [Rows(3, 4, ((ip, record), (ip + 1, record))), Rows(0, 1, ())]
+    )
+
+    wanted = clean.table.ip.tolist()
+    assert mutant.table.ip.tolist() == [*wanted[1:4], ip + 1, *wanted[4:]]
+    assert mutant.table.sp_offset[2] == mutant.table.sp_offset[3] == 0x40
+
+
+def test_edits_of_code_and_table_together() -> None:
+    """What each would give alone, the whole has."""
+    clean = columns()
+    first, second = address_of("f") + 4, address_of("f") + 16
+
+    mutant = apply(clean, [Poke(second, b"\x90"), Rows(1, 2, ()), Poke(first, b"\x90")])
+
+    whole = decode_program(mutant.program)
+    assert mutant.insns.address.tolist() == whole.address.tolist()
+    assert mutant.insns.kind.tolist() == whole.kind.tolist()
+    assert len(mutant.table) == len(clean.table) - 1
 
 
 def test_a_changed_entry_of_altinstructions() -> None:
@@ -96,7 +120,10 @@ def test_a_changed_entry_of_altinstructions() -> None:
     clean = columns()
     assert clean.alternatives is not None
 
-    mutant = with_alternatives(clean, 8, (7).to_bytes(2, "little"))
+    section = clean.program.section(".altinstructions")
+    assert section is not None
+
+    mutant = apply(clean, [Poke(section.address + 8, (7).to_bytes(2, "little"))])
 
     assert mutant.alternatives is not None
     assert mutant.alternatives.cpuid[0] == 7
@@ -105,7 +132,7 @@ def test_a_changed_entry_of_altinstructions() -> None:
 
 def test_a_mutant_is_read_as_its_file_would_be() -> None:
     """What is kept from the clean columns equals what a whole reading gives."""
-    mutant = with_code(columns(), address_of("f") + 13, bytes.fromhex("4883c408"))
+    mutant = apply(columns(), [Poke(address_of("f") + 13, bytes.fromhex("4883c408"))])
 
     read = read_columns(mutant.program, NAMES)
 

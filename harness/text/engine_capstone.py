@@ -56,7 +56,7 @@ def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> 
     ``parts`` are offsets [first, last); the sweep is put in step at the offsets
     ``known``, which are sorted.
     """
-    sweep = resync(_sweep(data, parts), data, known, _sweep_all)
+    sweep = resync(_sweep(data, parts), data, parts, known, _sweep_all)
     return Rows(
         sweep.offset.astype(np.uint64) + np.uint64(address),
         sweep.size.astype(np.uint8),

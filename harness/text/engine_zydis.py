@@ -18,14 +18,13 @@ from harness.text.insn import I64, U8
 from harness.text.length import LONGEST, measure
 from harness.text.rows import Rows
 
-_INTERFACE = 1  # of zydis.c
+_INTERFACE = 2  # of zydis.c
 _Gap = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class _Text(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_void_p),
-        ("length", ctypes.c_uint64),
         ("address", ctypes.c_uint64),
         ("stretches", ctypes.c_void_p),
         ("stretch_count", ctypes.c_uint64),
@@ -65,7 +64,6 @@ def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> 
     starts = np.ascontiguousarray(known, np.int64)
     text = _Text(
         flat.ctypes.data,
-        len(flat),
         address,
         stretches.ctypes.data,
         len(stretches),

@@ -14,7 +14,8 @@ XEN_PREFIX = b"\x0f\x0bxen"  # XEN_EMULATE_PREFIX: the next instruction is trapp
 _LEGACY = frozenset(
     b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3"  # segments, sizes, lock, rep
 )
-_MODRM_OPCODES = frozenset(b"\x00\x01\x0d\x18\x1c\x1e\x1f\xb9\xff")
+_HINTS = frozenset(b"\x0d\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f")  # NOPs that may mean more
+_MODRM_OPCODES = _HINTS | frozenset(b"\x00\x01\xb9\xff")
 _UD = (b"\x0f\xb9", b"\x0f\xff")
 _RETURN = b"\x0f\x01\xca"  # with f2 ERETS, with f3 ERETU
 
@@ -34,6 +35,8 @@ def measure(code: bytes) -> tuple[int, InsnKind]:
         return length, InsnKind.UD
     if code.startswith(_RETURN, at) and not prefixes.isdisjoint(b"\xf2\xf3"):
         return length, InsnKind.END
+    if code[at] == 0x0F and code[at + 1] in _HINTS:
+        return length, InsnKind.NOP
     return length, InsnKind.OTHER
 
 

@@ -1,8 +1,9 @@
 """Resync: a sweep put right where it lost its way.
 
 A linear sweep goes wrong at bytes that are no code and at instructions that the
-decoder does not know. It is put right where that shows: at each place that the
-caller says an instruction starts (function symbols), and behind each gap.
+decoder does not know. Where that shows, decoding goes on one instruction after the
+other, until it meets the sweep again: at each place that the caller says an
+instruction starts (function symbols), and at each gap.
 """
 
 from __future__ import annotations
@@ -13,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.errors import InfraError
-from harness.text.fill import FILL
 from harness.text.insn import I64, U8, InsnKind
 from harness.text.length import LONGEST, measure
 
 _WINDOW = 64
 _STRIDE = _WINDOW + 16  # windows lie apart, so that none reads another's bytes
-_ROUNDS = 1000
 _NOP = 0x90
 
 Bools = npt.NDArray[np.bool_]
@@ -45,116 +43,135 @@ class Sweep:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def where(self, rows: Bools | I64) -> Sweep:
-        """Return those at ``rows``."""
-        return Sweep(self.offset[rows], self.size[rows], self.kind[rows])
+    def find(self, offset: I64) -> I64:
+        """Return the row that starts at each of ``offset``, else -1."""
+        if not len(self):
+            return np.full(len(offset), -1, np.int64)
+        at = np.minimum(np.searchsorted(self.offset, offset), len(self) - 1)
+        return np.where(self.offset[at] == offset, at, -1)
 
 
-def resync(sweep: Sweep, data: U8, known: I64, again: Callable[[U8], Sweep]) -> Sweep:
-    """Give gaps their length; put ``sweep`` in step at ``known``, and behind each.
+def resync(
+    sweep: Sweep,
+    data: U8,
+    parts: list[tuple[int, int]],
+    known: I64,
+    again: Callable[[U8], Sweep],
+) -> Sweep:
+    """Give gaps their length; put ``sweep`` in step at ``known``, and behind each gap.
 
-    ``known`` are offsets into ``data``, sorted; ``again`` sweeps other code. Where a
-    row runs into a known start it is cut short there: it is no instruction.
+    ``parts`` of ``data`` were swept; ``known`` are offsets, sorted; ``again`` sweeps
+    other code. Where an instruction runs into a known start it is cut short there:
+    it is none.
     """
-    for _ in range(_ROUNDS):
-        sweep, after = _measure_gaps(data, sweep)
-        if len(after):
-            known = np.union1d(known, after[after < len(data)])
-        lost = known[~_member(known, sweep.offset)]
-        # a start inside skipped fill needs no instruction there
-        lost = lost[~_in_fill(lost, sweep, data)]
-        if not len(lost):
-            return sweep
-        sweep, reached = _splice(sweep, *_windows(data, lost, again))
-        known = np.union1d(known, reached[reached < len(data)])
-    raise InfraError(f"decoding is not in step after {_ROUNDS} rounds")
+    gaps = np.flatnonzero(sweep.kind == UNKNOWN)
+    lost = known[sweep.find(known) < 0]
+    lost = lost[_ends(parts, lost) > lost]  # none is needed inside skipped fill
+    if not len(gaps) and not len(lost):
+        return sweep
+    over = np.searchsorted(sweep.offset, lost, side="right") - 1
+    wrong = sweep.offset[np.union1d(gaps, over)]
+    walk = _Walk(sweep, data, known, again)
+    walk.look_ahead(lost)
+    for at, end in zip(wrong.tolist(), _ends(parts, wrong).tolist(), strict=True):
+        walk.go(at, end)
+    return walk.merged()
 
 
-def _member(wanted: I64, have: I64) -> Bools:
-    if not len(have):
-        return np.zeros(len(wanted), bool)
-    at = np.minimum(np.searchsorted(have, wanted), len(have) - 1)
-    return np.asarray(have[at] == wanted)
+def _ends(parts: list[tuple[int, int]], offset: I64) -> I64:
+    """Return where the part ends that each of ``offset`` lies in, -1 for none."""
+    if not parts:
+        return np.full(len(offset), -1, np.int64)
+    first, last = np.array(parts, np.int64).T
+    at = np.searchsorted(first, offset, side="right") - 1
+    end = last[np.maximum(at, 0)]
+    return np.where((at >= 0) & (offset < end), end, -1)
 
 
-def _in_fill(lost: I64, sweep: Sweep, data: U8) -> Bools:
-    if not len(sweep):
-        return np.ones(len(lost), bool)
-    at = np.maximum(np.searchsorted(sweep.offset, lost, side="right") - 1, 0)
-    outside = lost >= sweep.offset[at] + sweep.size[at]
-    return np.asarray(outside & np.isin(data[lost], FILL))
+class _Walk:
+    """Steps through code beside a sweep of it, and what they found."""
 
+    def __init__(
+        self, sweep: Sweep, data: U8, known: I64, again: Callable[[U8], Sweep]
+    ) -> None:
+        self._sweep = sweep
+        self._data = data
+        self._known = known
+        self._again = again
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._found: list[tuple[int, int, int]] = []
+        self._replaced = np.zeros(len(sweep), bool)
+        self._done = 0
 
-def _measure_gaps(data: U8, sweep: Sweep) -> tuple[Sweep, I64]:
-    """Give each gap its true length and kind; return also the offsets where they end."""
-    unknown = np.flatnonzero(sweep.kind == UNKNOWN)
-    if not len(unknown):
-        return sweep, np.zeros(0, np.int64)
-    size, kind = sweep.size.copy(), sweep.kind.copy()
-    inside = np.zeros(len(sweep), bool)
-    after = []
-    for row in unknown.tolist():
-        offset = int(sweep.offset[row])
-        length, kind[row] = measure(data[offset : offset + LONGEST].tobytes())
-        if length and not inside[row]:
-            size[row] = length
-            after.append(offset + length)
-            behind = np.searchsorted(sweep.offset, offset + length)
-            inside[row + 1 : behind] = True
-    measured = Sweep(sweep.offset, size, kind).where(~inside)
-    return measured, np.unique(np.array(after, np.int64))
+    def look_ahead(self, lost: I64) -> None:
+        """Decode at ``lost`` and behind each gap, all in one go: it will be asked for."""
+        gaps = self._sweep.offset[self._sweep.kind == UNKNOWN]
+        behind = [at + self._measure(at, len(self._data))[0] for at in gaps.tolist()]
+        wanted = np.union1d(lost, np.array(behind, np.int64))
+        wanted = wanted[wanted < len(self._data)]
+        self._look(wanted[self._sweep.find(wanted) < 0])
 
+    def go(self, at: int, end: int) -> None:
+        """Decode from ``at`` on, up to where the sweep has a row too, or to ``end``."""
+        if at < self._done:
+            return
+        first = int(np.searchsorted(self._sweep.offset, at))
+        row = first
+        while at < end:
+            size, kind = self._one(at, row, end)
+            known = int(np.searchsorted(self._known, at, side="right"))
+            if known < len(self._known) and self._known[known] < at + size:
+                size, kind = int(self._known[known]) - at, InsnKind.BAD
+            self._found.append((at, size, kind))
+            at += size
+            row = int(np.searchsorted(self._sweep.offset, at))
+            if row < len(self._sweep) and self._sweep.offset[row] == at:
+                break
+        self._replaced[first:row] = True
+        self._done = at
 
-def _windows(data: U8, lost: I64, again: Callable[[U8], Sweep]) -> tuple[Sweep, I64]:
-    """Decode a window at each of ``lost``, all in one go; return rows and windows."""
-    padded = np.concatenate([data, np.full(_WINDOW, _NOP, np.uint8)])
-    cells = np.full((len(lost), _STRIDE), _NOP, np.uint8)
-    cells[:, :_WINDOW] = padded[lost[:, None] + np.arange(_WINDOW)]
-    found = again(cells.reshape(-1))
-    window, within = np.divmod(found.offset, _STRIDE)
-    keep = (within + found.size <= _WINDOW) & (lost[window] + within < len(data))
-    window = window[keep]
-    return Sweep(
-        lost[window] + within[keep], found.size[keep], found.kind[keep]
-    ), window
+    def merged(self) -> Sweep:
+        """Return the sweep with what was found in place of what it contradicts."""
+        offset, size, kind = np.array(self._found, np.int64).reshape(-1, 3).T
+        old = self._sweep
+        keep = ~self._replaced
+        starts = np.concatenate([old.offset[keep], offset])
+        order = np.argsort(starts, kind="stable")
+        return Sweep(
+            starts[order],
+            np.concatenate([old.size[keep], size])[order],
+            np.concatenate([old.kind[keep], kind.astype(np.uint8)])[order],
+        )
 
+    def _one(self, at: int, row: int, end: int) -> tuple[int, int]:
+        """Return size and kind of what is at ``at``, which may be ``row``'s start."""
+        sweep = self._sweep
+        if row < len(sweep) and sweep.offset[row] == at:
+            size, kind = int(sweep.size[row]), int(sweep.kind[row])
+        else:
+            if at not in self._seen:
+                self._look(np.array([at], np.int64))
+            size, kind = self._seen[at]
+        if kind == UNKNOWN or at + size > end:
+            size, kind = self._measure(at, end)
+        return max(size, 1), kind
 
-def _splice(sweep: Sweep, fresh: Sweep, window: I64) -> tuple[Sweep, I64]:
-    """Put ``fresh`` rows in place of what they contradict, up to where both agree.
+    def _measure(self, at: int, end: int) -> tuple[int, InsnKind]:
+        return measure(self._data[at : min(at + LONGEST, end)].tobytes())
 
-    Returns also the offsets at which a window ended before it agreed.
-    """
-    agrees = _member(fresh.offset, sweep.offset)
-    count = int(window.max()) + 1 if len(window) else 0
-    # rows of a window before its first row that the sweep has too
-    first_agree = np.full(count, len(fresh), np.int64)
-    numbers = np.arange(len(fresh), dtype=np.int64)
-    np.minimum.at(first_agree, window[agrees], numbers[agrees])
-    keep = numbers < first_agree[window]
-    begin = np.full(count, np.iinfo(np.int64).max, np.int64)
-    np.minimum.at(begin, window, fresh.offset)
-    end = np.zeros(count, np.int64)
-    np.maximum.at(end, window[keep], (fresh.offset + fresh.size)[keep])
-    used = end > 0
-    begin, end = begin[used], end[used]
-    reach = np.maximum.accumulate(end)
-    at = np.searchsorted(begin, sweep.offset, side="right") - 1
-    killed = (at >= 0) & (sweep.offset < reach[np.maximum(at, 0)])
-    old, new = sweep.where(~killed), fresh.where(keep)
-    offset = np.concatenate([old.offset, new.offset])
-    order = np.unique(offset, return_index=True)[1].astype(np.int64)
-    merged = Sweep(
-        offset,
-        np.concatenate([old.size, new.size]),
-        np.concatenate([old.kind, new.kind]),
-    )
-    return _clip(merged.where(order)), np.unique(end)
-
-
-def _clip(sweep: Sweep) -> Sweep:
-    """Make no row reach over the next: what was cut short is no instruction."""
-    size, kind = sweep.size.copy(), sweep.kind.copy()
-    over = np.flatnonzero(sweep.offset[:-1] + size[:-1] > sweep.offset[1:])
-    size[over] = sweep.offset[over + 1] - sweep.offset[over]
-    kind[over] = InsnKind.BAD
-    return Sweep(sweep.offset, size, kind)
+    def _look(self, wanted: I64) -> None:
+        """Decode a window at each of ``wanted``."""
+        padded = np.concatenate([self._data, np.full(_WINDOW, _NOP, np.uint8)])
+        cells = np.full((len(wanted), _STRIDE), _NOP, np.uint8)
+        cells[:, :_WINDOW] = padded[wanted[:, None] + np.arange(_WINDOW)]
+        found = self._again(cells.reshape(-1))
+        window, within = np.divmod(found.offset, _STRIDE)
+        whole = within + found.size <= _WINDOW
+        rows = zip(
+            (wanted[window] + within)[whole].tolist(),
+            found.size[whole].tolist(),
+            found.kind[whole].tolist(),
+            strict=True,
+        )
+        for offset, size, kind in rows:
+            self._seen.setdefault(offset, (size, kind))

@@ -82,7 +82,6 @@ struct decoders {
 /* What is decoded, where it is mapped, and what is known of it. */
 struct text {
 	const uint8_t *data;
-	uint64_t length;
 	uint64_t address;
 	const int64_t *stretches; /* [first, last) each: what to decode */
 	uint64_t stretch_count;
@@ -110,6 +109,8 @@ static int may_name_stack(const ZydisDecodedInstruction *insn)
 
 	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return 1;
+	if (insn->opcode_map == ZYDIS_OPCODE_MAP_0F && (insn->opcode & 0xfc) == 0x20)
+		return 1; /* mov %crN and %dbN: whatever mod is, a register */
 	if (!insn->raw.modrm.offset)
 		return (insn->opcode & mask) == stack && !insn->raw.rex.B;
 	return ((insn->raw.modrm.reg & mask) == stack && !insn->raw.rex.R) ||
@@ -167,10 +168,10 @@ static uint8_t classify(const struct decoders *decoders, const uint8_t *code,
 }
 
 /* What Xen traps starts with a prefix of its own, which Zydis takes for ud2. */
-static int is_xen_prefix(const struct text *text, int64_t at)
+static int is_xen_prefix(const uint8_t *code, size_t length)
 {
-	return text->length - at >= sizeof(XEN_PREFIX) - 1 &&
-	       !memcmp(text->data + at, XEN_PREFIX, sizeof(XEN_PREFIX) - 1);
+	return length >= sizeof(XEN_PREFIX) - 1 &&
+	       !memcmp(code, XEN_PREFIX, sizeof(XEN_PREFIX) - 1);
 }
 
 /* Decode what is at ``at``, which may not reach over ``last``. */
@@ -178,18 +179,19 @@ static uint8_t one(const struct decoders *decoders, const struct text *text, int
 		   int64_t last, int64_t *size, uint64_t *target)
 {
 	const uint8_t *code = text->data + at;
+	const size_t length = last - at;
 	ZydisDecodedInstruction insn;
 	uint32_t gap;
 
 	*target = 0;
 	if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoders->minimal, NULL, code,
-						       last - at, &insn)) &&
-	    (insn.mnemonic != ZYDIS_MNEMONIC_UD2 || !is_xen_prefix(text, at))) {
+						       length, &insn)) &&
+	    (insn.mnemonic != ZYDIS_MNEMONIC_UD2 || !is_xen_prefix(code, length))) {
 		*size = insn.length;
 		return classify(decoders, code, &insn, text->address + at + insn.length,
 				target);
 	}
-	gap = text->gap(code, text->length - at);
+	gap = text->gap(code, length);
 	*size = gap ? gap & 0xff : 1;
 	return gap ? gap >> 8 : BAD;
 }
@@ -197,7 +199,7 @@ static uint8_t one(const struct decoders *decoders, const struct text *text, int
 /* Changes whenever the structures above do: an old build is not called. */
 uint32_t orc_zydis_interface(void)
 {
-	return 1;
+	return 2;
 }
 
 static int start(struct decoders *decoders)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.text.decode import decode, decode_all, decode_program, format_insn
+from harness.errors import UserError
+from harness.text import decode as door
+from harness.text import engine_zydis
+from harness.text.decode import (
+    Decoder,
+    choose,
+    decode,
+    decode_all,
+    decode_program,
+    format_insn,
+)
 from harness.text.insn import InsnKind, Insns
 from tests.builders.elfwriter import ALLOC, EXEC, FUNC, ElfWriter
 
@@ -17,11 +27,10 @@ def bytes_of(text: str) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(text), np.uint8)
 
 
-def decoded(text: str, *starts: int) -> Insns:
+def decoded(decoder: Decoder, text: str, *starts: int) -> Insns:
     """``text`` decoded at BASE; ``starts`` are offsets of functions."""
-    return decode_all(
-        bytes_of(text), BASE, np.array([BASE + s for s in starts], np.uint64)
-    )
+    known = np.array([BASE + s for s in starts], np.uint64)
+    return decode_all(bytes_of(text), BASE, known, decoder)
 
 
 def shape(insns: Insns) -> list[tuple[int, str]]:
@@ -60,9 +69,19 @@ KINDS = [
     ("488d642408", "STACK"),
     ("4889e5", "FRAME"),
     ("31ed", "FRAME"),
+    ("400f94c5", "FRAME"),  # sete %bpl
+    ("0f94c5", "OTHER"),  # sete %ch
+    ("48f7ed", "OTHER"),  # imul of one operand reads
+    ("480fafec", "FRAME"),
+    ("f00fc16d00", "FRAME"),  # xadd writes its second operand, too
+    ("f3480f1ecd", "FRAME"),  # rdssp
+    ("0f20c4", "STACK"),  # mov %cr0,%rsp
+    ("0f2084", "STACK"),  # the same: mod is not looked at
     ("4887ec", "STACK"),
     ("48872b", "FRAME"),
     ("4c872b", "OTHER"),
+    ("86e0", "OTHER"),  # xchg %ah,%al
+    ("4086e0", "STACK"),  # xchg %spl,%al
     ("4839ec", "OTHER"),  # cmp reads
     ("4885ed", "OTHER"),  # test reads
     ("48892c24", "OTHER"),  # mov %rbp,(%rsp) writes memory
@@ -77,17 +96,19 @@ KINDS = [
     ("f30f01ca", "END"),  # eretu, which capstone calls clac
     ("0f01ca", "OTHER"),  # clac
     ("0f01e8", "OTHER"),  # serialize, unknown to capstone
-    ("f20f00f0", "OTHER"),  # lkgs, unknown to capstone
+    ("f20f00f0", "OTHER"),  # lkgs, unknown to both
+    ("f20f01ca", "END"),  # erets
+    ("0f1ac8", "NOP"),  # hints, unknown to capstone
     ("67480fb93a", "UD"),  # ud1 with its ModRM byte
     ("0f0b78656e", "OTHER"),  # XEN_EMULATE_PREFIX
 ]
 
 
 @pytest.mark.parametrize(("text", "kind"), KINDS)
-def test_kind_and_length(text: str, kind: str) -> None:
+def test_kind_and_length(decoder: Decoder, text: str, kind: str) -> None:
     """One instruction of each kind, its length known although more code follows."""
     size = len(text) // 2
-    insns = decoded(text + "fc" + "c3" * 3)
+    insns = decoded(decoder, text + "fc" + "c3" * 3)
     assert shape(insns)[:2] == [(0, kind), (size, "OTHER")]
 
 
@@ -102,76 +123,76 @@ def test_kind_and_length(text: str, kind: str) -> None:
         ("e20a", 12),
     ],
 )
-def test_target(text: str, target: int) -> None:
+def test_target(decoder: Decoder, text: str, target: int) -> None:
     """The target of a direct branch is computed from its bytes."""
-    assert int(decoded(text).target[0]) == BASE + target
+    assert int(decoded(decoder, text).target[0]) == BASE + target
 
 
-def test_indirect_branches_have_no_target() -> None:
+def test_indirect_branches_have_no_target(decoder: Decoder) -> None:
     """What only the running kernel knows is 0."""
-    assert decoded("ff1500000000ffe0").target.tolist() == [0, 0]
+    assert decoded(decoder, "ff1500000000ffe0").target.tolist() == [0, 0]
 
 
-def test_gap_does_not_desynchronise() -> None:
+def test_gap_does_not_desynchronise(decoder: Decoder) -> None:
     """Behind a WARN made with UD1 the next instruction is found again."""
-    insns = decoded("67480fb93a" + "4889e5" + "c3")
+    insns = decoded(decoder, "67480fb93a" + "4889e5" + "c3")
     assert shape(insns) == [(0, "UD"), (5, "FRAME"), (8, "RET")]
 
 
-def test_many_gaps_at_once() -> None:
+def test_many_gaps_at_once(decoder: Decoder) -> None:
     """Gaps are repaired wherever they are."""
-    insns = decoded(("0f01e8" + "4889e5") * 50)
+    insns = decoded(decoder, ("0f01e8" + "4889e5") * 50)
     assert shape(insns) == [
         entry for n in range(50) for entry in ((6 * n, "OTHER"), (6 * n + 3, "FRAME"))
     ]
 
 
-def test_function_starts_win() -> None:
+def test_function_starts_win(decoder: Decoder) -> None:
     """Data before a function must not swallow its first instruction."""
     text = "b8" + "55" + "4889e5" + "c3"
-    assert shape(decoded(text)) == [(0, "OTHER"), (5, "RET")]
+    assert shape(decoded(decoder, text)) == [(0, "OTHER"), (5, "RET")]
     expected = [(0, "BAD"), (1, "PUSH"), (2, "FRAME"), (5, "RET")]
-    assert shape(decoded(text, 1)) == expected
+    assert shape(decoded(decoder, text, 1)) == expected
 
 
-def test_long_fill_is_left_out() -> None:
+def test_long_fill_is_left_out(decoder: Decoder) -> None:
     """Runs of int3 as long as a cache line are no instructions to look at."""
     data = bytes_of("c3" + "cc" * 200 + "c3")
-    insns = decode(data, BASE)
+    insns = decode(data, BASE, None, decoder)
     assert int(insns.address[-1]) == BASE + 201
     assert len(insns) < 40
-    assert len(decode_all(data, BASE)) == 202
+    assert len(decode_all(data, BASE, None, decoder)) == 202
 
 
-def test_immediate_at_the_edge_of_fill() -> None:
+def test_immediate_at_the_edge_of_fill(decoder: Decoder) -> None:
     """An instruction whose immediate looks like fill keeps its length."""
-    insns = decode(bytes_of("b800000000" + "00" * 128 + "c3"), BASE)
+    insns = decode(bytes_of("b800000000" + "00" * 128 + "c3"), BASE, None, decoder)
     assert (int(insns.address[0]), int(insns.size[0])) == (BASE, 5)
 
 
-def test_empty_text() -> None:
+def test_empty_text(decoder: Decoder) -> None:
     """No bytes, no instructions."""
-    assert len(decoded("")) == 0
+    assert len(decoded(decoder, "")) == 0
 
 
-def test_chunks_join_without_a_seam() -> None:
+def test_chunks_join_without_a_seam(decoder: Decoder) -> None:
     """Text longer than a chunk decodes like its parts."""
     unit = "4881c400010000"  # 7 bytes: chunks end inside
     count = (200 << 10) // 7
-    insns = decoded(unit * count)
+    insns = decoded(decoder, unit * count)
     assert len(insns) == count
     assert set(insns.kind.tolist()) == {InsnKind.STACK}
 
 
-def test_index_and_covering() -> None:
+def test_index_and_covering(decoder: Decoder) -> None:
     """An address is looked up as a start, or as a byte inside."""
-    insns = decoded("4889e5c3")
+    insns = decoded(decoder, "4889e5c3")
     wanted = np.array([BASE, BASE + 1, BASE + 3, BASE + 9, BASE - 1], np.uint64)
     assert insns.index(wanted).tolist() == [0, -1, 1, -1, -1]
     assert insns.covering(wanted).tolist() == [0, 0, 1, -1, -1]
 
 
-def test_program_starts_at_its_functions() -> None:
+def test_program_starts_at_its_functions(decoder: Decoder) -> None:
     """Functions behind data in .text are in step; threads change nothing."""
     writer = ElfWriter()
     code = bytes.fromhex("48b8" + "55c3" + "cc" * 12)
@@ -181,7 +202,7 @@ def test_program_starts_at_its_functions() -> None:
     program = writer.program()
     start = program.sections[0].address
     functions = np.arange(9000, dtype=np.uint64) * np.uint64(16) + np.uint64(start + 2)
-    one, two = decode_program(program, 1), decode_program(program, 2)
+    one, two = (decode_program(program, n, decoder) for n in (1, 2))
     assert (one.index(functions) >= 0).all()
     assert (one.address == two.address).all()
     assert (one.kind == two.kind).all()
@@ -200,3 +221,47 @@ def test_program_starts_at_its_functions() -> None:
 def test_format(text: str, expected: str) -> None:
     """Instructions print as AT&T text, gaps as their bytes."""
     assert format_insn(bytes.fromhex(text), BASE) == expected
+
+
+def test_the_fast_engine_is_taken_if_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a demand Zydis decodes, or capstone where Zydis was not built."""
+    monkeypatch.setattr(engine_zydis, "missing", lambda: "")
+    assert choose("") is Decoder.ZYDIS
+    monkeypatch.setattr(engine_zydis, "missing", lambda: "it was not built")
+    assert choose("") is Decoder.CAPSTONE
+
+
+def test_a_demand_that_cannot_be_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that there is not, or an engine that is not there, is a usage error."""
+    monkeypatch.setattr(engine_zydis, "missing", lambda: "it was not built")
+    assert choose("capstone") is Decoder.CAPSTONE
+    with pytest.raises(UserError, match="demands zydis, but it was not built"):
+        choose("zydis")
+    with pytest.raises(UserError, match="'udis86', one of capstone, zydis expected"):
+        choose("udis86")
+
+
+def test_the_variable_is_the_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ORC_HARNESS_DECODER chooses; that the slow engine is used has a reason."""
+    monkeypatch.setenv("ORC_HARNESS_DECODER", "capstone")
+    door.default_decoder.cache_clear()
+    try:
+        assert door.default_decoder() is Decoder.CAPSTONE
+        assert door.slow_because() != ""
+    finally:
+        door.default_decoder.cache_clear()
+
+
+def test_an_old_build_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library with other structures than ours is as good as none."""
+    if engine_zydis.missing():
+        pytest.skip(engine_zydis.missing())
+    monkeypatch.setattr(engine_zydis, "_INTERFACE", 0)
+    engine_zydis._load.cache_clear()
+    try:
+        assert "built from another version" in engine_zydis.missing()
+    finally:
+        monkeypatch.undo()
+        engine_zydis._load.cache_clear()

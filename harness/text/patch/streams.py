@@ -15,10 +15,10 @@ from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.program import Program
 from harness.text.decode import decode_all
 from harness.text.insn import I64, U8, U64, Insn, InsnKind, Insns
-from harness.text.operand import has_modrm, parse_encoding
 from harness.text.patch.era import sniff_era
 from harness.text.patch.kind import Era, NopTable
 from harness.text.patch.nops import Padding, as_written, text
+from harness.text.patch.relocation import relocated
 
 ORIGINAL = -1
 _GUARD = 16  # NOPs between streams that are decoded together
@@ -79,22 +79,8 @@ class Streams:
         moved = int(self.moved[stream])
         if moved and self.era.relocates_all:
             end = insns[0].address + int(self.length[stream])
-            insns = [_relocated(insn, insns[0].address, end, moved) for insn in insns]
+            insns = [relocated(insn, insns[0].address, end, moved) for insn in insns]
         return text(insns)
-
-
-def _relocated(insn: Insn, home: int, end: int, moved: int) -> Insn:
-    """Put the %rip-relative operand of ``insn`` right, unless it lies in the text."""
-    encoding = parse_encoding(insn.code)
-    has_address = encoding.mod == 0 and encoding.base == -1
-    if insn.target or not has_address or not has_modrm(encoding.opcode):
-        return insn
-    at = encoding.immediate - 4
-    value = int.from_bytes(insn.code[at : at + 4], "little", signed=True)
-    if home <= insn.end + value <= end:
-        return insn
-    operand = (value - moved).to_bytes(4, "little", signed=True)
-    return replace(insn, code=insn.code[:at] + operand + insn.code[at + 4 :])
 
 
 def build_streams(

@@ -119,7 +119,8 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     owner = np.repeat(streams.site, np.diff(streams.first))
     loud = ~np.isin(insns.kind, QUIET)
     start = sites[owner]
-    own = (insns.target >= start) & (insns.target <= start + length[owner])
+    end = start + length[owner].astype(np.uint64)
+    own = (insns.target >= start) & (insns.target <= end)
     jump = np.isin(insns.kind, (InsnKind.JMP, InsnKind.JCC)) & ~own
     target_state = context.lookup.at(insns.target)
     loud |= jump & _defined(target_state) & (target_state != table[owner, 0])

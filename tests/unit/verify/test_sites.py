@@ -306,11 +306,12 @@ def a_kernel(
     *,
     size: int = 14,
     rodata: bytes = b"",
+    tail: bytes = b"\xc3",
 ) -> Program:
     """A linked kernel with one site at the start of ``victim``."""
     writer = ElfWriter(ET_EXEC)
     base = 0xFFFFFFFF81000000
-    text = original + b"\xc3"
+    text = original + tail
     section = writer.section(".text", text, flags=ALLOC | EXEC, address=base)
     writer.symbol("victim", section, base, len(text))
     if rodata:
@@ -372,3 +373,13 @@ def test_nops_of_another_vendor() -> None:
     assert "alternative/state" not in {
         f.rule for f in found(a_kernel(eight, b"\xfc", inside, size=12))
     }
+
+
+PUSHES = [(6, PUSHED), (7, call(24)), (8, PUSHED), (9, call(8))]
+
+
+def test_a_jump_that_lands_near_its_site() -> None:
+    """Where addresses need 64 bits, what lies near a site is not in it."""
+    jump = b"\xe9" + struct.pack("<i", 7 - (0x1000 + 5))
+    program = a_kernel(b"\x90" * 5, jump, PUSHES, tail=b"\x50\x50\x58\x58\xc3")
+    assert [f.rule for f in found(program) if "exit" in f.rule] == ["alternative/exit"]

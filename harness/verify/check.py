@@ -20,6 +20,7 @@ from harness.verify.replacement import check_replacements
 from harness.verify.sites import check_sites
 from harness.verify.table import check_table
 from harness.verify.verdict import Exports, Verdict
+from harness.verify.view import check_views
 
 
 def check(
@@ -90,4 +91,5 @@ CHECKS: tuple[Callable[[Columns], Part], ...] = (
     check_conditions,
     check_patch_sites,
     check_paravirt,
+    check_views,
 )

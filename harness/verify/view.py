@@ -27,10 +27,13 @@ from harness.variant import Platform
 from harness.verify.columns import Columns, Part
 from harness.verify.flow import check_flow
 from harness.verify.listing import insn_text
+from harness.verify.paravirt import check_paravirt
+from harness.verify.sites import check_sites
 from harness.verify.transfer import ENTRY
 from harness.verify.variant import Variants
 
 CALLED = 8  # bytes that a call pushes
+OUTSIDE = -1
 
 
 class Rule(enum.StrEnum):
@@ -102,15 +105,14 @@ def _exits(
     replaced = np.flatnonzero(streams.entry[exits.stream] >= 0)
     target = exits.target[replaced]
     code = columns.program.in_code(target)
-    lost = code & (columns.insns.index(target) < 0)
-    lost |= _inside(alternatives, target)
+    lost = _inside(alternatives, target)
     call = streams.insns.kind[exits.row[replaced]] == InsnKind.CALL
     state = columns.lookup.at(target)
     before = columns.lookup.at(streams.insns.address[exits.row[replaced]])
     odd = call & code & _defined(state) & (state != ENTRY) & ~_pushed(before, state)
     variants = Variants(alternatives, columns.features, streams.era)
     for found, rule, message in (
-        (lost, Rule.TARGET, "a text jumps to where no instruction starts"),
+        (lost, Rule.TARGET, "a text goes to the inside of another site"),
         (odd & ~lost, Rule.CALL, "a text calls what is no function's entry"),
     ):
         for at in replaced[np.flatnonzero(found)].tolist():
@@ -183,24 +185,27 @@ def view_columns(columns: Columns, view: View) -> Columns:
 def verify_view(columns: Columns, machine: Machine) -> Part:
     """Build the text that ``machine`` runs, and check every edge of it.
 
-    Findings that the linked program has too are left out; so are those inside sites,
-    where :func:`~harness.verify.sites.check_sites` has judged the same text.
+    Findings that the linked program has too are left out, and those at a site of which
+    the checks of sites have something to say: they name the text.
     """
     patcher = patcher_of(columns.program, columns.alternatives, columns.streams)
     view = patcher.view(machine)
-    patched = view_columns(columns, view)
-    known = {finding.key for finding in check_flow(columns).findings}
+    linked = check_flow(columns).findings
+    sites = [*check_sites(columns).findings, *check_paravirt(columns).findings]
+    known = {finding.key for finding in linked}
+    told = {_site(view, finding) for finding in sites} - {OUTSIDE}
     findings = [
         replace(finding, platforms=(machine.platform.value,))
-        for finding in check_flow(patched).findings
-        if finding.key not in known and not _in_sites(view, finding)
+        for finding in check_flow(view_columns(columns, view)).findings
+        if finding.key not in known and _site(view, finding) not in told
     ]
     name = f"view of {machine.platform}"
     counts = {f"{name}, sites": view.sites, f"{name}, bytes": view.changed}
     return Part(tuple(findings), counts)
 
 
-def _in_sites(view: View, finding: Finding) -> bool:
+def _site(view: View, finding: Finding) -> int:
+    """Return the site of ``view`` that a finding is in or right behind."""
     address = np.uint64(finding.location.address)
     at = int(np.searchsorted(view.start, address, side="right")) - 1
-    return at >= 0 and bool(address <= view.end[at])
+    return at if at >= 0 and address <= view.end[at] else OUTSIDE

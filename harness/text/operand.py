@@ -5,7 +5,7 @@ Source: Intel SDM volume 2, chapter 2 (instruction format).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 SP, BP = 4, 5  # register numbers in encodings
 _LEGACY = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
@@ -13,9 +13,8 @@ _REPEAT = frozenset(b"\xf2\xf3")
 _ELSEWHERE = frozenset(b"\x64\x65\x67")
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """Prefixes, opcode and ModRM of an instruction.
+class Encoding(NamedTuple):
+    """Prefixes, opcode and ModRM of an instruction; a tuple, for there are many.
 
     Attributes:
         opcode: one byte, 0x0fXX, 0x0f38XX or 0x0f3aXX.
@@ -59,20 +58,23 @@ def parse_encoding(code: bytes) -> Encoding:
     while at < len(code) and code[at] in _LEGACY:
         at += 1
     prefixes = code[:at]
-    fields = Encoding(
-        opcode=0,
-        rex=code[at] if at < len(code) and code[at] & 0xF0 == 0x40 else 0,
-        narrow=0x66 in prefixes,
-        repeat=next((byte for byte in reversed(prefixes) if byte in _REPEAT), 0),
-        elsewhere=any(byte in _ELSEWHERE for byte in prefixes),
-    )
-    at += fields.rex != 0
+    rex = code[at] if at < len(code) and code[at] & 0xF0 == 0x40 else 0
+    narrow = 0x66 in prefixes
+    repeat, elsewhere = 0, False
+    for byte in prefixes:
+        repeat = byte if byte in _REPEAT else repeat
+        elsewhere |= byte in _ELSEWHERE
+    at += rex != 0
     if at >= len(code):
-        return fields
+        return Encoding(0, rex, narrow, repeat=repeat, elsewhere=elsewhere)
     opcode, at = _opcode(code, at)
     if at >= len(code):
-        return replace(fields, opcode=opcode, immediate=at)
-    return _modrm(code, at, replace(fields, opcode=opcode))
+        fields = Encoding(opcode, rex, narrow, immediate=at)
+    else:
+        fields = _modrm(code, at, opcode, rex, narrow)
+    if repeat or elsewhere:
+        return fields._replace(repeat=repeat, elsewhere=elsewhere)
+    return fields
 
 
 def _opcode(code: bytes, at: int) -> tuple[int, int]:
@@ -86,9 +88,9 @@ def _opcode(code: bytes, at: int) -> tuple[int, int]:
     return opcode << 8 | code[at + 2], at + 3
 
 
-def _modrm(code: bytes, at: int, fields: Encoding) -> Encoding:
-    rex = fields.rex
+def _modrm(code: bytes, at: int, opcode: int, rex: int, narrow: bool) -> Encoding:
     mod, base = code[at] >> 6, code[at] & 7
+    reg = code[at] >> 3 & 7 | (rex & 4) << 1
     after = at + 1
     indexed = False
     none = mod == 0 and base == 5
@@ -99,14 +101,10 @@ def _modrm(code: bytes, at: int, fields: Encoding) -> Encoding:
         indexed = (sib >> 3 & 7 | (rex & 2) << 2) != 4
         none = mod == 0 and base == 5
     size = 4 if none or mod == 2 else 1 if mod == 1 else 0
-    return replace(
-        fields,
-        mod=mod,
-        reg=code[at] >> 3 & 7 | (rex & 4) << 1,
-        base=-1 if none else base | (rex & 1) << 3,
-        indexed=indexed,
-        displacement=int.from_bytes(code[after : after + size], "little", signed=True),
-        immediate=after + size,
+    displacement = int.from_bytes(code[after : after + size], "little", signed=True)
+    number = -1 if none else base | (rex & 1) << 3
+    return Encoding(
+        opcode, rex, narrow, mod, reg, number, indexed, displacement, after + size
     )
 
 

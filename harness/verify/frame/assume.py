@@ -96,5 +96,21 @@ def taken(frame: Frame, state: int, address: int) -> Frame:
         return told
     moved = frame.moved(found, FRAME)
     moved.anchor = told.anchor
-    moved.slots |= {s: v for s, v in told.slots.items() if s not in moved.slots}
+    moved.slots |= told.slots
+    if (bp := told.get(BP)) is not None:
+        moved.set(BP, bp)
     return moved
+
+
+def switched(frame: Frame, state: int, address: int) -> Frame:
+    """Return the frame that ``state`` tells of on a stack that was loaded.
+
+    Of the old one nothing counts but the return address, in a register or copied.
+    """
+    told = weakest(state, address)
+    told.switched = True
+    told.slots |= {s: v for s, v in frame.slots.items() if v == RETURN}
+    for register in range(16):
+        if frame.get(register) == RETURN:
+            told.set(register, RETURN)
+    return told

@@ -6,41 +6,23 @@ one after the other wants lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.elf.symbol import STT_FUNC, STT_NOTYPE
-from harness.text.insn import CODE_BYTES, I64, InsnKind
+from harness.text.insn import CODE_BYTES, InsnKind
 from harness.text.operand import SP, parse_encoding
-from harness.verify.columns import Columns
 from harness.verify.frame.operation import VOLATILE, Form, Operation, operation
+from harness.verify.frame.site import Passage, SiteRows, passages_of, sites_of
+from harness.verify.noreturn import Ways
+from harness.verify.scope import Scope
 from harness.verify.transfer import is_defined
 
 _DEPTH = 8  # of calls that are followed to see what a function overwrites
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """The ways of control that no instruction tells.
-
-    Attributes:
-        after: row -> rows where control goes on from there besides: fixups of
-            exceptions, entries of jump tables, targets of static keys, and the row
-            behind a ud1 or ud2 that is a warning.
-        ends: rows of calls that never return.
-        moved: address of a function -> state behind its call, where that differs
-            from the one before.
-        exits: rows of jumps that leave their function for good.
-        tables: rows of jumps whose targets are all in ``after``.
-    """
-
-    after: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    ends: Set[int] = frozenset()
-    moved: Mapping[int, int] = field(default_factory=dict)
-    exits: Set[int] = frozenset()
-    tables: Set[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +38,10 @@ class Body:
         goes: row of that address, -1 if no instruction starts there.
         joined: rows to which a branch of this body goes.
         inside: rows of alternative sites, but for their first.
+        passages: row of an alternative site -> its other texts.
+        after: row -> rows where control goes on besides what instructions tell.
         operations: what each does to a frame.
+        telling: whether a claim may not hold any more behind it.
         restored: mask of volatile registers from which %rsp is restored.
     """
 
@@ -69,7 +54,10 @@ class Body:
     goes: list[int]
     joined: frozenset[int]
     inside: frozenset[int]
+    passages: dict[int, Passage]
+    after: dict[int, list[int]]
     operations: list[Operation]
+    telling: list[bool]
     restored: int
 
 
@@ -77,20 +65,20 @@ class Body:
 class Bodies:
     """The bodies of one program, made when they are asked for."""
 
-    columns: Columns
-    starts: I64  # rows where functions start, ascending
+    scope: Scope
+    ways: Ways
+    starts: list[int]  # rows where functions start, ascending
     _made: dict[int, Body] = field(default_factory=dict)
-    _covered: dict[int, bool] = field(default_factory=dict)
     _keeps: dict[int, int] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
         """The row behind the last."""
-        return len(self.columns.insns)
+        return len(self.scope.state)
 
     def of(self, row: int) -> Body:
         """Return the body that ``row`` lies in."""
-        index = int(np.searchsorted(self.starts, row, side="right"))
+        index = bisect.bisect_right(self.starts, row)
         if (body := self._made.get(index)) is None:
             body = self._made[index] = self._make(index)
         return body
@@ -107,62 +95,60 @@ class Bodies:
 
     def named(self, row: int) -> bool:
         """Whether a symbol starts at ``row``."""
-        address, symbols = self.address(row), self.columns.program.symbols
+        address, symbols = self.address(row), self.scope.columns.program.symbols
         index = symbols.index(address)
         return index >= 0 and int(symbols.address[index]) == address
 
-    def covered(self, row: int) -> bool:
-        """Whether the table tells of any frame in the section that ``row`` lies in."""
-        section = self.columns.program.section_at(self.address(row))
-        if section is None:
-            return False
-        if section.address not in self._covered:
-            lookup = self.columns.lookup
-            edges = np.array([section.address, section.end], np.uint64)
-            begin, end = np.searchsorted(lookup.ip, edges).tolist()
-            states = np.unique(lookup.state[begin:end]).tolist()
-            self._covered[section.address] = any(map(is_defined, states))
-        return self._covered[section.address]
+    def is_function(self, row: int) -> bool:
+        """Whether the symbol that starts at ``row`` is a function's."""
+        symbols = self.scope.columns.program.symbols
+        address = np.uint64(self.address(row))
+        first = int(np.searchsorted(symbols.address, address))
+        last = int(np.searchsorted(symbols.address, address, side="right"))
+        return bool((symbols.kind[first:last] == STT_FUNC).any())
+
+    def stateless(self, row: int) -> bool:
+        """Whether ``row`` starts a function that claims nothing from end to end."""
+        body = self.of(row)
+        return row == body.first and not any(map(is_defined, body.state))
 
     def loaded(self, row: int) -> int | None:
         """Return the register that ``row`` loads from memory that no value tells."""
-        encoding = parse_encoding(self.columns.insns.at(row).code)
+        encoding = parse_encoding(self.scope.columns.insns.at(row).code)
         word = encoding.opcode == 0x8B and encoding.wide and encoding.mod != 3
         return encoding.reg if word else None
 
-    def keeps(self, row: int, _asked: frozenset[int] = frozenset()) -> int:
+    def keeps(self, row: int, asked: frozenset[int] = frozenset()) -> int:
         """Return the volatile registers that the function at ``row`` leaves alone.
 
         gcc knows that of functions in the same file and uses it (-fipa-ra).
         """
-        if row < 0 or row in _asked or len(_asked) > _DEPTH:
+        if row < 0 or row in asked or len(asked) > _DEPTH:
             return 0
         if row not in self._keeps:
-            self._keeps[row] = self._judge(row, _asked | {row})
+            self._keeps[row] = self._judge(row, asked | {row})
         return self._keeps[row]
 
     def _judge(self, row: int, asked: frozenset[int]) -> int:
         body = self.of(row)
-        if row != body.first or body.inside:
+        if row != body.first or body.passages:
             return 0
         kept = VOLATILE
-        for n, kind in enumerate(body.kind):
+        for each in body.operations:
+            kept &= ~(
+                each.written if each.form is Form.CALL else each.lost | each.written
+            )
+        for n in np.flatnonzero(_turns(body.kind)).tolist():
             goes = body.goes[n]
-            if kind in (InsnKind.CALL_INDIRECT, InsnKind.JMP_INDIRECT):
-                return 0
-            if kind == InsnKind.CALL or (goes >= 0 and self.of(goes) is not body):
+            own = body.first <= goes < body.last and body.kind[n] != InsnKind.CALL
+            if kept and not own:
                 kept &= self.keeps(goes, asked)
-            elif body.target[n] and goes < 0:
-                return 0
-            else:
-                kept &= ~body.operations[n].lost & ~_written(body.operations[n])
         return kept
 
     def _make(self, index: int) -> Body:
-        first = int(self.starts[index - 1]) if index else 0
-        insns = self.columns.insns
-        more = index < len(self.starts)
-        last = int(self.starts[index]) if more else len(insns)
+        first = self.starts[index - 1] if index else 0
+        insns = self.scope.columns.insns
+        last = self.starts[index] if index < len(self.starts) else len(insns)
         part = slice(first, last)
         kind = insns.kind[part]
         target = insns.target[part]
@@ -173,6 +159,7 @@ class Bodies:
         blob = insns.code[part].tobytes()
         sizes = insns.size[part].tolist()
         kinds = kind.tolist()
+        sites = sites_of(self.scope.columns, first, last)
         operations = [
             operation(kinds[n], blob[n * CODE_BYTES : n * CODE_BYTES + sizes[n]])
             for n in range(last - first)
@@ -182,52 +169,67 @@ class Bodies:
             last,
             insns.address[part].tolist(),
             kinds,
-            self.columns.state[part].tolist(),
+            self.scope.state[part].tolist(),
             target.tolist(),
             goes.tolist(),
             frozenset(goes[jumps].tolist()),
-            self._inside(first, last),
+            frozenset(_inside(sites)),
+            passages_of(self.scope.columns, sites),
+            self._after(first, last, kinds, sites),
             operations,
+            [each.telling for each in operations],
             _restored(operations),
         )
 
-    def _inside(self, first: int, last: int) -> frozenset[int]:
-        alternatives, insns = self.columns.alternatives, self.columns.insns
-        if alternatives is None or first == last:
-            return frozenset()
-        start = alternatives.site_address
-        here = (start >= insns.address[first]) & (start <= insns.address[last - 1])
-        begin = start[here]
-        end = begin + alternatives.site_length[here].astype(np.uint64)
-        rows = np.searchsorted(insns.address, begin, side="right").tolist()
-        behind = np.searchsorted(insns.address, end).tolist()
-        return frozenset(
-            row
-            for at, last in zip(rows, behind, strict=True)
-            for row in range(at, last)
-        )
+    def _after(
+        self, first: int, last: int, kinds: list[int], sites: list[SiteRows]
+    ) -> dict[int, list[int]]:
+        """Return the ways of these rows, but for those over a site."""
+        ways, after = self.ways, dict[int, list[int]]()
+        begin, end = np.searchsorted(ways.source, [first, last]).tolist()
+        over = {(site.row, site.behind) for site in sites}
+        goes = self.scope.columns.insns.index(ways.target[begin:end])
+        source = ways.source[begin:end]
+        for row, other in zip(source.tolist(), goes.tolist(), strict=True):
+            if other >= 0 and (row, other) not in over:
+                after.setdefault(row, []).append(other)
+                if kinds[row - first] == InsnKind.JMP:  # or a NOP, by a static key
+                    after[row].append(row + 1)
+        return after
 
 
-def _written(operation: Operation) -> int:
-    """Return the register that the form itself writes, as a mask."""
-    if operation.form in (Form.POP, Form.MOVE, Form.LOAD, Form.LEA, Form.SWAP_MEMORY):
-        return 1 << operation.reg
-    if operation.form is Form.SWAP:
-        return 1 << operation.reg | 1 << operation.base
-    return 0
+def _inside(sites: list[SiteRows]) -> Iterator[int]:
+    for site in sites:
+        yield from range(site.row + 1, site.behind)
+
+
+_TURNS = (
+    InsnKind.CALL,
+    InsnKind.CALL_INDIRECT,
+    InsnKind.JMP,
+    InsnKind.JMP_INDIRECT,
+    InsnKind.JCC,
+)
+
+
+def _turns(kinds: list[int]) -> npt.NDArray[np.bool_]:
+    return np.isin(kinds, _TURNS)
 
 
 def _restored(operations: list[Operation]) -> int:
-    mask = 0
+    """Return the volatile registers that carry a saved %rsp, perhaps over a call."""
+    mask = loaded = 0
     for each in operations:
-        if each.reg == SP and each.form in (Form.MOVE, Form.LEA):
+        if each.form in (Form.POP, Form.LOAD):
+            loaded |= 1 << each.reg
+        elif each.reg == SP and each.form in (Form.MOVE, Form.LEA):
             mask |= 1 << each.base
-    return mask & VOLATILE
+    return mask & VOLATILE & ~loaded
 
 
-def bodies_of(columns: Columns) -> Bodies:
-    """Return the bodies of ``columns``, cut at functions and labels in assembly."""
-    symbols = columns.program.symbols
+def bodies_of(scope: Scope, ways: Ways) -> Bodies:
+    """Return the bodies of ``scope``, cut at functions and labels in assembly."""
+    symbols = scope.columns.program.symbols
     code = np.isin(symbols.kind, (STT_FUNC, STT_NOTYPE)) & (symbols.section >= 0)
-    rows = columns.insns.index(symbols.address[code])
-    return Bodies(columns, np.unique(rows[rows >= 0]))
+    rows = scope.columns.insns.index(symbols.address[code])
+    return Bodies(scope, ways, sorted({*rows[rows >= 0].tolist()}))

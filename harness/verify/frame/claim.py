@@ -245,14 +245,12 @@ def copied(frame: Frame, found: int) -> bool:
 def foreign(frame: Frame, start: int) -> bool:
     """Whether what is known at ``start`` is certainly no struct pt_regs.
 
-    Words that a program pushed itself may differ from the registers at the start (a
-    system call's result, zeros), but not be another register's.
+    A program may push something else for a register, but not for most of them.
     """
+    own = others = 0
     for register, offset in PT_REGS.items():
         value = frame.slots.get(start + offset)
-        if value is None:
-            continue
-        owner = initial_of(value)
-        if owner is not None and owner != register:
-            return True
-    return False
+        owner = None if value is None else initial_of(value)
+        own += owner == register
+        others += owner is not None and owner != register
+    return others > own

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from harness.text.operand import BP, SP
 from harness.verify.frame.frame import WORD, Frame
 from harness.verify.frame.operation import NOWHERE, Form, Operation
+from harness.verify.frame.value import RETURN
 
 
 def execute(frame: Frame, operation: Operation, address: int) -> None:
@@ -81,8 +82,13 @@ def _store(frame: Frame, operation: Operation, address: int) -> None:
         frame.name(SP, address)
         if not frame.live >> operation.base & 1:
             frame.name(operation.base, -address)
-    if (place := _place(frame, operation)) is not None:
-        frame.store(place, frame.get(operation.reg))
+    place = _place(frame, operation)
+    if place is None:
+        return
+    value = frame.get(operation.reg)
+    if frame.slots.get(place) == RETURN and (value is None or place == frame.get(SP)):
+        return  # it is replaced by another: something computed, or on top of the stack
+    frame.store(place, value)
 
 
 def _lea(frame: Frame, operation: Operation, address: int) -> None:

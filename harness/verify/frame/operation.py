@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 
 from harness.text.insn import InsnKind
-from harness.text.operand import SP, Encoding, parse_encoding
+from harness.text.operand import BP, SP, Encoding, parse_encoding
 from harness.text.writes import writes
 
 VOLATILE = sum(1 << register for register in (0, 1, 2, 6, 7, 8, 9, 10, 11))
@@ -58,7 +58,24 @@ class Operation:
     k: int = 0
     size: int = 0
 
+    @property
+    def telling(self) -> bool:
+        """Whether a claim that held before may not hold behind it."""
+        if self.form in (Form.QUIET, Form.LOAD, Form.MOVE, Form.LEA):
+            return bool((self.lost | self.written) & _BASES)
+        return True
 
+    @property
+    def written(self) -> int:
+        """Mask of the registers that the form itself gives a new value."""
+        if self.form in _GIVES:
+            return 1 << self.reg
+        return 1 << self.reg | 1 << self.base if self.form is Form.SWAP else 0
+
+
+_GIVES = (Form.POP, Form.MOVE, Form.LOAD, Form.LEA, Form.SWAP_MEMORY)
+# registers from which a claim can count
+_BASES = sum(1 << register for register in (SP, BP, 0, 2, 7, 10, 13))
 _NOTHING = Operation(Form.QUIET, 0)
 _CALL = Operation(Form.CALL, VOLATILE)
 

@@ -8,12 +8,14 @@ taken, and counted (:class:`Assumption`).
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from harness.text.insn import InsnKind
 from harness.text.operand import SP
-from harness.verify.frame.assume import Assumption, contradicts, shape, taken
-from harness.verify.frame.body import Bodies, Body, Routes
+from harness.verify.callee import Callees, Returns
+from harness.verify.frame.assume import Assumption, contradicts, shape, switched, taken
+from harness.verify.frame.body import Bodies, Body
 from harness.verify.frame.claim import (
     Answer,
     ask,
@@ -25,7 +27,7 @@ from harness.verify.frame.claim import (
 from harness.verify.frame.execute import execute, push
 from harness.verify.frame.frame import Anchor, Frame
 from harness.verify.frame.operation import Form
-from harness.verify.frame.value import FRAME, RETURN, meant
+from harness.verify.frame.value import FRAME, RETURN, distance
 from harness.verify.transfer import ENTRY, is_defined
 
 
@@ -67,12 +69,30 @@ class Walked:
 _ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
 
 
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What is known of the ways of control, beside what instructions tell.
+
+    Attributes:
+        ends: rows of calls that never return.
+        silent: addresses of functions that never return.
+        exits: rows of jumps that leave their function for good.
+        tables: rows of jumps that go to nothing but what their table has.
+    """
+
+    ends: Set[int] = frozenset()
+    silent: Set[int] = frozenset()
+    exits: Set[int] = frozenset()
+    tables: Set[int] = frozenset()
+
+
 @dataclass(slots=True)
 class Walker:
     """Executes units of one program and keeps what it finds."""
 
     bodies: Bodies
     routes: Routes
+    callees: Callees
     walked: Walked = field(default_factory=Walked)
     _seen: dict[int, Frame] = field(default_factory=dict)
     _todo: list[int] = field(default_factory=list)
@@ -105,19 +125,22 @@ class Walker:
         """Execute from ``row`` to the end of its path or to where paths meet."""
         body = self.bodies.of(row)
         first, operations, states = body.first, body.operations, body.state
-        executed, after, seen = self.walked.executed, self.routes.after, self._seen
+        executed, after, seen = self.walked.executed, body.after, self._seen
+        passages = body.passages
+        telling, end = body.telling, body.last
         asked = -1  # the state that was put to the frame as it is
         while True:
             executed.add(row)
             operation = operations[row - first]
-            if row in after:
-                self._besides(row, frame)
+            if row in after or row in passages:
+                self._besides(body, row, frame)
             if operation.form or frame.live & operation.lost:
                 if not self._do(body, row - first, frame):
                     return
-                asked = -1
+                if telling[row - first]:
+                    asked = -1
             row += 1
-            if row == body.last or row in body.joined or row in seen:
+            if row == end or row in body.joined or row in seen:
                 self._arrive(row - 1, row, frame)
                 return
             if states[row - first] != asked:
@@ -126,10 +149,15 @@ class Walker:
                     return
                 frame, asked = taken, states[row - first]
 
-    def _besides(self, row: int, frame: Frame) -> None:
+    def _besides(self, body: Body, row: int, frame: Frame) -> None:
         """Follow the ways from ``row`` that its instruction does not tell."""
-        for other in self.routes.after[row]:
+        for other in body.after.get(row, ()):
             self._arrive(row, other, frame)
+        if (passage := body.passages.get(row)) is not None:
+            patched = frame.copy()
+            patched.live &= ~passage.lost
+            for goes in passage.goes:
+                self._arrive(row, goes, patched)
 
     def _do(self, body: Body, n: int, frame: Frame) -> bool:
         """Execute what changes ``frame``; tell whether the next one is reached."""
@@ -146,7 +174,7 @@ class Walker:
         row, kind = body.first + n, body.kind[n]
         goes = body.goes[n]
         leaves = kind in (InsnKind.RET, InsnKind.JMP_INDIRECT)
-        leaves &= row not in self.routes.after
+        leaves &= row not in body.after
         beyond = kind in (InsnKind.JMP, InsnKind.JCC) and goes < 0
         if leaves or beyond or row in self.routes.exits:
             self._exit(body, n, frame)
@@ -166,23 +194,17 @@ class Walker:
 
     def _call(self, body: Body, n: int, frame: Frame) -> bool:
         row, goes = body.first + n, body.goes[n]
-        if row in self.routes.ends:
+        if row in self.routes.ends or body.target[n] in self.routes.silent:
             return False
         if goes >= 0 and body.first < goes < body.last:
-            # a call within the function: nobody returns to behind it
-            push(frame, None, body.address[n])
+            # a call within the function: it goes on there, one word lower
+            push(frame, RETURN, body.address[n])
             self._arrive(row, goes, frame)
             return False
-        moved = self.routes.moved.get(body.target[n])
-        if moved is None:
-            kept = body.restored & frame.live
-            kept &= self.bodies.keeps(goes) if kept else 0
-            execute(frame, body.operations[n], body.address[n])
-            frame.live |= kept
-            return True
-        behind = weakest(moved, body.address[n])
-        frame.registers, frame.live = behind.registers, behind.live
-        frame.slots, frame.anchor = behind.slots, behind.anchor
+        kept = body.restored & frame.live
+        kept &= self.bodies.keeps(goes) if kept else 0
+        execute(frame, body.operations[n], body.address[n])
+        frame.live |= kept
         return True
 
     # --- claims
@@ -195,25 +217,31 @@ class Walker:
         state = body.state[row - body.first]
         if not is_defined(state):
             return self._without(source, row, frame)
+        entered = state == ENTRY and row == body.first
+        if frame.anchor is Anchor.NOTHING and entered:
+            return None
         if frame.anchor is Anchor.NOTHING:
             return self._find(source, row, frame, state)
-        entered = state == ENTRY and row == body.first
         answer = ask(frame, state)
         if answer is Answer.HOLDS or (entered and not _leaves(frame)):
             return None if entered else frame
-        return self._deny(source, row, frame, answer)
+        told = self._deny(source, row, frame, answer)
+        return None if entered else told
 
     def _without(self, source: int, row: int, frame: Frame) -> Frame | None:
         """Control comes to where the table has no state."""
-        if frame.anchor is Anchor.NOTHING or not self.bodies.covered(row):
+        if frame.anchor is Anchor.NOTHING or not is_defined(self.bodies.state(source)):
             return frame
-        if self.bodies.named(row) and not _leaves(frame):
+        body = self.bodies.of(source)
+        faults = body.kind[source - body.first] == InsnKind.END  # into a new frame
+        leaves = self.bodies.named(row) and (faults or not _leaves(frame))
+        if leaves or self.bodies.stateless(row):
             self.walked.assumed[source, row] = Assumption.WITHOUT
             return None
         state = self.bodies.state(row)
         if self._loaded(source, frame) == SP:
             self.walked.assumed[source, row] = Assumption.LOADED
-            return weakest(state, self.bodies.address(row))
+            return switched(frame, state, self.bodies.address(row))
         self._refuse(source, row, state, Answer.UNTOLD, frame)
         return None
 
@@ -224,11 +252,12 @@ class Walker:
         if operation.form is Form.QUIET:
             return self.bodies.loaded(source)
         moves = operation.form in (Form.LOAD, Form.MOVE, Form.LEA)
-        if not moves or operation.base == operation.reg:  # added to: nothing new
+        adds = operation.form is Form.LEA and operation.base == operation.reg
+        if not moves or adds:
             return None
         value = frame.get(operation.reg)
-        known = value is not None and meant(value)
-        return None if known else operation.reg
+        told = value is not None and distance(value, FRAME) is not None
+        return None if told else operation.reg
 
     def _find(self, source: int, row: int, frame: Frame, state: int) -> Frame:
         """The table tells of a frame for the first time."""
@@ -246,6 +275,8 @@ class Walker:
         if found is not None and found != FRAME and copied(frame, found):
             return self._put(source, row, taken(frame, state, address))
         why = shape(frame, state, answer, self._loaded(source, frame))
+        if why is None and (moved := self._moved(source, state)) is not None:
+            return moved
         if why is None:
             self._refuse(source, row, state, answer, frame)
             lost = answer in (Answer.UNTOLD, Answer.ANCHOR)
@@ -253,9 +284,17 @@ class Walker:
         self.walked.assumed[source, row] = why
         if why is not Assumption.LOADED:
             return taken(frame, state, address)
-        told = weakest(state, address)
-        told.switched = True
-        return told
+        return switched(frame, state, address)
+
+    def _moved(self, source: int, state: int) -> Frame | None:
+        """Return the frame behind a call of a function that leaves %rsp elsewhere."""
+        body = self.bodies.of(source)
+        target = body.target[source - body.first]
+        if body.kind[source - body.first] != InsnKind.CALL or not target:
+            return None
+        callee = self.callees.at(target)
+        moved = callee.returns is Returns.MOVED and callee.state == state
+        return weakest(state, body.address[source - body.first]) if moved else None
 
     def _refuse(
         self, source: int, row: int, state: int, answer: Answer, frame: Frame
@@ -271,5 +310,6 @@ def _leaves(frame: Frame) -> Answer:
     if frame.anchor is not Anchor.IRET:
         return Answer.HOLDS if frame.anchor is Anchor.NOTHING else ask(frame, ENTRY)
     sp = frame.get(SP)
-    back = sp is not None and frame.slots.get(sp) == RETURN
-    return Answer.HOLDS if back else Answer.ANCHOR
+    if sp == FRAME or (sp is not None and frame.slots.get(sp) == RETURN):
+        return Answer.HOLDS  # as iret does, or as ret
+    return Answer.ANCHOR

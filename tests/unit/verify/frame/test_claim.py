@@ -104,12 +104,13 @@ def test_kinds_of_frames() -> None:
 
 
 def test_pushed_registers() -> None:
-    """Registers in a struct pt_regs that belong to others contradict it."""
+    """Most registers in a struct pt_regs must be its own."""
     frame = Frame(weakest(pack(regs()), 0).anchor)
     start = FRAME - IRET_OFFSET
     assert not foreign(frame, start)
     frame.store(start + PT_REGS[12], initial(12))
     frame.store(start + PT_REGS[0], RETURN)
+    frame.store(start + PT_REGS[1], initial(BP))
     assert not foreign(frame, start)
     frame.store(start + PT_REGS[13], initial(12))
     assert foreign(frame, start)

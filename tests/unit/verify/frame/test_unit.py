@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
+from harness.verify.callee import Callees
 from harness.verify.columns import read_columns
-from harness.verify.frame.body import Routes, bodies_of
+from harness.verify.frame.body import bodies_of
 from harness.verify.frame.claim import weakest
-from harness.verify.frame.unit import Walker
+from harness.verify.frame.unit import Routes, Walker
+from harness.verify.noreturn import ways_of
+from harness.verify.scope import scope_of
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call, regs
 
 Rows = list[tuple[int, OrcEntry]]
@@ -23,10 +27,16 @@ def based(register: int, offset: int, bp_offset: int = 0) -> OrcEntry:
     return OrcEntry(offset, bp_offset, register, saved, OrcType.CALL, False)
 
 
-def walked(code: str, rows: Rows, routes: Routes | None = None) -> tuple[str, ...]:
+def walked(
+    code: str,
+    rows: Rows,
+    routes: Routes | None = None,
+    ways: tuple[int, int] | None = None,
+) -> tuple[str, ...]:
     """What is refused (``+5 elsewhere``) and assumed (``+5 loaded``) of this code.
 
-    Spaces separate instructions for the reader.
+    Spaces separate instructions for the reader. ``ways`` is a row and the offset
+    where control goes from there, too.
     """
     data = bytes.fromhex(code)
     writer = ElfWriter()
@@ -35,8 +45,14 @@ def walked(code: str, rows: Rows, routes: Routes | None = None) -> tuple[str, ..
     add_orc(writer, text, [*rows, (len(data), UND)])
     columns = read_columns(writer.program(), Features({}, 0, "test"))
     assert columns is not None
-    walker = Walker(bodies_of(columns), routes or Routes())
     start = columns.program.executable[0].address
+    row, offset = ways or (0, len(data) + 99)
+    some = (np.array([row]), np.array([start + offset], np.uint64))
+    walker = Walker(
+        bodies_of(scope_of(columns), ways_of([some])),
+        routes or Routes(),
+        Callees(columns.program, columns.insns, columns.lookup),
+    )
     walker.walk(0, weakest(int(columns.state[0]), start))
 
     def at(row: int) -> int:
@@ -252,11 +268,11 @@ def test_own_return_address() -> None:
 
 def test_ways_that_no_instruction_tells() -> None:
     """Fixups are followed with the frame of the instruction that faults."""
-    # push %rbx; nop; pop %rbx; ret; (fixup, at row 4:) pop %rbx; ret
+    # push %rbx; nop; pop %rbx; ret; fixup: pop %rbx; ret
     code = "53 90 5b c3 5b c3"
     rows = [(0, call(8)), (1, call(16)), (3, call(8)), (4, call(16)), (5, call(8))]
-    assert walked(code, rows, Routes(after={1: [4]})) == ()
-    refused = walked(code, changed(rows, 4, call(8)), Routes(after={1: [4]}))
+    assert walked(code, rows, ways=(1, 4)) == ()
+    refused = walked(code, changed(rows, 4, call(8)), ways=(1, 4))
     assert refused[0] == "+4 elsewhere"
 
 

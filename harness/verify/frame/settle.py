@@ -1,0 +1,187 @@
+"""Settle: the verdict on edges that the local rule leaves in doubt.
+
+Each is proved, refused, or taken for a reason (:mod:`harness.verify.frame.assume`),
+by executing the unit that it belongs to: from the function where it lies, or from
+those whose jumps lead there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.text.insn import I64, U8
+from harness.verify.callee import Callees
+from harness.verify.edge import NO_ROW, EdgeKind, Edges
+from harness.verify.frame.body import Bodies, bodies_of
+from harness.verify.frame.claim import Answer, is_call, weakest
+from harness.verify.frame.frame import Frame
+from harness.verify.frame.unit import Refusal, Routes, Walked, Walker
+from harness.verify.noreturn import Ways
+from harness.verify.scope import Scope
+from harness.verify.transfer import ENTRY, is_defined
+
+_FAR = 4  # rounds of looking for those who jump to a fragment
+_LEAVES = (EdgeKind.TAIL, EdgeKind.RETPOLINE, EdgeKind.STATIC_CALL)
+
+
+class Verdict(enum.IntEnum):
+    """What became of an edge."""
+
+    UNSEEN = 0  # no walk came there
+    PROVED = 1
+    REFUSED = 2
+    ASSUMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the doubtful edges.
+
+    Attributes:
+        verdict: u8[n], a Verdict each.
+        refusals: what the walks refused, once for each function and reason.
+        assumed: i64[k], rows whose claim was taken without proof.
+        executed: how many instructions were executed.
+    """
+
+    verdict: U8
+    refusals: tuple[Refusal, ...]
+    assumed: I64
+    executed: int
+
+
+def settle(
+    scope: Scope, doubtful: Edges, ends: I64, ways: Ways, tables: Iterable[int]
+) -> Settled:
+    """Settle ``doubtful`` edges.
+
+    ``ends`` are rows of calls that never return, ``ways`` where control goes besides
+    what instructions tell, ``tables`` rows of jumps that go nowhere else.
+    """
+    insns = scope.columns.insns
+    leaves = doubtful.source[np.isin(doubtful.kind, _LEAVES)]
+    routes = Routes(
+        ends=frozenset(ends.tolist()),
+        silent=frozenset(insns.target[ends].tolist()) - {0},
+        exits=frozenset(leaves.tolist()),
+        tables=frozenset(tables),
+    )
+    bodies = bodies_of(scope, ways)
+    callees = Callees(scope.columns.program, insns, scope.columns.lookup)
+    walker = Walker(bodies, routes, callees)
+    wanted = _wanted(scope, doubtful)
+    for row in _roots(scope, bodies, wanted):
+        if row not in walker.walked.executed:
+            walker.walk(row, _start(bodies, row))
+    for row in wanted:
+        first = bodies.of(row).first
+        if row not in walker.walked.executed and is_defined(bodies.state(first)):
+            walker.walk(first, _start(bodies, first))
+    return _settled(scope, doubtful, walker)
+
+
+def _start(bodies: Bodies, row: int) -> Frame:
+    return weakest(bodies.state(row), bodies.address(row))
+
+
+def _wanted(scope: Scope, doubtful: Edges) -> list[int]:
+    """Return the rows that must be executed to settle ``doubtful``."""
+    target = scope.columns.insns.index(doubtful.target)
+    source = np.where(doubtful.source == NO_ROW, target, doubtful.source)
+    rows: list[int] = np.unique(source[source >= 0]).tolist()
+    return rows
+
+
+def _roots(scope: Scope, bodies: Bodies, rows: Iterable[int]) -> list[int]:
+    """Return the rows at which the units of ``rows`` start.
+
+    A fragment starts with a frame that others made: those who jump to it do.
+    """
+    roots = set[int]()
+    todo = {bodies.of(row).first for row in rows}
+    for _ in range(_FAR):
+        fragments = {row for row in todo if _is_fragment(bodies.state(row))}
+        roots |= todo - fragments
+        todo = {bodies.of(row).first for row in _jumpers(scope, bodies, fragments)}
+        todo -= roots
+        if not todo:
+            break
+    return sorted(roots)
+
+
+def _is_fragment(state: int) -> bool:
+    return is_call(state) and state != ENTRY
+
+
+def _jumpers(scope: Scope, bodies: Bodies, fragments: set[int]) -> Iterator[int]:
+    """Yield the rows from where control comes into the bodies that start there."""
+    if not fragments:
+        return
+    first = np.array(sorted(fragments), np.int64)
+    before = first[first > 0] - 1
+    yield from before[scope.falls[before]].tolist()
+    last = np.array([bodies.of(row).last for row in first.tolist()], np.int64)
+    at = np.searchsorted(first, scope.goes, side="right") - 1
+    inside = (at >= 0) & (scope.goes < last[at])
+    outside = (scope.branch < first[at]) | (scope.branch >= last[at])
+    yield from scope.branch[inside & outside].tolist()
+
+
+def _settled(scope: Scope, doubtful: Edges, walker: Walker) -> Settled:
+    walked = walker.walked
+    target = scope.columns.insns.index(doubtful.target)
+    verdict = [
+        _verdict(walker, EdgeKind(kind), source, row)
+        for kind, source, row in zip(
+            doubtful.kind.tolist(),
+            doubtful.source.tolist(),
+            target.tolist(),
+            strict=True,
+        )
+    ]
+    rows = np.array(sorted({row for _, row in walked.assumed}), np.int64)
+    refusals = tuple(_by_function(walker.bodies, walked))
+    return Settled(np.array(verdict, np.uint8), refusals, rows, len(walked.executed))
+
+
+def _verdict(walker: Walker, kind: EdgeKind, source: int, row: int) -> Verdict:
+    walked = walker.walked
+    if kind is EdgeKind.CALL:
+        return _entered(walker.bodies, row)
+    if kind in (EdgeKind.FUNCTION, EdgeKind.RETURN_ADDRESS):
+        return Verdict.UNSEEN
+    if source not in walked.executed:
+        return Verdict.UNSEEN
+    way = (source, row)
+    if way in walked.refused or (source, source) in walked.refused:
+        return Verdict.REFUSED
+    return Verdict.ASSUMED if way in walked.assumed else Verdict.PROVED
+
+
+def _entered(bodies: Bodies, row: int) -> Verdict:
+    """Judge a call of what does not start as calls enter it.
+
+    It claims nothing from end to end; or it is no function, and claims to be entered
+    by an interrupt, whose words the caller has pushed.
+    """
+    if row < 0:
+        return Verdict.UNSEEN
+    state = bodies.state(row)
+    made = is_defined(state) and not is_call(state) and not bodies.is_function(row)
+    return Verdict.ASSUMED if made or bodies.stateless(row) else Verdict.UNSEEN
+
+
+def _by_function(bodies: Bodies, walked: Walked) -> Iterator[Refusal]:
+    """Yield the first refusal of each kind in each function, in order of rows."""
+    seen = set[tuple[int, Answer]]()
+    for refusal in walked.refused.values():  # in the order of execution
+        entered = refusal.state == ENTRY and refusal.source >= 0
+        at = refusal.source if entered else refusal.row
+        key = (bodies.of(at).first, refusal.answer)
+        if key not in seen:
+            seen.add(key)
+            yield refusal

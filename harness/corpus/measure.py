@@ -233,16 +233,17 @@ def measure(
     context = multiprocessing.get_context("forkserver")
     outcomes: list[Outcome] = []
     progress("reading the kernel", 0, len(wanted))
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         min(jobs, len(chunks)) or 1, context, initializer=_open, initargs=(paths,)
-    ) as pool:
+    )
+    try:
         waiting = {pool.submit(_try_chunk, chunk) for chunk in chunks}
         while waiting and (left := deadline - time.monotonic()) > 0:
             done, waiting = wait(waiting, left, FIRST_COMPLETED)
             outcomes += _collected(done)
             progress("trying mutants", len(outcomes), len(wanted))
-        for future in waiting:
-            future.cancel()
+    finally:  # an interrupt or the deadline: what has not begun does not
+        pool.shutdown(wait=True, cancel_futures=True)
     outcomes += _collected(f for f in waiting if f.done() and not f.cancelled())
     return sorted(outcomes, key=lambda o: (o.wanted.name, o.wanted.zone, o.wanted.seed))
 

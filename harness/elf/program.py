@@ -190,19 +190,25 @@ def load(path: Path) -> Program:
     return program if program.relocatable else replace(program, name=KERNEL)
 
 
-def load_together(paths: Sequence[Path]) -> Program:
-    """Read the modules ``paths``, none of them linked, as one program.
+def load_together(paths: Sequence[Path], having: str) -> tuple[Program, list[Path]]:
+    """Read those of the modules ``paths`` that have a section ``having`` as one program.
+
+    Return it, and the paths of the others.
 
     Raises:
-        FormatError: one of them is damaged, or no relocatable object.
+        FormatError: one is damaged or no relocatable object, or none has the section.
         InfraError: the program that unpacks one is missing.
     """
-    elfs = [parse_elf(read_file(path), _name(path)) for path in paths]
-    for elf in elfs:
+    elfs = {path: parse_elf(read_file(path), _name(path)) for path in paths}
+    for elf in elfs.values():
         if elf.type != ET_REL:
             raise FormatError(f"{elf.name}: linked, expected an object or a module")
-    joined = join(elfs, f"{len(elfs)} objects")
-    return _program(joined, paths[0])
+    parts = [elf for elf in elfs.values() if having in elf.names]
+    if not parts:
+        raise FormatError(f"none of {len(paths)} objects has a section {having}")
+    joined = join(parts, f"{len(parts)} objects")
+    others = [path for path, elf in elfs.items() if having not in elf.names]
+    return _program(joined, paths[0]), others
 
 
 def parse(data: Bytes | bytes, name: str, path: Path) -> Program:

@@ -66,10 +66,10 @@ def _judged(
     checked: Sequence[Checked],
     known_in: Sequence[Path],
 ) -> StageResult:
-    verdicts = {c.path: c.verdict for c in checked if c.verdict is not None}
+    verdicts = {c.paths: c.verdict for c in checked if c.verdict is not None}
     ours = [
-        replace(finding, reproduce=f"orc-harness validate {path}")
-        for path, verdict in verdicts.items()
+        replace(finding, reproduce=f"orc-harness validate {_path(paths, finding)}")
+        for paths, verdict in verdicts.items()
         for finding in verdict.findings
     ]
     theirs = log.findings(_log(found))
@@ -90,10 +90,16 @@ def _judged(
     return replace(
         judgement,
         status=Status.ERROR,
-        reason=f"{len(errors)} of {len(checked)} files cannot be judged: {shown}",
+        reason=f"{len(errors)} of {sum(len(c.paths) for c in checked)} files cannot be judged: {shown}",
         hint=errors[0].hint or "",
         exit_code=max(error.exit_code for error in errors),
     )
+
+
+def _path(paths: tuple[Path, ...], finding: Finding) -> Path:
+    """Return the file of ``paths`` that ``finding`` is in."""
+    name = finding.location.object
+    return next((path for path in paths if path.name.startswith(name)), paths[0])
 
 
 def _none(judgement: StageResult) -> StageResult:
@@ -105,23 +111,27 @@ def _none(judgement: StageResult) -> StageResult:
     )
 
 
-def _counts(found: KernelBuild, verdicts: Mapping[Path, Verdict]) -> dict[str, int]:
+def _counts(
+    found: KernelBuild, verdicts: Mapping[tuple[Path, ...], Verdict]
+) -> dict[str, int]:
     """Sum what was looked at; vmlinux.o is vmlinux once more and is not added."""
-    total: Counter[str] = Counter(files=len(verdicts))
-    if cached := sum(verdict.cached for verdict in verdicts.values()):
+    total: Counter[str] = Counter(files=sum(map(len, verdicts)))
+    if cached := sum(len(paths) for paths in verdicts if verdicts[paths].cached):
         total["from cache"] = cached
-    for path, verdict in verdicts.items():
-        if not (found.kernels and path.name == "vmlinux.o"):
+    for paths, verdict in verdicts.items():
+        if not (found.kernels and paths[0].name == "vmlinux.o"):
             total.update(verdict.counts)
     return dict(total)
 
 
-def _notes(found: KernelBuild, verdicts: Mapping[Path, Verdict]) -> Iterable[str]:
+def _notes(
+    found: KernelBuild, verdicts: Mapping[tuple[Path, ...], Verdict]
+) -> Iterable[str]:
     without = 0
-    for path, verdict in verdicts.items():
+    for paths, verdict in verdicts.items():
         without += not verdict.counts
-        if path in found.kernels:
-            yield from (f"{path.name}: {note}" for note in verdict.notes)
+        if paths[0] in found.kernels:
+            yield from (f"{paths[0].name}: {note}" for note in verdict.notes)
     if without:
         yield f"{without} files carry no ORC: nothing to validate in them"
     if found.config is None:

@@ -19,7 +19,7 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,47 +29,55 @@ import harness
 from harness.cache import cache_dir
 from harness.elf.digest import digest
 from harness.errors import HarnessError
-from harness.verify.verdict import Verdict
+from harness.verify.verdict import Checked
 
 KEPT_VERSIONS = 3  # of our code; people bisect with several
 _HASH_BYTES = hashlib.sha256().digest_size
 
 
-def key(path: Path, known: Iterable[object]) -> str | None:
-    """Name the verdict on ``path``, given what is ``known`` besides; None if unreadable.
+def key(paths: Sequence[Path], known: object) -> str | None:
+    """Name the verdicts on ``paths``, given what is ``known`` besides.
 
-    The representation (``repr``) of each thing known must tell all of it.
+    The representation (``repr``) of what is known must tell all of it. None if a
+    file cannot be read.
     """
     try:
-        content = digest(path)
+        files = [f"{digest(path)} {path.name}" for path in paths]
     except HarnessError:
         return None  # whoever validates it says why
-    told = "\0".join((content, path.name, *map(repr, known)))
-    return hashlib.sha256(told.encode()).hexdigest()
+    return hashlib.sha256("\0".join((*files, repr(known))).encode()).hexdigest()
 
 
-def recall(name: str | None) -> Verdict | None:
-    """Return the verdict ``name``, or None if there is no sound one."""
+def recall(name: str | None, paths: Sequence[Path]) -> list[Checked]:
+    """Return the verdicts ``name`` on ``paths``; none if there are no sound ones."""
     if name is None:
-        return None
+        return []
     try:
         path = _directory() / name
         entry = path.read_bytes()
         ours = path.stat().st_uid == os.geteuid()
     except OSError:
-        return None
+        return []
     body = entry[_HASH_BYTES:]
     if not ours or hashlib.sha256(body).digest() != entry[:_HASH_BYTES]:
-        return None
-    verdict = pickle.loads(body)
-    return replace(verdict, cached=True) if isinstance(verdict, Verdict) else None
+        return []
+    return [
+        Checked(tuple(paths[at] for at in places), replace(verdict, cached=True))
+        for places, verdict in pickle.loads(body)
+    ]
 
 
-def remember(name: str | None, verdict: Verdict) -> None:
-    """Keep ``verdict`` as ``name``; a full or read-only disk only means no archive."""
-    if name is None:
+def remember(
+    name: str | None, paths: Sequence[Path], checked: Iterable[Checked]
+) -> None:
+    """Keep the verdicts that ``name`` stands for, unless there is an error.
+
+    A full or read-only disk only means that there is no archive.
+    """
+    entry = [(tuple(map(paths.index, c.paths)), c.verdict) for c in checked]
+    if name is None or not all(verdict for _, verdict in entry):
         return
-    body = pickle.dumps(verdict)
+    body = pickle.dumps(entry)
     directory = _directory()
     fresh = directory / f".{uuid.uuid4().hex}"
     try:

@@ -1,5 +1,8 @@
 """Many: the files of a kernel, each validated once, in processes where that pays.
 
+Small modules are validated in groups, as one program each: most of what it takes to
+validate one does not depend on its size.
+
 What the archive knows is answered from it. This module imports nothing that judges
 before something is to be judged.
 """
@@ -16,10 +19,14 @@ from pathlib import Path
 
 from harness.elf.feature import Features
 from harness.errors import HarnessError
+from harness.kernel_build import MODULE_SUFFIXES
 from harness.verify import archive
 from harness.verify.verdict import Checked
 
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
+GROUP_BYTES = 1 << 20  # of files in a group, as they are, packed or not
+
+Group = tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +60,38 @@ def check_many(
     ``beside``, whose own verdicts are not asked for.
     """
     asked = set(paths)
-    ordered = sorted(asked.union(beside))
-    given = replace(given, offers=len(ordered) > 1)
-    keys = {path: archive.key(path, [given]) if archived else None for path in ordered}
-    old = {path: archive.recall(key) for path, key in keys.items()}
-    known = [Checked(path, verdict) for path, verdict in old.items() if verdict]
-    fresh = []
-    for checked in _check([path for path in ordered if not old[path]], jobs, given):
-        fresh.append(checked)
-        if checked.verdict is not None:
-            archive.remember(keys[checked.path], checked.verdict)
-    results = _answered([*known, *fresh])
-    wanted = [one for one in results if one.path in asked or one.error]
-    return sorted(wanted, key=lambda checked: checked.path)
-
-
-def _answered(results: Sequence[Checked]) -> list[Checked]:
-    """Settle what the files rely on in each other."""
-    verdicts = [one.verdict for one in results if one.verdict]
-    exports = [verdict.exports for verdict in verdicts if verdict.exports]
-    return [
-        replace(one, verdict=one.verdict.answered(exports))
-        if one.verdict and one.verdict.reliances
-        else one
-        for one in results
+    others = set(beside) - asked
+    groups = [*group(asked), *group(others)]
+    given = replace(given, offers=len(asked) + len(others) > 1)
+    keys = {some: archive.key(some, given) if archived else None for some in groups}
+    old = {some: archive.recall(key, some) for some, key in keys.items()}
+    new = _check([some for some in groups if not old[some]], jobs, given)
+    results = [one for known in old.values() for one in known]
+    for some, checked in new:
+        archive.remember(keys[some], some, checked)
+        results += checked
+    wanted = [
+        one for one in _answered(results) if one.error or not others & set(one.paths)
     ]
+    return sorted(wanted, key=lambda checked: checked.paths)
+
+
+def group(paths: Iterable[Path]) -> list[Group]:
+    """Put small modules together, each name once; all others are alone."""
+    groups: list[Group] = []
+    some: dict[str, Path] = {}
+    size = 0
+    for path in sorted(paths):
+        bytes_ = path.stat().st_size if path.exists() else 0
+        if bytes_ > GROUP_BYTES or not path.name.endswith((*MODULE_SUFFIXES, ".o")):
+            groups.append((path,))
+            continue
+        if some and (size + bytes_ > GROUP_BYTES or path.name in some):
+            groups.append(tuple(some.values()))
+            some, size = {}, 0
+        some[path.name] = path
+        size += bytes_
+    return [*groups, tuple(some.values())] if some else groups
 
 
 def check_file(
@@ -92,23 +106,62 @@ def check_file(
         verdict = check(
             program, features=given.features, threads=threads, offers=given.offers
         )
-        return Checked(path, verdict)
+        return Checked((path,), verdict)
     except HarnessError as exc:
-        return Checked(path, None, exc)
+        return Checked((path,), None, exc)
 
 
-def _check(paths: Sequence[Path], jobs: int | None, given: Given) -> Iterator[Checked]:
-    size = {path: path.stat().st_size if path.exists() else 0 for path in paths}
-    workers = min(jobs or os.cpu_count() or 1, len(paths))
+def check_group(
+    paths: Group, given: Given = NOTHING, threads: int | None = None
+) -> list[Checked]:
+    """Validate ``paths`` as one program, and alone what cannot be part of it."""
+    from harness.elf.program import load_together
+    from harness.verify.check import check
+
+    if len(paths) == 1:
+        return [check_file(paths[0], given, threads)]
+    try:
+        program, others = load_together(paths, ".orc_unwind")
+        verdict = check(
+            program, features=given.features, threads=threads, offers=given.offers
+        )
+    except HarnessError:  # of one of them, or they do not go together
+        return [check_file(path, given, threads) for path in paths]
+    together = tuple(path for path in paths if path not in others)
+    alone = [check_file(path, given, threads) for path in others]
+    return [Checked(together, verdict), *alone]
+
+
+def _answered(results: Sequence[Checked]) -> list[Checked]:
+    """Settle what the files rely on in each other."""
+    verdicts = [one.verdict for one in results if one.verdict]
+    exports = [verdict.exports for verdict in verdicts if verdict.exports]
+    return [
+        replace(one, verdict=one.verdict.answered(exports))
+        if one.verdict and one.verdict.reliances
+        else one
+        for one in results
+    ]
+
+
+def _check(
+    groups: Sequence[Group], jobs: int | None, given: Given
+) -> Iterator[tuple[Group, list[Checked]]]:
+    size = {
+        some: sum(path.stat().st_size for path in some if path.exists())
+        for some in groups
+    }
+    workers = min(jobs or os.cpu_count() or 1, len(groups))
     if workers <= 1 or sum(size.values()) < WORTH_PROCESSES:
-        threads = jobs if len(paths) == 1 else None
-        yield from (check_file(path, given, threads) for path in paths)
+        threads = jobs if len(groups) == 1 else None
+        for some in groups:
+            yield some, check_group(some, given, threads)
         return
-    # big files first, or the last one is waited for alone
-    by_size = sorted(paths, key=lambda path: -size[path])
+    # big ones first, or the last one is waited for alone
+    by_size = sorted(groups, key=lambda some: -size[some])
     # no fork: whoever calls may draw its progress from a thread
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.verify.check"])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        one = functools.partial(check_file, given=given, threads=1)
-        yield from pool.map(one, by_size)
+        one = functools.partial(check_group, given=given, threads=1)
+        yield from zip(by_size, pool.map(one, by_size), strict=True)

@@ -80,8 +80,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The verdict on one file of many, or the error that stands in its place."""
+    """The verdict on some files of many, or the error that stands in its place.
 
-    path: Path
+    ``paths`` are several where small modules were validated as one program.
+    """
+
+    paths: tuple[Path, ...]
     verdict: Verdict | None
     error: HarnessError | None = None

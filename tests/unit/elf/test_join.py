@@ -48,7 +48,8 @@ def write(
 def joined(tmp_path: Path) -> Program:
     """Three objects; the first and the last call the same function elsewhere."""
     takes = {"a.ko": "kfree", "b.ko": "kmalloc", "c.ko": "kfree"}
-    return load_together([write(tmp_path, *each) for each in takes.items()])
+    paths = [write(tmp_path, *each) for each in takes.items()]
+    return load_together(paths, ".orc_unwind")[0]
 
 
 def test_tables_of_one_name_are_one(joined: Program) -> None:
@@ -109,7 +110,7 @@ def test_objects_of_two_formats_are_refused(tmp_path: Path) -> None:
     ]
 
     with pytest.raises(FormatError, match="unknown ORC layout"):
-        parse_orc(load_together(paths))
+        parse_orc(load_together(paths, ".orc_unwind")[0])
 
 
 def test_a_linked_kernel_is_refused(tmp_path: Path) -> None:
@@ -120,4 +121,18 @@ def test_a_linked_kernel_is_refused(tmp_path: Path) -> None:
     path.write_bytes(writer.build())
 
     with pytest.raises(FormatError, match="vmlinux: linked"):
-        load_together([write(tmp_path, "a.ko", "kfree"), path])
+        load_together([write(tmp_path, "a.ko", "kfree"), path], ".text")
+
+
+def test_what_lacks_the_section_is_left_out(tmp_path: Path) -> None:
+    """It is named, so that somebody looks at it alone."""
+    data = tmp_path / "data.ko"
+    data.write_bytes(ElfWriter().build())
+    code = write(tmp_path, "a.ko", "kfree")
+
+    program, others = load_together([data, code], ".orc_unwind")
+
+    assert others == [data]
+    assert [section.object for section in program.executable] == [""]
+    with pytest.raises(FormatError, match="none of 1 objects has a section"):
+        load_together([data], ".orc_unwind")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,32 +12,37 @@ import pytest
 
 from harness.elf.feature import Features
 from harness.errors import FormatError
+from harness.finding import Finding, number
 from harness.verify import archive
-from harness.verify.many import Given, check_file, check_many
+from harness.verify.many import Given, check_file, check_group, check_many, group
 from harness.verify.verdict import Checked
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
 
 
-def object_bytes(**sections: bytes) -> bytes:
-    """A small clean object as a file, with ``sections`` besides."""
+def object_bytes(state: int = 8, **sections: bytes) -> bytes:
+    """A small object as a file, ``sections`` besides; it is clean in state 8."""
     writer = ElfWriter()
     for name, data in sections.items():
         writer.section(name, data, flags=0)
     text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
     writer.symbol("f", text, 0, 1)
-    add_orc(writer, text, [(0, call(8)), (1, replace(call(0), type=0, sp_reg=0))])
+    add_orc(writer, text, [(0, call(state)), (1, replace(call(0), type=0, sp_reg=0))])
     return writer.build()
 
 
 def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are checked in parallel; a bad one is an error in its place."""
     monkeypatch.setattr("harness.verify.many.WORTH_PROCESSES", 0)
-    for number in range(9):
-        (tmp_path / f"{number}.o").write_bytes(object_bytes())
+    monkeypatch.setattr("harness.verify.many.GROUP_BYTES", 0)
+    for n in range(9):
+        (tmp_path / f"{n}.o").write_bytes(object_bytes())
     (tmp_path / "bad.o").write_bytes(b"not an ELF file")
     paths = [*tmp_path.iterdir(), tmp_path / "0.o"]
     results = check_many(reversed(paths), jobs=2)
-    assert [r.path.name for r in results] == [*(f"{n}.o" for n in range(9)), "bad.o"]
+    assert [p.name for r in results for p in r.paths] == [
+        *(f"{n}.o" for n in range(9)),
+        "bad.o",
+    ]
     assert isinstance(results[-1].error, FormatError)
     assert results[-1].verdict is None
     assert all(r.verdict and not r.verdict.findings for r in results[:-1])
@@ -45,6 +52,98 @@ def test_missing_file_is_an_error_result(tmp_path: Path) -> None:
     """A path that is not there does not stop the others."""
     (result,) = check_many([tmp_path / "gone.o"])
     assert result.error is not None
+
+
+def test_small_modules_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one name only one each; what is large, or no module, is alone."""
+    monkeypatch.setattr("harness.verify.many.GROUP_BYTES", 10)
+    sizes = {
+        "a/core.ko": 4,
+        "a/large.ko": 11,
+        "a/main.ko.xz": 4,
+        "b/core.ko": 4,
+        "b/next.ko": 4,
+        "b/other.ko": 4,
+        "vmlinux": 4,
+    }
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+
+    groups = group(tmp_path / name for name in sizes)
+
+    assert [[str(p.relative_to(tmp_path)) for p in some] for some in groups] == [
+        ["a/large.ko"],
+        ["a/core.ko", "a/main.ko.xz"],
+        ["b/core.ko", "b/next.ko"],
+        ["vmlinux"],
+        ["b/other.ko"],
+    ]
+
+
+def some_modules(tmp_path: Path) -> list[Path]:
+    """Write a clean module, two with a finding, and one without ORC."""
+    paths = []
+    for name, state in {"clean": 8, "wrong": 16, "bad": 24}.items():
+        path = tmp_path / f"{name}.ko"
+        path.write_bytes(object_bytes(state))
+        paths.append(path)
+    (tmp_path / "data.ko").write_bytes(ElfWriter().build())
+    return [*paths, tmp_path / "data.ko"]
+
+
+def told(findings: Iterable[Finding]) -> list[Finding]:
+    """Return ``findings`` without the code around them."""
+    return [replace(finding, window=()) for finding in findings]
+
+
+def test_together_is_as_alone(tmp_path: Path) -> None:
+    """The same findings, at the same places, and as many things looked at."""
+    paths = some_modules(tmp_path)
+    alone = [check_file(path).verdict for path in paths]
+
+    together, data = check_group(tuple(paths))
+
+    assert [path.name for path in together.paths] == ["clean.ko", "wrong.ko", "bad.ko"]
+    assert data.paths == (tmp_path / "data.ko",)
+    assert together.verdict is not None
+    total: Counter[str] = Counter()
+    findings = []
+    for verdict in alone:
+        assert verdict is not None
+        total.update(verdict.counts)
+        findings += verdict.findings
+    assert together.verdict.counts == total
+    assert findings
+    assert told(together.verdict.findings) == told(number(findings))
+
+
+def test_a_bad_module_does_not_spoil_its_group(tmp_path: Path) -> None:
+    """The others are validated as if it was not there."""
+    paths = some_modules(tmp_path)
+    paths[0].write_bytes(b"not an ELF file")
+
+    results = check_many(paths)
+
+    errors = {one.paths[0].name: one.error for one in results}
+    assert isinstance(errors.pop("clean.ko"), FormatError)
+    assert not any(errors.values())
+    assert len(results) == len(paths)
+
+
+def test_a_group_is_answered_from_the_archive(tmp_path: Path) -> None:
+    """All of it, those that were alone in it too, until one of them changes."""
+    paths = some_modules(tmp_path)
+
+    first, second = check_many(paths), check_many(paths)
+    paths[0].write_bytes(object_bytes(32))
+    third = check_many(paths)
+
+    assert [one.paths for one in first] == [one.paths for one in second]
+    for results, cached in ((first, False), (second, True), (third, False)):
+        assert {one.verdict and one.verdict.cached for one in results} == {cached}
 
 
 def test_truncated_file(tmp_path: Path) -> None:
@@ -73,7 +172,7 @@ def test_what_is_unchanged_is_answered_from_the_archive(tmp_path: Path) -> None:
 
     assert first.verdict is not None
     assert not first.verdict.cached
-    assert second == Checked(path, replace(first.verdict, cached=True))
+    assert second == Checked((path,), replace(first.verdict, cached=True))
 
 
 def changed_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:

@@ -18,7 +18,7 @@ def coverage(scope: Scope, ledger: Ledger) -> dict[str, int]:
 
     ``unreached`` instructions have a state, but no edge leads there: entries that
     hardware or a hypervisor jumps to, code behind int3. ``blind`` ones have no
-    state and are no padding; ``blind functions`` are those that hold such.
+    state and are no padding.
     """
     counts = {
         f"{kind.name.lower().replace('_', ' ')} edges": ledger.counts[kind]
@@ -26,12 +26,10 @@ def coverage(scope: Scope, ledger: Ledger) -> dict[str, int]:
         if ledger.counts[kind]
     }
     unreached = scope.defined & ~ledger.reached & ~scope.inside
-    blind = blind_rows(scope)
     return counts | {
         "defined": int(scope.defined.sum()),
         "unreached": int(unreached.sum()),
-        "blind": int(blind.sum()),
-        "blind functions": len(blind_functions(scope, blind)),
+        "blind": int(blind_rows(scope).sum()),
     }
 
 
@@ -48,18 +46,3 @@ def blind_rows(scope: Scope) -> Bools:
         first, last = np.searchsorted(scope.columns.insns.address, ends).tolist()
         blind[first:last] = False
     return np.asarray(blind)
-
-
-def blind_functions(scope: Scope, blind: Bools) -> dict[str, int]:
-    """Return the symbols that hold ``blind`` instructions, and how many of them."""
-    symbols = scope.columns.program.symbols
-    rows = np.flatnonzero(blind)
-    address = scope.columns.insns.address[rows]
-    last = np.searchsorted(symbols.address, address, side="right") - 1
-    start = symbols.address[np.maximum(last, 0)]
-    first = np.searchsorted(symbols.address, start)
-    index, count = np.unique(first[last >= 0], return_counts=True)
-    return {
-        symbols.name[at]: number
-        for at, number in zip(index.tolist(), count.tolist(), strict=True)
-    }

@@ -18,18 +18,21 @@ from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
 
-def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
-    """Enter all of them; return the rows of jumps by a thunk, which are indirect."""
-    _steps(scope, ledger)
+def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> tuple[I64, Effects]:
+    """Enter all of them.
+
+    Return the rows of jumps by a thunk, which are indirect, and the stack effects.
+    """
+    effects = _steps(scope, ledger)
     by_thunk = _branches(scope, ledger, thunks)
     _calls(scope, ledger, thunks)
     _return_addresses(scope, ledger)
     _returns(scope, ledger)
     _functions(scope, ledger)
-    return by_thunk
+    return by_thunk, effects
 
 
-def _steps(scope: Scope, ledger: Ledger) -> None:
+def _steps(scope: Scope, ledger: Ledger) -> Effects:
     """The next instruction's state is one that the transfer permits."""
     insns = scope.columns.insns
     changes = np.flatnonzero(scope.state != scope.behind)
@@ -47,6 +50,7 @@ def _steps(scope: Scope, ledger: Ledger) -> None:
     _pass_sites(scope, ledger)
     next_to = insns.address[1:] == insns.end[:-1]
     ledger.reached[1:] |= (live & holds)[:-1] & next_to
+    return effects
 
 
 def _pass_sites(scope: Scope, ledger: Ledger) -> None:

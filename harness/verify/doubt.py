@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from harness.elf.orc import describe
 from harness.finding import Finding
 from harness.text.decode import format_insn
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
+from harness.verify.frame.claim import Answer
+from harness.verify.frame.unit import Refusal
 from harness.verify.scope import Scope
 from harness.verify.transfer import ENTRY, is_defined, step
 from harness.verify.window import WIDTH
@@ -34,6 +36,7 @@ class Rule(enum.StrEnum):
     STATIC_CALL = "text/static-call"
     BUG = "text/bug"
     RETPOLINE = "text/retpoline"
+    FRAME = "text/frame"
 
 
 _MESSAGES = {
@@ -56,12 +59,50 @@ _LEAVES = (EdgeKind.RETURN, EdgeKind.TAIL, EdgeKind.STATIC_CALL, EdgeKind.RETPOL
 _BEHIND = "nothing is known to return here: the call may be the end"
 
 
+_ANSWERS = {
+    Answer.UNTOLD: "the entry counts from what holds no known place",
+    Answer.ELSEWHERE: "the frame is not where the entry has it",
+    Answer.RETURN: "no return address lies where the entry has the frame",
+    Answer.BP: "the caller's %rbp is not where the entry has it",
+    Answer.ANCHOR: "the entry takes a call's frame for an interrupt's or the reverse",
+}
+
+
 def findings_of(scope: Scope, edges: Edges) -> Iterator[Finding]:
     """Return a finding for each of ``edges``."""
     for kind, source, target in zip(
         edges.kind.tolist(), edges.source.tolist(), edges.target.tolist(), strict=True
     ):
         yield _finding(scope, EdgeKind(kind), source, target)
+
+
+def refusals_of(
+    scope: Scope, refusals: Iterable[Refusal], doubtful: Edges
+) -> Iterator[Finding]:
+    """Return a finding for each claim that following the frame has refused.
+
+    Its rule is that of the ``doubtful`` edge which leads there, if one does.
+    """
+    program, insns = scope.columns.program, scope.columns.insns
+    target = insns.index(doubtful.target).tolist()
+    ways = zip(doubtful.source.tolist(), target, strict=True)
+    kinds = dict(zip(ways, doubtful.kind.tolist(), strict=True))
+    for refusal in refusals:
+        kind = kinds.get((refusal.source, refusal.row))
+        declared, why = describe(refusal.state), _ANSWERS[refusal.answer]
+        window = list(_excerpt(scope, refusal.row))
+        if abs(refusal.source - refusal.row) > _AROUND:
+            window = [*_excerpt(scope, refusal.source), "", *window]
+        window.append(f"{why}: table {declared}, true {refusal.actual}"[:WIDTH])
+        row = refusal.row if kind is None else refusal.source
+        yield Finding(
+            rule=(Rule.FRAME if kind is None else Rule[EdgeKind(kind).name]).value,
+            location=program.location(int(insns.address[row])),
+            message=why if kind is None else _MESSAGES[EdgeKind(kind)],
+            declared=declared,
+            actual=refusal.actual,
+            window=tuple(window),
+        )
 
 
 def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:

@@ -2,7 +2,7 @@
 
 Nearly all edges hold at first sight. What is left is settled by rules that look
 further: a callee that never returns, one that returns with %rsp moved, a fragment
-of a function that jumps lead to.
+of a function that jumps lead to. The rest is followed through its functions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from harness.text.insn import I64, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
 from harness.verify.coverage import coverage
+from harness.verify.depth import unsure_pops
 from harness.verify.direct import enter_direct, pushes_and_jumps
-from harness.verify.doubt import findings_of
-from harness.verify.edge import EdgeKind, Edges
+from harness.verify.doubt import findings_of, refusals_of
+from harness.verify.edge import EdgeKind, Edges, edges, join
+from harness.verify.frame.settle import Verdict, settle
 from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
 from harness.verify.noreturn import Noreturn, Ways, exports_of, ways_of
@@ -59,7 +61,7 @@ def flow_of(columns: Columns) -> Flow:
     scope = scope_of(columns)
     ledger = ledger_for(len(columns.insns))
     thunks = thunks_of(columns.program, columns.insns)
-    by_thunk = enter_direct(scope, ledger, thunks)
+    by_thunk, effects = enter_direct(scope, ledger, thunks)
     enter_side(scope, ledger)
     switches = enter_indirect(scope, ledger, thunks, by_thunk)
     doubtful = ledger.doubtful
@@ -67,18 +69,25 @@ def flow_of(columns: Columns) -> Flow:
     targets = frozenset(columns.insns.target[doubtful.source[relied]].tolist())
     prover = Noreturn(scope, thunks, _ways(scope, switches), targets)
     ends = relied | _ends(scope, doubtful, prover)
+    never = doubtful.source[ends]
+    pops = unsure_pops(scope, effects, prover.ways, never)
     left = ~ends
     left &= ~_moved(scope, doubtful)
     left &= ~_fragments(scope, ledger, doubtful)
     return Flow(
         scope=scope,
         ledger=ledger,
-        doubtful=doubtful.take(left),
-        ends=doubtful.source[ends],
+        doubtful=join([doubtful.take(left), _steps_of(scope, pops)]),
+        ends=never,
         relied=doubtful.take(relied),
         switches=switches,
         noreturn=prover,
     )
+
+
+def _steps_of(scope: Scope, rows: I64) -> Edges:
+    insns = scope.columns.insns
+    return edges(EdgeKind.STEP, rows, insns.address[rows] + insns.size[rows])
 
 
 def _ways(scope: Scope, switches: Switches) -> Ways:
@@ -180,12 +189,19 @@ def check_flow(columns: Columns) -> Part:
     Counts: edges by kind, and what :func:`harness.verify.coverage.coverage` tells.
     """
     flow = flow_of(columns)
-    counts = coverage(flow.scope, flow.ledger) | {
+    scope, tables = flow.scope, flow.switches.targets
+    settled = settle(scope, flow.doubtful, flow.ends, flow.noreturn.ways, tables)
+    unseen = flow.doubtful.take(settled.verdict == Verdict.UNSEEN)
+    counts = coverage(scope, flow.ledger) | {
         "calls that end": len(flow.ends),
-        "switches": len(flow.switches.targets),
-        "doubtful edges": len(flow.doubtful),
+        "switches": len(tables),
+        "followed edges": len(flow.doubtful),
+        "assumed": len(settled.assumed),
     }
-    findings = tuple(findings_of(flow.scope, flow.doubtful))
+    findings = (
+        *refusals_of(scope, settled.refusals, flow.doubtful),
+        *findings_of(scope, unseen),
+    )
     return Part(findings, counts, (), _reliances(flow), _exports(flow))
 
 

@@ -35,6 +35,8 @@ class Scope:
         falls: bool[n], control can reach what lies behind it.
         branch: i64[b], rows of direct jumps outside of sites.
         goes: i64[b], rows that these jump to; -1 if it is none.
+        inner: i64[c], rows of direct jumps in sites, as the file has them.
+        inner_goes: i64[c], rows that those jump to; -1 if it is none.
         lent: i64[k], rows whose state is lent.
     """
 
@@ -46,6 +48,8 @@ class Scope:
     falls: Bools
     branch: I64
     goes: I64
+    inner: I64
+    inner_goes: I64
     lent: I64
 
     def at(self, addresses: U64) -> I64:
@@ -83,6 +87,8 @@ def scope_of(columns: Columns) -> Scope:
         falls=falls,
         branch=jumps[own],
         goes=goes[own],
+        inner=jumps[~own],
+        inner_goes=goes[~own],
         lent=lent,
     )
 

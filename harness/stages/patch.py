@@ -136,8 +136,8 @@ def _notes(machine: Machine, features: Features, view: View) -> tuple[str, ...]:
         features.name(number) if has else f"not {features.name(number)}"
         for number, has in sorted(fixed.items())
     ]
-    rest = "has" if machine.others else "has not"
-    notes = [f"{', '.join(named)}; the CPU {rest} every other feature", LINKED]
+    rest = "all" if machine.others else "none"
+    notes = [f"{', '.join(named)}; the CPU has {rest} of the other features", LINKED]
     if view.guessed:
         notes.append(
             f"{view.guessed} calls through pv_ops are as the image has the pointer, "

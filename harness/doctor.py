@@ -17,6 +17,7 @@ from harness.container import image
 from harness.container.engine import connect
 from harness.container.job import Engine
 from harness.errors import HarnessError
+from harness.text.decode import slow_because
 
 NEEDED_MEMORY_MB = 3072
 NEEDED_DISK_MB = 6144
@@ -49,6 +50,7 @@ def examine(runtime: str = "auto") -> Iterator[Check]:
     yield _disk()
     yield _tool("mmdebstrap", "make images where no registry answers")
     yield _tool("zstd", "read modules that are .ko.zst")
+    yield _decoder()
     try:
         with connect(runtime) as engine:
             yield Check(
@@ -94,6 +96,17 @@ def _tool(name: str, can: str) -> Check:
     path = run.which(name)
     mend = f"apt-get install {name}"
     return Check(name, can, path is not None, path or "not installed", mend)
+
+
+def _decoder() -> Check:
+    reason = slow_because()
+    return Check(
+        "zydis",
+        "decode several times faster",
+        not reason,
+        f"capstone decodes: {reason}" if reason else "built",
+        "apt-get install gcc libc6-dev libzydis-dev, then ./ci/env",
+    )
 
 
 def _images(engine: Engine) -> Iterator[Check]:

@@ -11,22 +11,20 @@ import enum
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from harness.elf.program import Program
 from harness.errors import UserError
-from harness.text import engine_capstone, engine_zydis
+from harness.text import engine_zydis
 from harness.text.fill import stretches
 from harness.text.insn import I64, U8, U64, Insns
 from harness.text.rows import Rows, join
 
 PIECE_BYTES = 256 << 10  # what one thread takes at a time
 VARIABLE = "ORC_HARNESS_DECODER"
-
-format_insn = engine_capstone.format_insn
 
 
 class Decoder(enum.Enum):
@@ -36,10 +34,22 @@ class Decoder(enum.Enum):
     ZYDIS = "zydis"
 
 
-_ENGINES: Mapping[Decoder, Callable[[U8, int, list[tuple[int, int]], I64], Rows]] = {
-    Decoder.CAPSTONE: engine_capstone.decode,
-    Decoder.ZYDIS: engine_zydis.decode,
-}
+_Engine = Callable[[U8, int, list[tuple[int, int]], I64], Rows]
+
+
+def _engine(decoder: Decoder) -> _Engine:
+    if decoder is Decoder.ZYDIS:
+        return engine_zydis.decode
+    from harness.text import engine_capstone  # slow to import: not where Zydis decodes
+
+    return engine_capstone.decode
+
+
+def format_insn(code: bytes, address: int) -> str:
+    """Return ``code``'s first instruction as AT&T text, ``(bad)`` if it is none."""
+    from harness.text import engine_capstone
+
+    return engine_capstone.format_insn(code, address)
 
 
 @functools.cache
@@ -115,7 +125,7 @@ def _decode(
         base = np.uint64(address)
         inside = starts[(starts >= base) & (starts - base < len(data))]
         known = np.unique((inside - base).astype(np.int64))
-    return _ENGINES[engine](data, address, parts, known)
+    return _engine(engine)(data, address, parts, known)
 
 
 def decode_pieces(

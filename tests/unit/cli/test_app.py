@@ -123,3 +123,25 @@ def test_doctor_exits_with_3_without_containers() -> None:
 
     assert done.returncode == 3
     assert "./ci/host" in done.stdout
+
+
+def test_doctor_tells_why_decoding_is_slow() -> None:
+    """Without Zydis it says so, why, and which packages mend it."""
+    where = {"DOCKER_HOST": "unix:///nowhere.sock", "ORC_HARNESS_DECODER": "capstone"}
+
+    done = run("doctor", "--format", "json", **where)
+
+    (check,) = (
+        one for one in json.loads(done.stdout)["data"] if one["name"] == "zydis"
+    )
+    assert not check["good"]
+    assert check["seen"] == "capstone decodes: ORC_HARNESS_DECODER demands it"
+    assert "libzydis-dev" in check["mend"]
+
+
+def test_an_unknown_decoder_is_a_usage_error() -> None:
+    """The names that there are are in the message."""
+    done = run("doctor", ORC_HARNESS_DECODER="udis86")
+
+    assert done.returncode == 2
+    assert "one of capstone, zydis expected" in done.stderr

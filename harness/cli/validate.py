@@ -36,6 +36,10 @@ def command(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Validate again what was validated.")
     ] = False,
+    dwarf: Annotated[
+        bool,
+        typer.Option("--dwarf", help="Ask the compiler's .debug_frame, too."),
+    ] = False,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
     """Validate ORC against every alternative: no Docker, no source tree needed.
@@ -63,6 +67,7 @@ def command(
                     lines(name),
                     known_in=known or (),
                     archived=not no_cache,
+                    dwarf=dwarf,
                     vmlinux=vmlinux,
                 ),
             )

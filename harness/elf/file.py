@@ -28,7 +28,7 @@ MAPPED_FROM = 32 << 20  # bytes; larger files are mostly debug information
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 EM_X86_64 = 62
 SHT_SYMTAB, SHT_RELA, SHT_NOBITS, SHT_SYMTAB_SHNDX = 2, 4, 8, 18
-SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 0x1, 0x2, 0x4
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 0x1, 0x2, 0x4, 0x800
 SHN_XINDEX = 0xFFFF
 # Small, and evidence about frames: the one that verdicts may read.
 DEBUG_FRAME = (".debug_frame", ".rela.debug_frame")

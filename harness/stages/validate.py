@@ -19,6 +19,7 @@ from harness.verify.many import Given, check_many
 from harness.verify.verdict import Checked, Verdict
 
 UNREADABLE_SHOWN = 5
+WITNESS = "dwarf/"  # rules by which others testify, as objtool does
 
 
 def stage(
@@ -30,18 +31,20 @@ def stage(
     known_in: Sequence[Path] = (),
     archived: bool = True,
     vmlinux: Path | None = None,
+    dwarf: bool = False,
 ) -> StageResult:
     """Validate what was ``found``; a file that cannot be read is an ERROR.
 
     ``vmlinux`` is the kernel that modules are for, where it is not among them.
 
     ``known_in`` are directories of baseline entries, beside those always read.
-    Unless ``archived``, every file is validated anew.
+    Unless ``archived``, every file is validated anew. With ``dwarf`` the table is
+    compared with .debug_frame, too.
     """
 
     def work() -> StageResult:
         progress(f"validating {len(found.files)} files", 0, len(found.files))
-        given = Given(_features(found))
+        given = Given(_features(found), dwarf=dwarf)
         checked = check_many(
             found.files,
             jobs=jobs,
@@ -72,7 +75,9 @@ def _judged(
         for paths, verdict in verdicts.items()
         for finding in verdict.findings
     ]
-    theirs = log.findings(_log(found))
+    told = [finding for finding in ours if finding.rule.startswith(WITNESS)]
+    ours = [finding for finding in ours if not finding.rule.startswith(WITNESS)]
+    theirs = [*log.findings(_log(found)), *told]
     judgement = judged(
         Stage.VALIDATE,
         name,

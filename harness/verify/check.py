@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
 from harness.finding import number
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.condition import check_conditions
+from harness.verify.dwarf import check_dwarf
 from harness.verify.flow import check_flow
 from harness.verify.length import check_lengths
 from harness.verify.paravirt import check_paravirt
@@ -30,12 +32,14 @@ def check(
     vmlinux: Program | None = None,
     threads: int | None = None,
     offers: bool = False,
+    frames: FrameRows | None = None,
 ) -> Verdict:
     """Validate ``program``: its ORC table against its code and its alternatives.
 
     ``features`` names the feature bits; without it the names are those that the
     image (of ``vmlinux``, if ``program`` is a module) holds itself. With ``offers``
-    the verdict says what ``program`` exports to modules.
+    the verdict says what ``program`` exports to modules. ``frames`` is what the
+    compiler told of its own, to be compared.
 
     Raises:
         FormatError: a section that must be read has no layout that we know.
@@ -47,7 +51,7 @@ def check(
         note = "carries no ORC: nothing to validate"
         verdict = Verdict((), {}, (*program.notes, note), 0.0)
     else:
-        verdict = check_columns(replace(columns, offers=offers))
+        verdict = check_columns(replace(columns, offers=offers, frames=frames))
     if vmlinux is not None and verdict.reliances:
         verdict = verdict.answered([exports(vmlinux, threads)])
     return replace(verdict, seconds=time.perf_counter() - started)
@@ -92,4 +96,5 @@ CHECKS: tuple[Callable[[Columns], Part], ...] = (
     check_patch_sites,
     check_paravirt,
     check_views,
+    check_dwarf,
 )

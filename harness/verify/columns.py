@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.elf.alternative import Alternatives, parse_alternatives
+from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features
 from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.program import Program
@@ -27,6 +28,7 @@ class Columns:
 
     ``dataclasses.replace`` makes a mutant: what is derived is derived anew.
     ``offers``: modules are checked, too, and want to know about its exports.
+    ``frames``: what its compiler told, where somebody wants that compared.
     """
 
     program: Program
@@ -36,6 +38,7 @@ class Columns:
     streams: Streams | None
     features: Features
     offers: bool = False
+    frames: FrameRows | None = None
 
     @functools.cached_property
     def lookup(self) -> Lookup:

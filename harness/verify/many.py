@@ -36,10 +36,12 @@ class Given:
     Attributes:
         features: names of the feature bits; without it those that an image holds.
         offers: other files are validated too, and may rely on the file's exports.
+        dwarf: the table is compared with .debug_frame, too.
     """
 
     features: Features | None = None
     offers: bool = False
+    dwarf: bool = False
 
 
 NOTHING = Given()
@@ -98,13 +100,18 @@ def check_file(
     path: Path, given: Given = NOTHING, threads: int | None = None
 ) -> Checked:
     """Load and validate ``path``; its errors become the result."""
+    from harness.elf.debug_frame import read_debug_frame
     from harness.elf.program import load
     from harness.verify.check import check
 
     try:
         program = load(path)
         verdict = check(
-            program, features=given.features, threads=threads, offers=given.offers
+            program,
+            features=given.features,
+            threads=threads,
+            offers=given.offers,
+            frames=read_debug_frame(path) if given.dwarf else None,
         )
         return Checked((path,), verdict)
     except HarnessError as exc:

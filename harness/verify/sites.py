@@ -15,7 +15,7 @@ import numpy.typing as npt
 from harness.elf.alternative import Alternatives
 from harness.elf.program import Program
 from harness.finding import Finding
-from harness.text.insn import I64, InsnKind
+from harness.text.insn import I64, Insn, InsnKind
 from harness.text.patch import Era, NopTable, Streams, nop_tables
 from harness.verify import altgroup
 from harness.verify.callee import Callees, Returns
@@ -147,26 +147,40 @@ def _check_site(context: _Context, number: int) -> tuple[list[Finding], bool]:
         tuple(context.table[number, : length + 1].tolist()),
     )
     rows = range(int(context.first[number]), int(context.first[number + 1]))
-    linked = [walk(site, streams.rows(row), context.callees.at) for row in rows]
+    raw = [streams.rows(row) for row in rows]
+    linked = [walk(site, text, context.callees.at) for text in raw]
     torn = [n for n, row in enumerate(rows) if not streams.whole[row]]
     if torn:
         message = "the text does not end where an instruction ends"
         defects = [Defect(Rule.BOUNDARY, n, length, message) for n in torn]
         texts = _texts(context, number, rows, linked)
         return [finding_of(context.program, site, texts, d) for d in defects], False
-    merged = [walk(site, streams.written(row), context.callees.at) for row in rows]
+    merged = [
+        _walk_written(context, site, row, *both)
+        for row, both in zip(rows, zip(raw, linked, strict=True), strict=True)
+    ]
     entries = streams.entry[rows.start : rows.stop].tolist()
     live = [context.variants.possible(number, entry) for entry in entries]
     merges = _merges(site, linked, streams.fill[rows.start : rows.stop].tolist())
     equal = all(merge.cfi == site.table[:length] for merge in merges)
     walks = Texts(merged, linked, merges[0], live)
     defects = judge(site, walks, context.lookup.one)
-    texts = _texts(context, number, rows, merged)
-    findings = [finding_of(context.program, site, texts, d) for d in defects]
-    if not defects:
-        findings += _other_padding(context, site, rows, texts, live)
-        findings += _unpatched(context, number, site, texts, linked)
+    if defects:
+        texts = _texts(context, number, rows, merged)
+        return [finding_of(context.program, site, texts, d) for d in defects], equal
+    findings = [
+        *_other_padding(context, number, site, rows, walks),
+        *_unpatched(context, number, site, rows, walks),
+    ]
     return findings, equal
+
+
+def _walk_written(
+    context: _Context, site: Site, row: int, raw: Sequence[Insn], linked: Walk
+) -> Walk:
+    """Walk a text as the kernel writes it: mostly it is that of the file."""
+    written = context.streams.written(row, rows=raw)
+    return linked if written == raw else walk(site, written, context.callees.at)
 
 
 def _texts(
@@ -184,29 +198,24 @@ def _texts(
 
 
 def _other_padding(
-    context: _Context,
-    site: Site,
-    rows: range,
-    texts: Sequence[Text],
-    live: Sequence[bool],
+    context: _Context, number: int, site: Site, rows: range, walks: Texts
 ) -> Iterator[Finding]:
     """Judge the texts with the NOPs that the kernel writes on other CPUs."""
     for table in context.tables[1:]:
         for n, row in enumerate(rows):
             insns = context.streams.written(row, table)
             walked = walk(site, insns, context.callees.at)
-            if not live[n] or walked.state == texts[n].walk.state:
+            if not walks.live[n] or walked.state == walks.merged[n].state:
                 continue
-            text = replace(texts[n], label=f"{texts[n].label}, {table} NOPs")
-            yield from _alone(context, site, texts, n, replace(text, walk=walked))
+            for defect in judge_text(site, n, walked, context.lookup.one):
+                texts = _texts(context, number, rows, walks.merged)
+                label = f"{texts[n].label}, {table} NOPs"
+                texts[n] = replace(texts[n], label=label, walk=walked)
+                yield finding_of(context.program, site, texts, defect)
 
 
 def _unpatched(
-    context: _Context,
-    number: int,
-    site: Site,
-    texts: Sequence[Text],
-    linked: Sequence[Walk],
+    context: _Context, number: int, site: Site, rows: range, walks: Texts
 ) -> Iterator[Finding]:
     """Judge what runs before patching, and between two of its steps.
 
@@ -216,36 +225,23 @@ def _unpatched(
     """
     if context.program.relocatable:
         return
-    streams = range(len(texts) if context.era in (Era.E2, Era.E3) else 1)
-    for n in streams:
-        padding = all(i.kind is InsnKind.NOP for i in linked[n].insns.values())
-        cause = f"NOPs under {_condition(context, number)}" if padding else ""
-        label = f"{texts[n].label}, before its NOPs are merged"
-        text = Text(label, texts[n].platforms, linked[n])
-        yield from _alone(context, site, texts, n, text, Rule.UNPATCHED, cause)
+    seen = len(rows) if context.era in (Era.E2, Era.E3) else 1
+    for n in (n for n in range(seen) if walks.live[n]):
+        for defect in judge_text(site, n, walks.linked[n], context.lookup.one):
+            texts = _texts(context, number, rows, walks.merged)
+            label = f"{texts[n].label}, before its NOPs are merged"
+            texts[n] = replace(texts[n], label=label, walk=walks.linked[n])
+            found = replace(defect, rule=Rule.UNPATCHED)
+            cause = _unpatched_cause(context, number, walks.linked[n])
+            yield finding_of(context.program, site, texts, found, cause)
 
 
-def _condition(context: _Context, number: int) -> str:
-    """Name what the site's first entry asks for."""
+def _unpatched_cause(context: _Context, number: int, text: Walk) -> str:
+    """Name what NOPs wait for; a text that is more than padding has its own cause."""
+    if any(insn.kind is not InsnKind.NOP for insn in text.insns.values()):
+        return ""
     first = int(context.alternatives.site_first[number])
-    return context.variants.condition(first)
-
-
-def _alone(
-    context: _Context,
-    site: Site,
-    texts: Sequence[Text],
-    stream: int,
-    text: Text,
-    rule: Rule | None = None,
-    cause: str = "",
-) -> Iterator[Finding]:
-    """Judge ``text``, which runs in the place of stream ``stream``."""
-    shown = list(texts)
-    shown[stream] = text
-    for defect in judge_text(site, stream, text.walk, context.lookup.one):
-        found = replace(defect, rule=rule or defect.rule)
-        yield finding_of(context.program, site, shown, found, cause)
+    return f"NOPs under {context.variants.condition(first)}"
 
 
 def _merges(site: Site, walks: list[Walk], fills: list[int]) -> list[altgroup.Merge]:

@@ -8,7 +8,7 @@ from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.feature import Features
 from harness.text.patch import ORIGINAL, Era
 from harness.text.patch.choice import ALWAYS as ALWAYS
-from harness.text.patch.choice import Reach, reach
+from harness.text.patch.choice import Reach, asked, reach
 from harness.variant import Platform
 
 _EVERYWHERE = tuple(Platform)
@@ -42,11 +42,11 @@ class Variants:
         What is replaced everywhere counts for where it runs before that: an original
         during early boot, a replacement between two writes.
         """
-        reached = self._reach(site)
-        stays = tuple(p.value for p in _EVERYWHERE if entry in reached[p].stays)
+        number, reached = self._reach(site, entry)
+        stays = tuple(p.value for p in _EVERYWHERE if number in reached[p].stays)
         if stays or entry == ORIGINAL:
             return stays or tuple(p.value for p in _EVERYWHERE)
-        return tuple(p.value for p in _EVERYWHERE if entry in reached[p].passes)
+        return tuple(p.value for p in _EVERYWHERE if number in reached[p].passes)
 
     def possible(self, site: int, entry: int) -> bool:
         """Whether any kernel ever runs the stream.
@@ -57,13 +57,14 @@ class Variants:
         """
         if entry == ORIGINAL:
             return True
-        reached = self._reach(site).values()
-        stays = any(entry in each.stays for each in reached)
-        passes = any(entry in each.passes for each in reached)
+        number, reached = self._reach(site, entry)
+        stays = any(number in each.stays for each in reached.values())
+        passes = any(number in each.passes for each in reached.values())
         return stays or (passes and self.era.sequential)
 
-    def _reach(self, site: int) -> dict[Platform, Reach]:
-        return {
-            platform: reach(self.alternatives, site, platform)
-            for platform in _EVERYWHERE
-        }
+    def _reach(self, site: int, entry: int) -> tuple[int, dict[Platform, Reach]]:
+        """Return the entry's number within its site, and what each platform runs."""
+        first = int(self.alternatives.site_first[site])
+        number = entry if entry == ORIGINAL else entry - first
+        conditions = asked(self.alternatives, site)
+        return number, {p: reach(conditions, p) for p in _EVERYWHERE}

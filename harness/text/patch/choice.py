@@ -75,7 +75,7 @@ def chosen(alternatives: Alternatives, machine: Machine) -> I64:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Which streams of a site can run on a platform (entries, or ORIGINAL).
+    """Which texts of a site can run on a platform: ORIGINAL, and entries from 0 on.
 
     Attributes:
         stays: they can be what is left after patching.
@@ -87,24 +87,22 @@ class Reach:
     passes: frozenset[int]
 
 
-def reach(alternatives: Alternatives, site: int, platform: Platform) -> Reach:
-    """Try every assignment of the features that the site's entries ask for."""
+Asked = tuple[tuple[int, bool], ...]
+
+
+def asked(alternatives: Alternatives, site: int) -> Asked:
+    """Return what each entry of a site asks for: (number, whether it must be absent)."""
     first = int(alternatives.site_first[site])
     last = first + int(alternatives.site_count[site])
     negated = (alternatives.flags[first:last] & AltFlag.NOT) != 0
-    cpuid = alternatives.cpuid[first:last].tolist()
-    asked = tuple(zip(cpuid, negated.tolist(), strict=True))
-    reached = _reach(asked, platform)
-    return Reach(_rows(reached.stays, first), _rows(reached.passes, first))
-
-
-def _rows(numbers: frozenset[int], first: int) -> frozenset[int]:
-    return frozenset(n if n == ORIGINAL else first + n for n in numbers)
+    return tuple(
+        zip(alternatives.cpuid[first:last].tolist(), negated.tolist(), strict=True)
+    )
 
 
 @functools.cache
-def _reach(asked: tuple[tuple[int, bool], ...], platform: Platform) -> Reach:
-    """Answer for entries that ask for (number, negated) each; they count from 0."""
+def reach(asked: Asked, platform: Platform) -> Reach:
+    """Try every assignment of the features that a site's entries ask for."""
     fixed = decided(platform)
     free = sorted({number for number, _ in asked} - fixed.keys())
     stays, matching = set(), set()

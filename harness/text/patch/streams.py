@@ -6,6 +6,7 @@ are as linked here; :meth:`Streams.written` gives them as the kernel writes them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,12 +64,21 @@ class Streams:
         first, last = int(self.first[stream]), int(self.first[stream + 1])
         return [self.insns.at(row) for row in range(first, last)]
 
-    def written(self, stream: int, table: NopTable = NopTable.P6) -> list[Insn]:
-        """Return the instructions of one stream as the kernel writes them."""
+    def written(
+        self,
+        stream: int,
+        table: NopTable = NopTable.P6,
+        rows: Sequence[Insn] | None = None,
+    ) -> list[Insn]:
+        """Return the instructions of one stream as the kernel writes them.
+
+        ``rows`` are those of :meth:`rows`, if they are at hand.
+        """
         padding = Padding(
             int(self.fill[stream]), int(self.padlen[stream]), int(self.length[stream])
         )
-        return as_written(self.rows(stream), self.era, padding, table)
+        linked = self.rows(stream) if rows is None else rows
+        return as_written(linked, self.era, padding, table)
 
     def text(self, stream: int, table: NopTable = NopTable.P6) -> bytes:
         """Return the bytes of one stream as the kernel writes them.

@@ -12,6 +12,7 @@ from harness.text.patch.choice import (
     PVUNLOCK,
     VCPUPREEMPT,
     Machine,
+    asked,
     chosen,
     decided,
     reach,
@@ -69,7 +70,7 @@ def test_reach_is_what_some_machine_chooses(
 ) -> None:
     """What stays on any CPU is in reach; what passes only is chosen by none."""
     alternatives = alternatives_of(*conditions)
-    reached = reach(alternatives, 0, platform)
+    reached = reach(asked(alternatives, 0), platform)
     bits = {9: data.draw(st.booleans()), SMAP: data.draw(st.booleans())}
     for bit in (PVUNLOCK, VCPUPREEMPT):
         if bit not in decided(platform):

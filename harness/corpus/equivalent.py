@@ -21,7 +21,7 @@ from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, U64, Insn, InsnKind, Insns
 from harness.text.patch import Streams
 from harness.verify.columns import Columns
-from harness.verify.transfer import is_defined, moves_sp, step
+from harness.verify.transfer import UNDEFINED, is_defined, moves_sp, step
 
 _FILL = (InsnKind.NOP, InsnKind.TRAP)
 
@@ -38,9 +38,9 @@ class Clean:
         return asked(self.columns)
 
     @functools.cached_property
-    def dead_fill(self) -> npt.NDArray[np.bool_]:
-        """bool[insns], see :func:`dead_fill`."""
-        return dead_fill(self.columns)
+    def dead(self) -> npt.NDArray[np.bool_]:
+        """bool[insns], see :func:`dead`."""
+        return dead(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +120,35 @@ def _unreachable(base: Clean, change: Change) -> bool:
     if _is_ordered(clean) != _is_ordered(mutant):
         return False
     rows = clean.insns.index(_differing(base, mutant))
-    return bool((rows >= 0).all() and base.dead_fill[rows].all())
+    return bool((rows >= 0).all() and base.dead[rows].all())
 
 
-def dead_fill(columns: Columns) -> npt.NDArray[np.bool_]:
-    """Tell which instructions are fill that no control reaches: bool[insns].
+def dead(columns: Columns) -> npt.NDArray[np.bool_]:
+    """Tell which instructions no control reaches: bool[insns].
 
-    NOPs and int3 behind an instruction that does not fall through, at which nothing
-    points: no branch, no symbol, no side table. What follows the NOPs must be
-    pointed at, or else a pointer that we do not see may lead here. An int3 behind a
-    call says that the call does not return.
+    Of what lies behind an instruction that does not fall through, and at which
+    nothing points (no branch, no symbol, no side table):
+
+    * int3, behind a call too: it says that the call does not return;
+    * NOPs, if something points at what follows them: they align it;
+    * what has no state in the clean table, behind a call too: the clean table says
+      that the call does not return, and the clean kernel has been validated.
     """
     insns = columns.insns
     pointed = _pointed(columns)
-    dead = np.isin(insns.kind, _FILL) & ~pointed
     trap = insns.kind == InsnKind.TRAP
+    silent = columns.state == UNDEFINED
+    may = (np.isin(insns.kind, _FILL) | silent) & ~pointed
     adjacent = np.zeros(len(insns), bool)  # to the one before
     adjacent[1:] = insns.end[:-1] == insns.address[1:]
     falls = np.array([kind.falls_through for kind in InsnKind])
     before = np.roll(insns.kind, 1)
     call = np.isin(before, (InsnKind.CALL, InsnKind.CALL_INDIRECT))
-    starts = dead & (~(falls[before] & adjacent) | (call & trap))
+    starts = may & (~(falls[before] & adjacent) | (call & (trap | silent)))
     follows = np.roll(pointed | ~adjacent, -1)
-    reached = _runs(starts, dead)
-    ends = _runs((dead & follows)[::-1], dead[::-1])[::-1]
-    return np.asarray(reached & (ends | trap))
+    reached = _runs(starts, may)
+    ends = _runs((may & follows)[::-1], may[::-1])[::-1]
+    return np.asarray(reached & (ends | trap | silent))
 
 
 def _pointed(columns: Columns) -> npt.NDArray[np.bool_]:
@@ -386,7 +390,7 @@ RULES = (
     ),
     Rule(
         "unreachable",
-        "the tables differ only at fill that no control reaches",
+        "the tables differ only where no control comes",
         _ANY,
         _unreachable,
     ),

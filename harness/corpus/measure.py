@@ -11,14 +11,14 @@ import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import baseline
 from harness.corpus.classes import CLASSES, Zone, candidates
 from harness.corpus.equivalent import Clean, places, proof
-from harness.corpus.mutant import Change, draw
+from harness.corpus.mutant import Change, Kind, draw
 from harness.corpus.rewrite import Edit, apply
 from harness.elf.feature import Features, image_features
 from harness.elf.program import load
@@ -28,6 +28,7 @@ from harness.progress import Progress
 from harness.text.insn import I64
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
+from harness.verify.verdict import Exports, Verdict
 
 CHUNK = 24  # mutants that a process is handed at once, and validates together
 UNREADABLE = "format"  # the rule of a mutant that nobody can read any more
@@ -80,13 +81,22 @@ class Subject:
     """A clean program that mutants are made of, and what is found in it."""
 
     clean: Clean
-    findings: tuple[Finding, ...]
+    exports: tuple[Exports, ...] = ()
     rows: dict[tuple[str, Zone], I64] = field(default_factory=dict)
 
     @property
     def columns(self) -> Columns:
         """The clean program."""
         return self.clean.columns
+
+    def validate(self, columns: Columns) -> Verdict:
+        """Validate the program or a mutant of it, a module beside its kernel."""
+        return check_columns(columns).answered(self.exports)
+
+    @functools.cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is found in the clean program."""
+        return self.validate(self.columns).findings
 
     @functools.cached_property
     def keys(self) -> frozenset[str]:
@@ -108,15 +118,22 @@ def read_subjects(paths: Sequence[Path]) -> list[Subject]:
     """
     subjects: list[Subject] = []
     features: Features | None = None
+    exports: tuple[Exports, ...] = ()
     for path in paths:
         program = load(path)
         features = features or image_features(program)
         if (columns := read_columns(program, features)) is not None:
-            verdict = check_columns(columns)
-            subjects.append(Subject(Clean(columns), verdict.findings))
+            subjects.append(Subject(Clean(columns), exports))
+            exports = exports or _exports(columns)
         elif not subjects:
             raise UserError(f"{path} carries no ORC: there is nothing to spoil")
     return subjects
+
+
+def _exports(kernel: Columns) -> tuple[Exports, ...]:
+    """Return what the kernel offers to its modules."""
+    offered = check_columns(replace(kernel, offers=True)).exports
+    return () if offered is None else (offered,)
 
 
 def new_findings(subjects: Iterable[Subject]) -> list[Finding]:
@@ -176,7 +193,7 @@ def _try_together(
     if len(pool) < 2:
         return {}
     try:
-        findings = check_columns(apply(subject.columns, edits)).findings
+        findings = subject.validate(apply(subject.columns, edits)).findings
     except Exception:  # noqa: BLE001 - alone each will tell what it died of
         return {}
     rules: dict[Wanted, set[str]] = {}
@@ -196,16 +213,30 @@ def _functions(subject: Subject, change: Change) -> set[str]:
 def _try_alone(subject: Subject, wanted: Wanted, change: Change) -> Outcome:
     place = _place(subject, change)
     try:
-        findings = check_columns(change.columns).findings
+        verdict = subject.validate(change.columns)
     except FormatError:
         return Outcome(wanted, place, change.what, (UNREADABLE,))
     except Exception as exc:  # noqa: BLE001 - whatever it dies of, the mutant is missed
         error = f"{type(exc).__name__}: {exc}"
         return Outcome(wanted, place, change.what, error=error)
-    rules = tuple(sorted({f.rule for f in findings if f.key not in subject.keys}))
-    kind = CLASSES[wanted.name].kind
-    proved = "" if rules else proof(subject.clean, change, kind)
+    rules = tuple(
+        sorted({f.rule for f in verdict.findings if f.key not in subject.keys})
+    )
+    proved = "" if rules else _proof(subject, wanted, change, verdict)
     return Outcome(wanted, place, change.what, rules, proved)
+
+
+def _proof(subject: Subject, wanted: Wanted, change: Change, verdict: Verdict) -> str:
+    kind = CLASSES[wanted.name].kind
+    before = {_exactly(finding) for finding in subject.findings}
+    after = {_exactly(finding) for finding in verdict.findings}
+    repaired = kind is Kind.STATE and after < before
+    return proof(subject.clean, change, kind) or ("repaired" if repaired else "")
+
+
+def _exactly(finding: Finding) -> tuple[str, str, str, str]:
+    place = f"{finding.location} {finding.variant}"
+    return (finding.rule, place, finding.declared, finding.actual)
 
 
 def _subject(subjects: Sequence[Subject], wanted: Wanted) -> Subject:

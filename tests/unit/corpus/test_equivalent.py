@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.corpus.equivalent import RULES, Clean, dead_fill, proof
+from harness.corpus.equivalent import RULES, Clean, dead, proof
 from harness.corpus.mutant import Change, Kind
 from harness.corpus.rewrite import Poke, Rows
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
@@ -85,21 +85,37 @@ def test_code_behind_a_jump_is_no_fill() -> None:
     """NOPs whose next instruction nothing names may be where a pointer leads."""
     clean = read("c3 90 31c0 c3", [(0, call(8))])
 
-    assert dead_fill(clean).tolist() == [False] * 4
+    assert dead(clean).tolist() == [False] * 4
 
 
 def test_fill_before_a_branch_target() -> None:
     """NOPs between a return and a place that somebody jumps to align it."""
     clean = read("7402 c3 90 31c0 c3", [(0, call(8))])
 
-    assert dead_fill(clean).tolist() == [False, False, True, False, False]
+    assert dead(clean).tolist() == [False, False, True, False, False]
 
 
 def test_fill_that_a_branch_reaches() -> None:
     """A NOP that is jumped to is code."""
     clean = read("7401 c3 90 31c0 c3", [(0, call(8))])
 
-    assert not dead_fill(clean).any()
+    assert not dead(clean).any()
+
+
+def test_what_lies_behind_a_call_that_does_not_return() -> None:
+    """The clean table has no state there, so nobody comes there."""
+    clean = read("e8fbffffff 5b c3", [(0, call(8)), (5, UND)])
+    rows = [(0, EIGHT), (6, EIGHT), (7, NONE)]
+
+    assert proved(clean, table_change(clean, rows)) == "unreachable"
+
+
+def test_what_lies_behind_a_call_that_returns() -> None:
+    """A state there is needed."""
+    clean = read("e8fbffffff 5b c3", [(0, call(16)), (6, call(8))])
+    rows = [(0, SIXTEEN), (5, NONE), (6, EIGHT), (7, NONE)]
+
+    assert proved(clean, table_change(clean, rows)) == ""
 
 
 def test_code_of_which_nothing_is_claimed() -> None:

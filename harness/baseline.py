@@ -38,6 +38,7 @@ class Known:
         link: where it is discussed or fixed.
         affected: the kernels that have it.
         expires: the last day on which it is known.
+        also: further keys of the same cause.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Known:
     link: str
     affected: str
     expires: datetime.date
+    also: tuple[str, ...] = ()
 
     def covers(self, finding: Finding, today: datetime.date) -> bool:
         """Tell whether ``finding`` is this one, and is so still ``today``."""
@@ -53,7 +55,8 @@ class Known:
 
     def names(self, key: str) -> bool:
         """Tell whether this is about ``key``, expired or not."""
-        return fnmatch.fnmatchcase(key, self.key.replace("[", "[[]"))
+        patterns = (one.replace("[", "[[]") for one in (self.key, *self.also))
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def own_directories(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
@@ -153,7 +156,10 @@ def _known(entry: Mapping[str, object]) -> Known:
             "expires": datetime.date() as expires,
         }:
             texts = tuple(map(str, evidence))
-            return Known(key, reason, texts, link, affected, expires)
+            match entry.get("also", []):
+                case [*others]:
+                    also = tuple(map(str, others))
+                    return Known(key, reason, texts, link, affected, expires, also)
     kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in entry.items())
     raise ValueError(f"it has {kinds or 'nothing'}")
 

@@ -10,6 +10,7 @@ from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
 from harness.finding import number
+from harness.verify.blind import check_blind
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.condition import check_conditions
 from harness.verify.dwarf import check_dwarf
@@ -94,6 +95,7 @@ CHECKS: tuple[Callable[[Columns], Part], ...] = (
     check_replacements,
     check_conditions,
     check_patch_sites,
+    check_blind,
     check_paravirt,
     check_views,
     check_dwarf,

@@ -9,6 +9,8 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features
@@ -19,6 +21,7 @@ from harness.text.decode import decode_program
 from harness.text.insn import I64, Insns
 from harness.text.patch import Streams, build_streams
 from harness.verify.lookup import Lookup, lookup_of
+from harness.verify.pattern import Patterns, patterns_of
 from harness.verify.verdict import Exports, Reliance
 
 
@@ -49,6 +52,18 @@ class Columns:
     def state(self) -> I64:
         """i64[insns], the table's state at each instruction."""
         return self.lookup.along(self.insns.address)
+
+    @functools.cached_property
+    def branches(self) -> I64:
+        """Rows of ``insns`` that are direct branches."""
+        return np.flatnonzero(self.insns.target)
+
+    @functools.cached_property
+    def patterns(self) -> Patterns | None:
+        """The texts of alternatives without operands; None if there are none."""
+        if self.alternatives is None or self.streams is None:
+            return None
+        return patterns_of(self.program, self.alternatives, self.streams)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from harness.text.insn import I64, InsnKind
 from harness.text.operation import of_code
 from harness.text.patch import ORIGINAL
 from harness.verify.columns import Columns, Part
-from harness.verify.pattern import Patterns, patterns_of
+from harness.verify.pattern import Patterns
 from harness.verify.window import excerpt
 
 RULE = "alternative/condition"
@@ -74,10 +74,9 @@ def check_conditions(columns: Columns) -> Part:
 
     Counts: the entries for which something does.
     """
-    alternatives, streams = columns.alternatives, columns.streams
-    if alternatives is None or streams is None:
+    alternatives, patterns = columns.alternatives, columns.patterns
+    if alternatives is None or patterns is None:
         return Part()
-    patterns = patterns_of(columns.program, alternatives, streams)
     witnessed = np.zeros(len(alternatives), bool)
     doubts: dict[int, _Doubt] = {}
     for doubt in (

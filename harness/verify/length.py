@@ -18,7 +18,7 @@ from harness.finding import Finding
 from harness.text.insn import I64, U64, InsnKind
 from harness.text.patch import ORIGINAL, Streams
 from harness.verify.columns import Columns, Part
-from harness.verify.pattern import Patterns, mixed, patterns_of, prefixes
+from harness.verify.pattern import Patterns, mixed, prefixes
 from harness.verify.window import excerpt
 
 RULE = "alternative/length"
@@ -36,14 +36,15 @@ class _Wrong:
 def check_lengths(columns: Columns) -> Part:
     """Check the two lengths of every entry against the texts and each other."""
     alternatives, streams = columns.alternatives, columns.streams
-    if alternatives is None or streams is None:
+    patterns = columns.patterns
+    if alternatives is None or streams is None or patterns is None:
         return Part()
     wrong: dict[int, _Wrong] = {}
     for one in (
         *_by_entry(alternatives),
         *_by_nesting(alternatives),
         *_by_text(alternatives, streams),
-        *_by_peers(columns, alternatives, streams),
+        *_by_peers(alternatives, patterns),
     ):
         wrong.setdefault(one.site, one)
     return Part(
@@ -120,15 +121,12 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
         yield _Wrong(at, f"a call through memory has {_CALL_MEMORY} bytes, not {size}")
 
 
-def _by_peers(
-    columns: Columns, alternatives: Alternatives, streams: Streams
-) -> Iterator[_Wrong]:
+def _by_peers(alternatives: Alternatives, patterns: Patterns) -> Iterator[_Wrong]:
     """Sites whose original is that of their like and something more, or less.
 
     Like are sites with the same replacements on the same conditions. The fewer of
     two kinds are the wrong ones.
     """
-    patterns = patterns_of(columns.program, alternatives, streams)
     like = _like(alternatives, patterns)
     whole = like ^ patterns.original
     kinds, kind, count = np.unique(whole, return_inverse=True, return_counts=True)

@@ -18,8 +18,8 @@ from harness.elf.orc import OrcType
 from harness.elf.sites import SiteTable, parse_sites
 from harness.finding import Finding
 from harness.text.insn import I64, U8, U64, InsnKind
+from harness.verify.blind import functions, holding
 from harness.verify.columns import Columns, Part
-from harness.verify.transfer import is_defined
 from harness.verify.window import excerpt
 
 Mask = npt.NDArray[np.bool_]
@@ -44,7 +44,7 @@ _KINDS = {
     SiteTable.STATIC_CALL_SITES: _BRANCHES,
     SiteTable.CALL_SITES: (InsnKind.CALL,),
     SiteTable.IBT_ENDBR_SEAL: (InsnKind.ENDBR,),
-    SiteTable.SMP_LOCKS: (InsnKind.OTHER,),
+    SiteTable.SMP_LOCKS: (InsnKind.OTHER, InsnKind.FRAME, InsnKind.STACK),
 }
 _TO_BRANCHES = (
     SiteTable.RETURN_SITES,
@@ -148,7 +148,7 @@ def _read(columns: Columns) -> _Code:
     insns, program = columns.insns, columns.program
     found = {table: parse_sites(program, table) for table in _KINDS}
     there = {table: sites for table, sites in found.items() if sites is not None}
-    rows = np.flatnonzero(insns.target) if there else np.zeros(0, np.int64)
+    rows = columns.branches
     branches = _Places(insns.address[rows], insns.kind[rows], insns.target[rows])
     lists = {}
     for table, sites in there.items():
@@ -249,11 +249,23 @@ def _missing(
     unused = np.isin(section, code.texts) & ~_covered(code, table, section)
     if unused.any():
         notes.append(f".{table}: {int(unused.sum())} in replacements are not listed")
-    for row in at[~unused].tolist():
+    for row in _seen(code, table, at[~unused], notes).tolist():
         place = code.columns.program.location(int(branches.target[row]))
         message = f"the branch to {place} is not in .{table}"
         address = int(branches.address[row])
         yield _finding(code.columns, address, Rule.MISSING, message)
+
+
+def _seen(code: _Code, table: SiteTable, rows: I64, notes: list[str]) -> I64:
+    """Leave out what lies in functions without a state: those are findings (blind)."""
+    columns = code.columns
+    address = code.branches.address[rows]
+    blind = columns.lookup.at(address) >> 40 & 15 == OrcType.UNDEFINED
+    blind &= holding(*functions(columns.program), address) >= 0
+    if blind.any():
+        many = int(blind.sum())
+        notes.append(f".{table}: {many} in functions without ORC are not listed")
+    return np.asarray(rows[~blind])
 
 
 def _covered(code: _Code, table: SiteTable, section: I64) -> Mask:
@@ -359,12 +371,9 @@ def _drops_return(code: _Code, function: int) -> bool:
 
 
 def _finding(columns: Columns, address: int, rule: Rule, message: str) -> Finding:
-    where = columns.program.location(address)
-    unseen = not is_defined(columns.lookup.one(address))
     return Finding(
         rule.value,
-        where,
+        columns.program.location(address),
         message,
-        cause=f"{where.symbol} has no ORC" if unseen and rule is Rule.MISSING else "",
         window=excerpt(columns.program, columns.insns, address),
     )

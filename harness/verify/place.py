@@ -22,13 +22,11 @@ def check_places(columns: Columns) -> Part:
     """Report sites that start inside an instruction, overlap, or are jumped into."""
     if columns.alternatives is None:
         return Part()
-    found = _places(columns.program, columns.alternatives, columns.insns)
-    return Part(tuple(found))
+    return Part(tuple(_places(columns, columns.alternatives)))
 
 
-def _places(
-    program: Program, alternatives: Alternatives, insns: Insns
-) -> Iterator[Finding]:
+def _places(columns: Columns, alternatives: Alternatives) -> Iterator[Finding]:
+    program, insns = columns.program, columns.insns
     order = np.argsort(alternatives.site_address, kind="stable")
     start = alternatives.site_address[order]
     end = start + alternatives.site_length[order].astype(np.uint64)
@@ -50,7 +48,7 @@ def _places(
             Rule.OVERLAP,
             f"the site lies partly in the one at {before}: one overwrites the other",
         )
-    rows = np.flatnonzero(insns.target)
+    rows = columns.branches
     target = insns.target[rows]
     if not len(start):
         return

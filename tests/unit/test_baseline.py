@@ -134,3 +134,14 @@ def test_the_shipped_baseline() -> None:
     assert len(known) <= 12
     assert all(entry.evidence and entry.link for entry in known)
     assert all(entry.expires.year <= 2028 for entry in known)
+
+
+def test_one_cause_may_have_several_keys(tmp_path: Path) -> None:
+    """What is wrong for one reason in several places is one entry."""
+    (known,) = write(tmp_path, ENTRY + 'also = ["a/b:callee h*", "a/c:x"]\n')
+
+    assert known.names("a/b:callee g")
+    assert known.names("a/b:callee h1")
+    assert not known.names("a/b:callee i")
+    with pytest.raises(FormatError, match="also: str"):
+        write(tmp_path, ENTRY + 'also = "a/b:callee h"\n')

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from harness.elf.feature import Features
-from harness.verify import condition, judge, length, patch_site, replacement, table
+from harness.verify import (
+    blind,
+    condition,
+    judge,
+    length,
+    patch_site,
+    replacement,
+    table,
+)
 from harness.verify.check import check, check_columns
 from harness.verify.columns import read_columns
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, call
@@ -87,8 +95,8 @@ def test_every_rule_is_documented() -> None:
     """docs/findings.md has one section per rule, and none for a rule that is gone."""
     text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
     sections = set(
-        re.findall(r"^## `((?:alternative|table|patch-site)/[^`]+)`", text, re.M)
+        re.findall(r"^## `((?:alternative|table|patch-site|blind)/[^`]+)`", text, re.M)
     )
     rules = {rule.value for rule in (*judge.Rule, *table.Rule, *patch_site.Rule)}
-    rules |= {length.RULE, replacement.RULE, condition.RULE}
+    rules |= {length.RULE, replacement.RULE, condition.RULE, blind.RULE}
     assert sections == rules

@@ -1,0 +1,141 @@
+"""Blind: functions of which the table says nothing.
+
+Where the state is undefined an unwind stops, and no rule has anything to compare: a
+table that loses a whole function is consistent. So each function without a state is
+reported, and those that are meant to have none live in the reviewed baseline: it is the
+ratchet. An object before the link explains them itself (STACK_FRAME_NON_STANDARD).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.orc import OrcType
+from harness.elf.program import Program
+from harness.finding import Finding
+from harness.text.insn import I64, U64, InsnKind
+from harness.verify.columns import Columns, Part
+from harness.verify.lookup import Lookup
+from harness.verify.window import excerpt
+
+RULE = "blind/function"
+
+_PADDING = (InsnKind.NOP, InsnKind.TRAP, InsnKind.UD, InsnKind.ENDBR)
+_NON_STANDARD = ".discard.func_stack_frame_non_standard"
+
+
+def check_blind(columns: Columns) -> Part:
+    """Report the functions most of whose instructions have no state.
+
+    Counts: functions with a size, and of them those without a state, explained ones
+    included. Notes: fragments of dropped weak functions.
+    """
+    start, end = functions(columns.program)
+    if not len(start):
+        return Part()
+    unknown = _undefined(columns.lookup, end) - _undefined(columns.lookup, start)
+    often = np.flatnonzero(unknown * 2 > (end - start).astype(np.int64))
+    blind = [
+        (int(start[at]), int(end[at]))
+        for at in often.tolist()
+        if _mostly_unknown(columns, int(start[at]), int(end[at]))
+    ]
+    dropped = _dropped(columns, blind) if blind else set()
+    meant = _explained(columns.program)
+    findings = tuple(
+        _finding(columns, first, last)
+        for first, last in blind
+        if first not in meant and first not in dropped
+    )
+    counts = {"functions": len(start), "blind functions": len(blind) - len(dropped)}
+    notes = [f"{len(dropped)} fragments of dropped weak functions"] if dropped else []
+    return Part(findings, counts, tuple(notes))
+
+
+def functions(program: Program) -> tuple[U64, U64]:
+    """Return where each function that tells its size begins and ends, by address."""
+    return _sized(program, program.symbols.functions)
+
+
+def _named(program: Program) -> tuple[U64, U64]:
+    return _sized(program, program.symbols.section >= 0)
+
+
+def _sized(program: Program, wanted: npt.NDArray[np.bool_]) -> tuple[U64, U64]:
+    symbols = program.symbols
+    rows = np.flatnonzero(wanted & (symbols.size > 0))
+    rows = rows[program.in_code(symbols.address[rows])]
+    start, first = np.unique(symbols.address[rows], return_index=True)
+    return start, start + symbols.size[rows[first]]
+
+
+def _undefined(lookup: Lookup, address: U64) -> I64:
+    """Return how many bytes from the table's start to each address have no state."""
+    holes = lookup.state >> 40 & 15 == OrcType.UNDEFINED
+    size = np.diff(lookup.ip, append=lookup.ip[-1:]).astype(np.int64) * holes
+    before = np.cumsum(size) - size
+    row = np.searchsorted(lookup.ip, address, side="right") - 1
+    within = (address - lookup.ip[row]).astype(np.int64) * holes[row]
+    outside = row < 0
+    return np.asarray(np.where(outside, 0, before[row] + within))
+
+
+def _mostly_unknown(columns: Columns, start: int, end: int) -> bool:
+    """Whether most of a function's instructions that do anything have no state."""
+    first, last = np.searchsorted(
+        columns.insns.address, np.array([start, end], np.uint64)
+    ).tolist()
+    real = ~np.isin(columns.insns.kind[first:last], _PADDING)
+    states = columns.lookup.at(columns.insns.address[first:last][real])
+    unknown = int((states >> 40 & 15 == OrcType.UNDEFINED).sum())
+    return unknown * 2 > len(states)
+
+
+def _dropped(columns: Columns, blind: list[tuple[int, int]]) -> set[int]:
+    """Return those that are what is left of a function: only lost code goes there.
+
+    The linker drops the symbol of a weak function that another object overrides, and
+    leaves its code without a state; its cold part is a function of its own.
+    """
+    program, insns = columns.program, columns.insns
+    first, last = (np.array(side, np.uint64) for side in zip(*blind, strict=True))
+    target = insns.target[columns.branches]
+    at = holding(first, last, target)
+    at[at == holding(first, last, insns.address[columns.branches])] = -1
+    rows = np.flatnonzero(at >= 0)
+    source = insns.address[columns.branches[rows]]
+    lost = holding(*_named(program), source) < 0
+    lost &= columns.lookup.at(source) >> 40 & 15 == OrcType.UNDEFINED
+    if columns.alternatives is not None:  # a replacement runs elsewhere
+        used = columns.alternatives.replacementlen > 0
+        texts = program.sections_at(columns.alternatives.replacement[used])
+        lost &= ~np.isin(program.sections_at(source), np.unique(texts))
+    entered = np.bincount(at[rows], minlength=len(blind))
+    from_lost = np.bincount(at[rows[lost]], minlength=len(blind))
+    return set(first[(entered > 0) & (entered == from_lost)].tolist())
+
+
+def holding(start: U64, end: U64, addresses: U64) -> I64:
+    """Return which of the ranges, by address, each of ``addresses`` lies in, else -1."""
+    at = np.searchsorted(start, addresses, side="right") - 1
+    return np.where((at >= 0) & (addresses < end[at]), at, -1)
+
+
+def _explained(program: Program) -> frozenset[int]:
+    """The functions that the source says have no standard frame."""
+    section = program.section(_NON_STANDARD)
+    if section is None:
+        return frozenset()
+    whole = section.data[: len(section.data) & ~7]
+    return frozenset(np.ascontiguousarray(whole).view("<u8").tolist())
+
+
+def _finding(columns: Columns, start: int, end: int) -> Finding:
+    return Finding(
+        RULE,
+        columns.program.location(start),
+        f"the table says nothing of its {end - start} bytes: an unwind stops there",
+        declared="(und)",
+        window=excerpt(columns.program, columns.insns, start),
+    )

@@ -57,10 +57,13 @@ def shape(
 
 
 def _saved(frame: Frame, state: int) -> bool:
-    """Whether registers lie where a return address was, the interrupt's words above."""
+    """Whether registers lie where a return address was.
+
+    Above it are orig_ax and then the interrupt's words.
+    """
     found = place(frame, state)
     above = None if found is None else distance(found, FRAME)
-    return above is not None and above >= 0 and frame.slots.get(FRAME - WORD) != RETURN
+    return above == WORD and frame.slots.get(FRAME - WORD) != RETURN
 
 
 def _made(frame: Frame) -> bool:
@@ -78,11 +81,19 @@ def _made(frame: Frame) -> bool:
     return k == 0 or top is None or not meant(top)
 
 
-def contradicts(frame: Frame, state: int) -> bool:
-    """Whether what was pushed without a frame is certainly not what ``state`` claims."""
+def contradicts(frame: Frame, state: int, entered: int | None) -> bool:
+    """Whether what is known without a frame is certainly not what ``state`` claims.
+
+    ``entered`` is where %rsp was when control came without a jump, else None: a
+    frame that was there from the start is none that the code has built.
+    """
     found = place(frame, state)
-    if found is None or entry_of(state).type != OrcType.REGS:
+    if found is None:
         return False
+    kind = entry_of(state).type
+    if kind != OrcType.REGS:
+        back = (WORD,) if kind == OrcType.CALL else (0, WORD)  # or an error code
+        return entered is not None and found - entered in back
     start = found - IRET_OFFSET
     saved = frame.slots.get(start + PT_REGS[BP], initial(BP))
     return saved != initial(BP) or foreign(frame, start)

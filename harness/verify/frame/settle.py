@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.text.insn import I64, U8
+from harness.text.insn import I64, U8, InsnKind
 from harness.verify.callee import Callees
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
 from harness.verify.frame.body import Bodies, bodies_of
@@ -74,7 +74,8 @@ def settle(
     callees = Callees(scope.columns.program, insns, scope.columns.lookup)
     walker = Walker(bodies, routes, callees)
     wanted = _wanted(scope, doubtful)
-    for row in _roots(scope, bodies, wanted):
+    begins = _begins(scope, bodies)
+    for row in (*_roots(scope, bodies, [*begins, *wanted]), *begins):
         if row not in walker.walked.executed:
             walker.walk(row, _start(bodies, row))
     for row in wanted:
@@ -94,6 +95,23 @@ def _wanted(scope: Scope, doubtful: Edges) -> list[int]:
     source = np.where(doubtful.source == NO_ROW, target, doubtful.source)
     rows: list[int] = np.unique(source[source >= 0]).tolist()
     return rows
+
+
+def _begins(scope: Scope, bodies: Bodies) -> list[int]:
+    """Return where code begins that runs without a state into a defined one."""
+    insns = scope.columns.insns
+    padding = np.isin(insns.kind, (InsnKind.NOP, InsnKind.TRAP))
+    blind = ~scope.defined & scope.falls & ~scope.inside & ~padding
+    into = np.append(scope.defined[1:] & (insns.address[1:] == insns.end[:-1]), False)
+    rows = set[int]()
+    for row in np.flatnonzero(blind & into).tolist():
+        first = bodies.of(row).first
+        if row + 1 == bodies.of(row + 1).first:
+            continue  # what lies in front of a function
+        while row > first and scope.falls[row - 1]:
+            row -= 1
+        rows.add(row)
+    return sorted(rows)
 
 
 def _roots(scope: Scope, bodies: Bodies, rows: Iterable[int]) -> list[int]:

@@ -96,10 +96,12 @@ class Walker:
     walked: Walked = field(default_factory=Walked)
     _seen: dict[int, Frame] = field(default_factory=dict)
     _todo: list[int] = field(default_factory=list)
+    _entered: int | None = None
 
     def walk(self, row: int, frame: Frame) -> None:
         """Follow all paths from ``row``, where ``frame`` holds."""
         self._seen = {}
+        self._entered = frame.get(SP)
         self._join(row, frame)
         while self._todo:
             at = self._todo.pop()
@@ -226,7 +228,8 @@ class Walker:
         if answer is Answer.HOLDS or (entered and not _leaves(frame)):
             return None if entered else frame
         told = self._deny(source, row, frame, answer)
-        return None if entered else told
+        jumped = row != source + 1 and (source, row) in self.walked.refused
+        return None if entered or jumped else told
 
     def _without(self, source: int, row: int, frame: Frame) -> Frame | None:
         """Control comes to where the table has no state."""
@@ -239,7 +242,8 @@ class Walker:
             self.walked.assumed[source, row] = Assumption.WITHOUT
             return None
         state = self.bodies.state(row)
-        if self._loaded(source, frame) == SP:
+        by_hand = frame.anchor is Anchor.CALL or self.bodies.loaded(source) == SP
+        if by_hand and self._loaded(source, frame) == SP:
             self.walked.assumed[source, row] = Assumption.LOADED
             return switched(frame, state, self.bodies.address(row))
         self._refuse(source, row, state, Answer.UNTOLD, frame)
@@ -261,7 +265,8 @@ class Walker:
 
     def _find(self, source: int, row: int, frame: Frame, state: int) -> Frame:
         """The table tells of a frame for the first time."""
-        if contradicts(frame, state):
+        entered = self._entered if row == source + 1 else None
+        if contradicts(frame, state, entered):
             self._refuse(source, row, state, Answer.ELSEWHERE, frame)
         self.walked.assumed[source, row] = Assumption.FOUND
         return taken(frame, state, self.bodies.address(row))

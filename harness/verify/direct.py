@@ -139,6 +139,9 @@ def _return_addresses(scope: Scope, ledger: Ledger) -> None:
     odd = insns.covering(ip[insns.index(ip) < 0])
     odd = np.unique(odd[odd >= 0])
     odd = odd[live[odd]]
+    direct = insns.target[odd] != 0
+    direct[direct] = pushes_and_jumps(scope, odd[direct])
+    odd = odd[~direct]  # their return address is no frame's
     last = scope.at(insns.end[odd] - np.uint64(1))
     wrong = last != scope.state[odd]
     ledger.counts[EdgeKind.RETURN_ADDRESS] += int(live.sum()) - len(odd)

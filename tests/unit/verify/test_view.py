@@ -156,3 +156,14 @@ def test_every_rule_is_documented() -> None:
     """docs/findings.md has a section for each."""
     text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
     assert all(f"## `{rule.value}`" in text for rule in Rule)
+
+
+def test_nobody_returns_to_a_call_that_stuffs() -> None:
+    """In a view it is plain code, and its return address still is no frame's."""
+    original = bytes.fromhex("50" + "0f1f4000" + "90" + "0f1f00" + "58" + "90")
+    stuffing = Replacement(bytes.fromhex("e801000000cc" + "4883c408"))
+    inside = [(1, call(16)), (10, call(8))]
+    columns = columns_of(a_site(original, [stuffing], inside))
+    machine = Machine(Platform.NATIVE, others=True)
+    assert verify_view(columns, machine).counts["view of native, sites"] == 1
+    assert verify_view(columns, machine).findings == ()

@@ -186,19 +186,18 @@ def view_columns(columns: Columns, view: View) -> Columns:
 def verify_view(columns: Columns, machine: Machine) -> Part:
     """Build the text that ``machine`` runs, and check every edge of it.
 
-    Findings that the linked program has too are left out, and those at a site of which
-    the checks of sites have something to say: they name the text.
+    An edge between two instructions outside of sites is the linked program's and is
+    judged there, whether this machine ever comes there or not; what is left out besides
+    is what the checks of sites have to say, which name the text.
     """
     patcher = patcher_of(columns.program, columns.alternatives, columns.streams)
     view = patcher.view(machine)
-    linked = check_flow(columns).findings
     sites = [*check_sites(columns).findings, *check_paravirt(columns).findings]
-    known = {finding.key for finding in linked}
-    told = {_site(view, finding) for finding in sites} - {OUTSIDE}
+    told = {OUTSIDE, *(_site(view, finding) for finding in sites)}
     findings = [
         replace(finding, platforms=(machine.platform.value,))
         for finding in check_flow(view_columns(columns, view)).findings
-        if finding.key not in known and _site(view, finding) not in told
+        if _site(view, finding) not in told
     ]
     name = f"view of {machine.platform}"
     counts = {f"{name}, sites": view.sites, f"{name}, bytes": view.changed}

@@ -34,7 +34,7 @@ def test_the_build_was_quiet(kernel: Kernel) -> None:
 
 
 @pytest.mark.static
-@pytest.mark.parametrize("rules", ["alternative", "table"])
+@pytest.mark.parametrize("rules", ["alternative", "paravirt", "table", "view"])
 def test_orc(kernel_object: KernelObject, rules: str, orc_verdict: Verdict) -> None:
     """No rule of the group finds anything that the baseline does not know."""
     found = [f for f in orc_verdict.findings if f.rule.startswith(f"{rules}/")]

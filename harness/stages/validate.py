@@ -141,6 +141,15 @@ def _notes(
         yield f"{without} files carry no ORC: nothing to validate in them"
     if found.config is None:
         yield "no .config beside it"
+    if not all(verdict.cached for verdict in verdicts.values()):
+        yield from _decoder()
+
+
+def _decoder() -> Iterable[str]:
+    from harness.text.decode import slow_because  # numpy: not where all is archived
+
+    if reason := slow_because():
+        yield f"decoded by capstone, several times slower than Zydis: {reason}"
 
 
 def _log(found: KernelBuild) -> str:

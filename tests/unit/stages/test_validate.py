@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from harness.finding import Finding, Location
 from harness.kernel_build import find
 from harness.progress import silent
 from harness.result import Status
 from harness.stages import validate
+from harness.text import decode
 from tests.builders.elfwriter import ElfWriter
 
 OURS = Finding("alternative/state", Location("vmlinux", "f", 4), "wrong")
@@ -52,3 +55,21 @@ def test_a_file_that_cannot_be_read_leaves_no_verdict(tmp_path: Path) -> None:
     assert result.status is Status.ERROR
     assert "broken.ko" in result.reason
     assert result.exit_code == 2
+
+
+def test_the_slow_decoder_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files there are, one note says that capstone decoded, and why."""
+    monkeypatch.setattr(decode, "slow_because", lambda: "it was not built")
+    for name in ("one.ko", "two.ko"):
+        (tmp_path / name).write_bytes(ElfWriter().build())
+
+    slow = validate.stage(find(tmp_path), "here", 1, silent, archived=False)
+    monkeypatch.setattr(decode, "slow_because", lambda: "")
+    fast = validate.stage(find(tmp_path), "here", 1, silent, archived=False)
+
+    assert [note for note in slow.notes if "capstone" in note] == [
+        "decoded by capstone, several times slower than Zydis: it was not built"
+    ]
+    assert not [note for note in fast.notes if "capstone" in note]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.debug_frame import FrameRows
@@ -18,11 +20,15 @@ from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.decode import decode_program
-from harness.text.insn import I64, Insns
+from harness.text.insn import I64, U64, Insns
 from harness.text.patch import Streams, build_streams
+from harness.text.starts import Starts, starts_of
 from harness.verify.lookup import Lookup, lookup_of
 from harness.verify.pattern import Patterns, patterns_of
+from harness.verify.transfer import UNDEFINED
 from harness.verify.verdict import Exports, Reliance
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,31 @@ class Columns:
     @functools.cached_property
     def state(self) -> I64:
         """i64[insns], the table's state at each instruction."""
-        return self.lookup.along(self.insns.address)
+        return self.spread(self.lookup.state, np.int64(UNDEFINED))
+
+    @functools.cached_property
+    def _runs(self) -> I64:
+        """i64[entries+1], the first instruction that each entry holds for."""
+        first = np.searchsorted(self.insns.address, self.lookup.ip)
+        return np.append(first, len(self.insns))
+
+    def spread(self, values: npt.NDArray[T], before: T) -> npt.NDArray[T]:
+        """Give each instruction the value of its entry; ``before`` the first one."""
+        spread = np.empty(len(self.insns), values.dtype)
+        spread[: self._runs[0]] = before
+        spread[self._runs[0] :] = np.repeat(values, np.diff(self._runs))
+        return spread
+
+    @functools.cached_property
+    def starts(self) -> Starts | None:
+        """The bitmap of the instructions, if they lie near enough for one."""
+        return starts_of(self.insns)
+
+    def index(self, addresses: U64) -> I64:
+        """Return where an instruction starts at each of ``addresses``, else -1."""
+        if self.starts is None:
+            return self.insns.index(addresses)
+        return self.starts.index(addresses)
 
     @functools.cached_property
     def branches(self) -> I64:

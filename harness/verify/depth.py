@@ -45,7 +45,9 @@ def unsure_pops(scope: Scope, effects: Effects, ways: Ways, ends: I64) -> I64:
     Only those are looked at where the CFA is counted from %rbp. ``ends`` are the
     rows of calls that never return.
     """
-    framed = scope.state >> 32 & 15 == OrcReg.BP
+    framed = scope.columns.spread(
+        scope.columns.lookup.state >> 32 & 15 == OrcReg.BP, np.False_
+    )
     pops = effects.row[effects.form == Form.POP_BP]
     pops = pops[framed[pops] & ~scope.inside[pops]]
     if not len(pops):
@@ -106,9 +108,10 @@ def _blocks(
     scope: Scope, changes: _Changes, ways: Ways, framed: Bools, ends: I64
 ) -> tuple[I64, _Arrows]:
     """Return the rows at which blocks start, and the ways between the blocks."""
-    insns = scope.columns.insns
     source = np.concatenate([scope.branch, scope.inner, ways.source])
-    target = np.concatenate([scope.goes, scope.inner_goes, insns.index(ways.target)])
+    target = np.concatenate(
+        [scope.goes, scope.inner_goes, scope.columns.index(ways.target)]
+    )
     good = (source >= 0) & (target >= 0)
     source, target = source[good], target[good]
     stay = framed[source] & framed[target]

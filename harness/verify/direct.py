@@ -17,6 +17,8 @@ from harness.verify.successor import Bools, successors
 from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
+_CALLS = np.isin(np.arange(256), (InsnKind.CALL, InsnKind.CALL_INDIRECT))
+
 
 def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> tuple[I64, Effects]:
     """Enter all of them.
@@ -35,21 +37,23 @@ def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> tuple[I64, Eff
 def _steps(scope: Scope, ledger: Ledger) -> Effects:
     """The next instruction's state is one that the transfer permits."""
     insns = scope.columns.insns
-    changes = np.flatnonzero(scope.state != scope.behind)
+    changes = np.flatnonzero(scope.state[1:] != scope.state[:-1])
     effects = effects_of(insns, changes[insns.kind[changes] == InsnKind.OTHER])
-    live = scope.defined & scope.falls & ~scope.inside
-    holds = scope.state == scope.behind
+    holds = np.ones(len(insns), bool)
+    holds[changes] = False
+    holds[scope.gaps] = scope.behind(scope.gaps) == scope.state[scope.gaps]
     row = effects.row
     first, second = successors(scope.state[row], effects)
-    holds[row] = (first == scope.behind[row]) | (second == scope.behind[row])
-    ledger.counts[EdgeKind.STEP] += int(live.sum())
+    behind = scope.behind(row)
+    holds[row] = (first == behind) | (second == behind)
+    live = scope.defined & scope.falls & ~scope.inside
     bad = np.flatnonzero(live & ~holds)
-    none = np.zeros(len(bad), bool)
-    ledger.enter(EdgeKind.STEP, bad, insns.end[bad], none)
-    ledger.counts[EdgeKind.STEP] -= len(bad)
+    ledger.counts[EdgeKind.STEP] += int(live.sum()) - len(bad)
+    ledger.enter(EdgeKind.STEP, bad, scope.end(bad), np.zeros(len(bad), bool))
+    live &= holds
+    live[scope.gaps] = False
+    ledger.reached[1:] |= live[:-1]
     _pass_sites(scope, ledger)
-    next_to = insns.address[1:] == insns.end[:-1]
-    ledger.reached[1:] |= (live & holds)[:-1] & next_to
     return effects
 
 
@@ -59,7 +63,7 @@ def _pass_sites(scope: Scope, ledger: Ledger) -> None:
     if alternatives is not None:
         length = alternatives.site_length.astype(np.uint64)
         ends = alternatives.site_address + length
-        ledger.reach(scope.columns.insns.index(ends))
+        ledger.reach(scope.columns.index(ends))
 
 
 def _branches(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
@@ -97,18 +101,14 @@ def _calls(scope: Scope, ledger: Ledger, thunks: Thunks) -> None:
     source = np.flatnonzero((insns.kind == InsnKind.CALL) & (insns.target != 0))
     source = source[scope.defined[source] & ~scope.inside[source]]
     target = insns.target[source]
-    callees, which = np.unique(target, return_inverse=True)
-    entered = scope.at(callees) == ENTRY
-    entered |= columns.program.sections_at(callees) < 0
-    odd = np.flatnonzero(~entered)
-    entered[odd] = [thunks.register(callee) >= 0 for callee in callees[odd].tolist()]
-    holds = entered[which]
-    pushes = np.flatnonzero(~holds)
-    pushes = pushes[pushes_and_jumps(scope, source[pushes])]
-    holds[pushes] = True
+    holds = scope.at(target) == ENTRY
+    odd = np.flatnonzero(~holds)
+    outside = columns.program.sections_at(target[odd]) < 0
+    holds[odd] = outside | thunks.use(source[odd])
+    odd = odd[~holds[odd]]
+    holds[odd] = pushes_and_jumps(scope, source[odd])
     ledger.enter(EdgeKind.CALL, source, target, holds)
-    ledger.reach(insns.index(callees[entered]))
-    ledger.reach(insns.index(target[pushes]))
+    ledger.reach(columns.index(target[holds]))
 
 
 def pushes_and_jumps(scope: Scope, rows: I64) -> Bools:
@@ -126,26 +126,23 @@ def pushes_and_jumps(scope: Scope, rows: I64) -> Bools:
     )
     pushed, _ = successors(scope.state[rows], push)
     target = scope.columns.insns.target[rows]
-    symbols = scope.columns.program.symbols
-    entries = np.isin(target, symbols.address[symbols.functions])
-    return np.asarray((scope.at(target) == pushed) & ~entries)
+    return np.asarray((scope.at(target) == pushed) & ~scope.is_function(target))
 
 
 def _return_addresses(scope: Scope, ledger: Ledger) -> None:
     """No entry lies within a call: its frame unwinds by the last byte's state."""
     insns, ip = scope.columns.insns, scope.columns.lookup.ip
-    calls = np.isin(insns.kind, (InsnKind.CALL, InsnKind.CALL_INDIRECT))
-    live = calls & scope.defined & ~scope.inside
-    odd = insns.covering(ip[insns.index(ip) < 0])
+    live = _CALLS[insns.kind] & scope.defined & ~scope.inside
+    odd = insns.covering(ip[scope.columns.index(ip) < 0])
     odd = np.unique(odd[odd >= 0])
     odd = odd[live[odd]]
     direct = insns.target[odd] != 0
     direct[direct] = pushes_and_jumps(scope, odd[direct])
     odd = odd[~direct]  # their return address is no frame's
-    last = scope.at(insns.end[odd] - np.uint64(1))
+    last = scope.at(scope.end(odd) - np.uint64(1))
     wrong = last != scope.state[odd]
     ledger.counts[EdgeKind.RETURN_ADDRESS] += int(live.sum()) - len(odd)
-    ledger.enter(EdgeKind.RETURN_ADDRESS, odd, insns.end[odd], ~wrong)
+    ledger.enter(EdgeKind.RETURN_ADDRESS, odd, scope.end(odd), ~wrong)
 
 
 def _returns(scope: Scope, ledger: Ledger) -> None:
@@ -159,10 +156,9 @@ def _returns(scope: Scope, ledger: Ledger) -> None:
 
 def _functions(scope: Scope, ledger: Ledger) -> None:
     """A function symbol starts as calls do; blind ones are counted elsewhere."""
-    symbols = scope.columns.program.symbols
-    starts = np.unique(symbols.address[symbols.functions])
+    starts = scope.functions
     states = scope.at(starts)
-    row = scope.columns.insns.index(starts)
+    row = scope.columns.index(starts)
     live = scope.defined[np.maximum(row, 0)] & (row >= 0)
     starts, states, row = starts[live], states[live], row[live]
     holds = states == ENTRY

@@ -84,8 +84,10 @@ def refusals_of(
     Its rule is that of the ``doubtful`` edge which leads there, if one does.
     """
     program, insns = scope.columns.program, scope.columns.insns
-    target = insns.index(doubtful.target).tolist()
-    ways = zip(doubtful.source.tolist(), target, strict=True)
+    # what leaves a function is refused where it stands
+    leaves = np.isin(doubtful.kind, _LEAVES)
+    target = np.where(leaves, doubtful.source, insns.index(doubtful.target))
+    ways = zip(doubtful.source.tolist(), target.tolist(), strict=True)
     kinds = dict(zip(ways, doubtful.kind.tolist(), strict=True))
     for refusal in refusals:
         kind = kinds.get((refusal.source, refusal.row))

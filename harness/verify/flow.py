@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.elf.bug import parse_warnings
-from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
@@ -26,7 +24,7 @@ from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
 from harness.verify.noreturn import Noreturn, Ways, exports_of, ways_of
 from harness.verify.scope import Scope, scope_of
-from harness.verify.side import enter_side
+from harness.verify.side import Sides, enter_side, sides_of
 from harness.verify.successor import Bools, defined
 from harness.verify.switch import Switches
 from harness.verify.thunk import thunks_of
@@ -62,17 +60,18 @@ def flow_of(columns: Columns) -> Flow:
     ledger = ledger_for(len(columns.insns))
     thunks = thunks_of(columns.program, columns.insns)
     by_thunk, effects = enter_direct(scope, ledger, thunks)
-    enter_side(scope, ledger)
+    sides = sides_of(columns.program)
+    enter_side(scope, ledger, sides)
     switches = enter_indirect(scope, ledger, thunks, by_thunk)
     doubtful = ledger.doubtful
     relied = _external(scope, doubtful)
     targets = frozenset(columns.insns.target[doubtful.source[relied]].tolist())
-    prover = Noreturn(scope, thunks, _ways(scope, switches), targets)
+    prover = Noreturn(scope, thunks, _ways(scope, switches, sides), targets)
     ends = relied | _ends(scope, doubtful, prover)
     never = doubtful.source[ends]
     pops = unsure_pops(scope, effects, prover.ways, never)
     left = ~ends
-    left &= ~_moved(scope, doubtful)
+    left &= ~_moved(scope, doubtful, left)
     left &= ~_fragments(scope, ledger, doubtful)
     return Flow(
         scope=scope,
@@ -86,29 +85,26 @@ def flow_of(columns: Columns) -> Flow:
 
 
 def _steps_of(scope: Scope, rows: I64) -> Edges:
-    insns = scope.columns.insns
-    return edges(EdgeKind.STEP, rows, insns.address[rows] + insns.size[rows])
+    return edges(EdgeKind.STEP, rows, scope.end(rows))
 
 
-def _ways(scope: Scope, switches: Switches) -> Ways:
+def _ways(scope: Scope, switches: Switches, sides: Sides) -> Ways:
     """Where control may go from a row, other than what its instruction tells."""
     columns = scope.columns
-    insns = columns.insns
     parts = [
         (np.full(len(targets), row, np.int64), targets)
         for row, targets in switches.targets.items()
     ]
-    for table in (SiteTable.EX_TABLE, SiteTable.JUMP_TABLE):
-        sites = parse_sites(columns.program, table)
+    for sites in (sides.exceptions, sides.labels):
         if sites is not None:
-            parts.append((insns.index(sites.address), sites.target))
-    warns = insns.index(parse_warnings(columns.program))
+            parts.append((columns.index(sites.address), sites.target))
+    warns = columns.index(sides.warnings)
     warns = warns[warns >= 0]
-    parts.append((warns, insns.address[warns] + insns.size[warns]))
+    parts.append((warns, scope.end(warns)))
     if columns.alternatives is not None:
         start = columns.alternatives.site_address
         length = columns.alternatives.site_length.astype(np.uint64)
-        parts.append((insns.index(start), start + length))
+        parts.append((columns.index(start), start + length))
     return ways_of(parts)
 
 
@@ -140,7 +136,7 @@ def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
     asked = np.concatenate([target, insns.target[_last_calls(scope)]])
     proved = prover.prove(np.unique(asked).tolist())
     never = [address in proved for address in target.tolist()]
-    nothing = ~defined(scope.behind[rows])
+    nothing = ~defined(scope.behind(rows))
     ends = np.zeros(len(edges), bool)
     ends[steps] = np.array(never, bool) | (nothing & pushes_and_jumps(scope, rows))
     return ends
@@ -148,24 +144,23 @@ def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
 
 def _last_calls(scope: Scope) -> I64:
     """Direct calls behind which another function starts."""
-    insns, symbols = scope.columns.insns, scope.columns.program.symbols
-    start = np.unique(symbols.address[symbols.functions])
-    row = insns.index(start)
+    start = scope.functions
+    row = scope.columns.index(start)
     row, start = row[row > 0] - 1, start[row > 0]
-    ends = insns.address[row] + insns.size[row]
-    return np.asarray(row[(ends == start) & (insns.kind[row] == InsnKind.CALL)])
+    row = row[scope.end(row) == start]
+    return np.asarray(row[scope.columns.insns.kind[row] == InsnKind.CALL])
 
 
-def _moved(scope: Scope, edges: Edges) -> Bools:
+def _moved(scope: Scope, edges: Edges, left: Bools) -> Bools:
     """Steps over calls whose callee moves %rsp as the table says: which of ``edges``."""
     columns = scope.columns
     callees = Callees(columns.program, columns.insns, columns.lookup)
     moved = np.zeros(len(edges), bool)
-    for at in np.flatnonzero(_calls_behind(scope, edges)).tolist():
-        row = int(edges.source[at])
-        callee = callees.at(int(columns.insns.target[row]))
-        same = callee.state == int(scope.behind[row])
-        moved[at] = callee.returns is Returns.MOVED and same
+    steps = np.flatnonzero(_calls_behind(scope, edges) & left)
+    behind = scope.behind(edges.source[steps])
+    for at, state in zip(steps.tolist(), behind.tolist(), strict=True):
+        callee = callees.at(int(columns.insns.target[edges.source[at]]))
+        moved[at] = callee.returns is Returns.MOVED and callee.state == state
     return moved
 
 
@@ -177,7 +172,7 @@ def _fragments(scope: Scope, ledger: Ledger, edges: Edges) -> Bools:
     found = np.zeros(len(edges), bool)
     symbols = np.flatnonzero(edges.kind == EdgeKind.FUNCTION)
     target = edges.target[symbols]
-    reached = ledger.reached[scope.columns.insns.index(target)]
+    reached = ledger.reached[scope.columns.index(target)]
     called = np.isin(target, edges.target[edges.kind == EdgeKind.CALL])
     found[symbols] = reached & ~called
     return found
@@ -188,6 +183,8 @@ def check_flow(columns: Columns) -> Part:
 
     Counts: edges by kind, and what :func:`harness.verify.coverage.coverage` tells.
     """
+    if not len(columns.insns):
+        return Part()
     flow = flow_of(columns)
     scope, tables = flow.scope, flow.switches.targets
     settled = settle(scope, flow.doubtful, flow.ends, flow.noreturn.ways, tables)

@@ -30,7 +30,7 @@ def enter_indirect(
         holds = scope.at(targets) == scope.state[row]
         source = np.full(len(targets), row, np.int64)
         ledger.enter(EdgeKind.JUMP_TABLE, source, targets, holds)
-        ledger.reach(insns.index(targets[holds]))
+        ledger.reach(scope.columns.index(targets[holds]))
     for kind, rows in ((EdgeKind.TAIL, plain), (EdgeKind.RETPOLINE, by_thunk)):
         left = rows[[row not in switches.targets for row in rows.tolist()]]
         nowhere = np.zeros(len(left), np.uint64)

@@ -23,16 +23,6 @@ class Lookup:
         row = np.searchsorted(self.ip, addresses, side="right").astype(np.int64) - 1
         return np.where(row < 0, UNDEFINED, self.state[np.maximum(row, 0)])
 
-    def along(self, addresses: U64) -> I64:
-        """Return the state at each of many ``addresses``, which ascend."""
-        first = np.searchsorted(addresses, self.ip)
-        count = np.diff(np.append(first, len(addresses)))
-        before = int(first[0]) if len(first) else len(addresses)
-        states = np.empty(len(addresses), np.int64)
-        states[:before] = UNDEFINED
-        states[before:] = np.repeat(self.state, count)
-        return states
-
     def one(self, address: int) -> int:
         """Return the state at ``address``."""
         return int(self.at(np.array([address], np.uint64))[0])

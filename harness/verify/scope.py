@@ -15,7 +15,7 @@ from harness.verify.columns import Columns
 from harness.verify.successor import Bools, defined
 from harness.verify.transfer import UNDEFINED
 
-_JUMPS = (InsnKind.JMP, InsnKind.JCC)
+_JUMPS = np.isin(np.arange(256), (InsnKind.JMP, InsnKind.JCC))
 _FALLS = np.array(
     [kind not in set(InsnKind) or InsnKind(kind).falls_through for kind in range(256)]
 )
@@ -28,68 +28,99 @@ class Scope:
     Attributes:
         columns: the program.
         state: i64[n], the table's or a lent one.
-        behind: i64[n], the state at the address behind each instruction.
         defined: bool[n], there is a state to check.
         inside: bool[n], it lies in an alternative site: every text of a site is
             checked elsewhere, only the ways into it and out of its end are ours.
         falls: bool[n], control can reach what lies behind it.
+        gaps: i64[g], rows right behind which no instruction starts.
         branch: i64[b], rows of direct jumps outside of sites.
         goes: i64[b], rows that these jump to; -1 if it is none.
         inner: i64[c], rows of direct jumps in sites, as the file has them.
         inner_goes: i64[c], rows that those jump to; -1 if it is none.
         lent: i64[k], rows whose state is lent.
+        functions: u64[f], where function symbols are, each once, ascending.
     """
 
     columns: Columns
     state: I64
-    behind: I64
     defined: Bools
     inside: Bools
     falls: Bools
+    gaps: I64
     branch: I64
     goes: I64
     inner: I64
     inner_goes: I64
     lent: I64
+    functions: U64
 
     def at(self, addresses: U64) -> I64:
         """Return the state at each of ``addresses``."""
         states = self.columns.lookup.at(addresses)
         if len(self.lent):
-            row = self.columns.insns.index(addresses)
-            known = np.isin(row, self.lent)
+            first, last = self.lent[[0, -1]]
+            row = self.columns.index(addresses)
+            near = np.flatnonzero((row >= first) & (row <= last))
+            known = near[np.isin(row[near], self.lent)]
             states[known] = self.state[row[known]]
         return states
+
+    def end(self, rows: I64) -> U64:
+        """Return the address of the byte behind each of ``rows``."""
+        insns = self.columns.insns
+        return np.asarray(insns.address[rows] + insns.size[rows])
+
+    def behind(self, rows: I64) -> I64:
+        """Return the state at the address behind each of ``rows``."""
+        states = self.state[np.minimum(rows + 1, len(self.state) - 1)]
+        at = np.minimum(np.searchsorted(self.gaps, rows), len(self.gaps) - 1)
+        gap = np.flatnonzero(self.gaps[at] == rows)
+        states[gap] = self.columns.lookup.at(self.end(rows[gap]))
+        return np.asarray(states)
+
+    def is_function(self, addresses: U64) -> Bools:
+        """Tell at which of ``addresses`` a function symbol is."""
+        if not len(self.functions):
+            return np.zeros(len(addresses), bool)
+        at = np.searchsorted(self.functions, addresses)
+        at = np.minimum(at, len(self.functions) - 1)
+        return np.asarray(self.functions[at] == addresses)
 
 
 def scope_of(columns: Columns) -> Scope:
     """Return the scope of ``columns``."""
     insns = columns.insns
     state = columns.state
-    jumps = np.flatnonzero(np.isin(insns.kind, _JUMPS) & (insns.target != 0))
-    goes = insns.index(insns.target[jumps])
+    stated = columns.spread(defined(columns.lookup.state), np.False_)
+    jumps = np.flatnonzero(_JUMPS[insns.kind])
+    jumps = jumps[insns.target[jumps] != 0]
+    goes = columns.index(insns.target[jumps])
     falls = _FALLS[insns.kind]
     lent = _unstated(columns)
     if len(lent):
         state = state.copy()
         lent = _lend(state, falls, jumps, goes, lent)
-    behind = np.append(state[1:], UNDEFINED)
-    gap = np.flatnonzero(np.append(insns.address[1:] != insns.end[:-1], True))
-    behind[gap] = columns.lookup.at(insns.end[gap])
+        stated[lent] = True
+    away = insns.address[1:] != insns.address[:-1] + insns.size[:-1]
     inside = _inside(columns)
     own = ~inside[jumps]
+    symbols = columns.program.symbols
+    functions = symbols.address[symbols.functions]
     return Scope(
         columns=columns,
         state=state,
-        behind=behind,
-        defined=defined(state),
+        defined=stated,
         inside=inside,
         falls=falls,
+        gaps=np.flatnonzero(np.append(away, True)),
         branch=jumps[own],
         goes=goes[own],
         inner=jumps[~own],
         inner_goes=goes[~own],
         lent=lent,
+        functions=functions[
+            np.append(True, functions[1:] != functions[:-1])[: len(functions)]
+        ],
     )
 
 

@@ -5,10 +5,13 @@ Exceptions, static keys and calls, warnings.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from harness.elf.bug import parse_warnings
-from harness.elf.sites import SiteTable, parse_sites
+from harness.elf.program import Program
+from harness.elf.sites import Sites, SiteTable, parse_sites
 from harness.text.insn import U64, InsnKind
 from harness.verify.edge import EdgeKind
 from harness.verify.ledger import Ledger
@@ -18,51 +21,77 @@ from harness.verify.transfer import ENTRY
 TAIL_CALL = np.uint64(1)  # STATIC_CALL_SITE_TAIL, in the key's low bits
 
 
-def enter_side(scope: Scope, ledger: Ledger) -> None:
-    """Enter the edges of all side tables that the program has."""
-    program = scope.columns.program
-    for table, kind in (
-        (SiteTable.EX_TABLE, EdgeKind.EX_TABLE),
-        (SiteTable.JUMP_TABLE, EdgeKind.JUMP_LABEL),
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The side tables of a program, None where it has none.
+
+    Attributes:
+        exceptions: __ex_table.
+        labels: __jump_table.
+        static_calls: .static_call_sites.
+        warnings: u64[n], instructions of __bug_table behind which the code goes on.
+    """
+
+    exceptions: Sites | None
+    labels: Sites | None
+    static_calls: Sites | None
+    warnings: U64
+
+
+def sides_of(program: Program) -> Sides:
+    """Read the side tables of ``program``.
+
+    Raises:
+        FormatError: no known entry size makes sense of one.
+    """
+    return Sides(
+        parse_sites(program, SiteTable.EX_TABLE),
+        parse_sites(program, SiteTable.JUMP_TABLE),
+        parse_sites(program, SiteTable.STATIC_CALL_SITES),
+        parse_warnings(program),
+    )
+
+
+def enter_side(scope: Scope, ledger: Ledger, sides: Sides) -> None:
+    """Enter the edges of all side tables."""
+    for sites, kind in (
+        (sides.exceptions, EdgeKind.EX_TABLE),
+        (sides.labels, EdgeKind.JUMP_LABEL),
     ):
-        sites = parse_sites(program, table)
         if sites is not None:
             _equal(scope, ledger, kind, sites.address, sites.target)
-    _warnings(scope, ledger)
-    _static_calls(scope, ledger)
+    _warnings(scope, ledger, sides.warnings)
+    if sides.static_calls is not None:
+        _static_calls(scope, ledger, sides.static_calls)
 
 
 def _equal(
     scope: Scope, ledger: Ledger, kind: EdgeKind, source: U64, target: U64
 ) -> None:
     """Control may go from ``source`` to ``target`` and changes nothing by it."""
-    insns = scope.columns.insns
-    row = insns.index(source)
+    row = scope.columns.index(source)
     live = scope.defined[np.maximum(row, 0)] & (row >= 0)
     row, target = row[live], target[live]
     holds = scope.at(target) == scope.state[row]
     ledger.enter(kind, row, target, holds)
-    ledger.reach(insns.index(target[holds]))
+    ledger.reach(scope.columns.index(target[holds]))
 
 
-def _warnings(scope: Scope, ledger: Ledger) -> None:
+def _warnings(scope: Scope, ledger: Ledger, warnings: U64) -> None:
     """A ud2 that only warns goes on behind it."""
     insns = scope.columns.insns
-    row = insns.index(parse_warnings(scope.columns.program))
+    row = scope.columns.index(warnings)
     row = row[row >= 0]
     row = row[(insns.kind[row] == InsnKind.UD) & scope.defined[row]]
-    holds = scope.behind[row] == scope.state[row]
-    ledger.enter(EdgeKind.BUG, row, insns.end[row], holds)
-    ledger.reach(insns.index(insns.end[row[holds]]))
+    holds = scope.behind(row) == scope.state[row]
+    ledger.enter(EdgeKind.BUG, row, scope.end(row), holds)
+    ledger.reach(scope.columns.index(scope.end(row[holds])))
 
 
-def _static_calls(scope: Scope, ledger: Ledger) -> None:
+def _static_calls(scope: Scope, ledger: Ledger, sites: Sites) -> None:
     """A static call in tail position may become a return or a jump to a function."""
-    sites = parse_sites(scope.columns.program, SiteTable.STATIC_CALL_SITES)
-    if sites is None:
-        return
     tail = sites.address[sites.target & TAIL_CALL != 0]
-    row = scope.columns.insns.index(tail)
+    row = scope.columns.index(tail)
     row = row[row >= 0]
     row = row[scope.defined[row]]
     holds = scope.state[row] == ENTRY

@@ -95,7 +95,7 @@ def _indexed(insn: Insn) -> int | None:
 
 def _read(scope: Scope, row: int, table: int, stop: int) -> U64:
     """Return the addresses in ``table`` that are places in the jump's function."""
-    program, insns = scope.columns.program, scope.columns.insns
+    program = scope.columns.program
     section = program.section_at(table)
     if section is None or section.executable:
         return np.zeros(0, np.uint64)
@@ -105,13 +105,11 @@ def _read(scope: Scope, row: int, table: int, stop: int) -> U64:
     except FormatError:
         return np.zeros(0, np.uint64)
     words = data.view("<u8") if len(data) else np.zeros(0, np.uint64)
-    at = insns.index(words)
-    good = at >= 0
+    wrong = np.flatnonzero(scope.columns.index(words) < 0)
+    words = words[: wrong[0] if len(wrong) else len(words)]
     # a function's own entry is a pointer's target, not a case's
-    starts = program.symbols.address[program.symbols.functions]
-    entries = np.isin(words, starts) & (scope.at(words) == ENTRY)
-    good &= ~entries & _near(scope, row, words)
-    wrong = np.flatnonzero(~good)
+    entries = scope.is_function(words) & (scope.at(words) == ENTRY)
+    wrong = np.flatnonzero(entries | ~_near(scope, row, words))
     return np.unique(words[: wrong[0] if len(wrong) else len(words)])
 
 

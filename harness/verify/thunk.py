@@ -16,6 +16,7 @@ from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, U64, Insn, InsnKind, Insns
 from harness.text.operand import SP, parse_encoding
+from harness.verify.successor import Bools
 
 FOLLOWED = 12  # instructions; a thunk is shorter
 _PLAIN = (InsnKind.NOP, InsnKind.ENDBR, InsnKind.OTHER)
@@ -43,12 +44,12 @@ class Thunks:
         """Tell whether ``target`` is one of the thunks found so far."""
         return self._known.get(target, -1) >= 0
 
-    def use(self, rows: I64) -> list[bool]:
+    def use(self, rows: I64) -> Bools:
         """Tell of each of ``rows``, direct calls or jumps, whether it goes by a thunk."""
         targets = self.insns.target[rows].tolist()
-        by_code = [self.register(target) >= 0 for target in targets]
-        by_table = np.isin(self.insns.address[rows], self.sites).tolist()
-        return [a or b for a, b in zip(by_code, by_table, strict=True)]
+        by_code = np.array([self.register(target) >= 0 for target in targets], bool)
+        by_table = np.isin(self.insns.address[rows], self.sites)
+        return np.asarray(by_code | by_table)
 
     def _judge(self, target: int) -> int:
         at = target

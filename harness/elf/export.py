@@ -29,20 +29,20 @@ def parse_exports(program: Program) -> dict[str, int]:
         FormatError: no known entry size makes sense of a table.
     """
     exports: dict[str, int] = {}
-    strings = program.section("__ksymtab_strings")
-    for name in ("__ksymtab", "__ksymtab_gpl"):
-        section = program.section(name)
-        if section is not None and section.data.size and strings is not None:
-            exports |= dict(_read(program, section, strings))
+    for table in ("__ksymtab", "__ksymtab_gpl"):
+        for section in program.named(table):
+            if section.data.size:
+                exports |= dict(_read(program, section))
     return exports
 
 
-def _read(
-    program: Program, section: Section, strings: Section
-) -> Iterator[tuple[str, int]]:
+def _read(program: Program, section: Section) -> Iterator[tuple[str, int]]:
     fitting = [size for size in _SIZES if not section.data.size % size]
     for size in fitting:
         value, name = _fields(section, size)
+        strings = program.section_at(int(name[0]))
+        if strings is None or strings.name != "__ksymtab_strings":
+            continue
         inside = (name >= np.uint64(strings.address)) & (name < np.uint64(strings.end))
         if inside.all():
             text = strings.data.tobytes()

@@ -118,11 +118,15 @@ class Program:
         Raises:
             FormatError: of files that were joined, each has another one.
         """
-        found = [section for section in self.sections if section.name == name]
+        found = self.named(name)
         apart = {s.data.tobytes() for s in found if s.object} if len(found) > 1 else ()
         if len(apart) > 1:
             raise FormatError(f"{self.name}: {len(found)} sections are called {name}")
         return found[0] if found else None
+
+    def named(self, name: str) -> tuple[Section, ...]:
+        """Return all sections called ``name``, by address."""
+        return tuple(section for section in self.sections if section.name == name)
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that ``address`` lies in, or None."""

@@ -39,9 +39,7 @@ def blind_rows(scope: Scope) -> Bools:
     Replacements are executed elsewhere, in their sites.
     """
     blind = ~scope.defined & ~np.isin(scope.columns.insns.kind, _FILL)
-    for section in scope.columns.program.sections:
-        if section.name != ".altinstr_replacement":
-            continue
+    for section in scope.columns.program.named(".altinstr_replacement"):
         ends = np.array([section.address, section.end], np.uint64)
         first, last = np.searchsorted(scope.columns.insns.address, ends).tolist()
         blind[first:last] = False

@@ -1,0 +1,135 @@
+"""Plants grown into kernels: what counts as found, and what objtool is heard to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.artifacts import Artifacts, Manifest, Store
+from harness.build.tree import Tree
+from harness.container.image import Image
+from harness.container.job import Engine
+from harness.corpus import garden
+from harness.corpus.plant import Blame, Edit, Objtool, Plant
+from harness.errors import BuildError
+from harness.finding import Finding, Location
+from harness.progress import Progress, silent
+from harness.result import Stage, StageResult, Status
+from harness.stages.shop import Shop
+from harness.variant import Variant
+
+WARNING = "vmlinux.o: warning: objtool: f+0x4: stack state mismatch: cfa1=4+8\n"
+OLD = "vmlinux.o: warning: objtool: old+0x1: unreachable instruction\n"
+
+
+def a_plant(objtool: Objtool = Objtool.SILENT, old: str = "right") -> Plant:
+    edit = Edit("kernel/f.c", old, "wrong")
+    rules = ("text/*",)
+    return Plant("p", "a bug", "why", Blame.HINT, objtool, rules, (edit,), 1, ("f",))
+
+
+def found(rule: str, symbol: str) -> Finding:
+    return Finding(rule, Location("vmlinux", symbol, 4), "wrong")
+
+
+Grow = Callable[..., garden.Grown]
+
+
+@pytest.fixture
+def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
+    """Grow a plant whose build says ``log`` and whose validation finds ``findings``."""
+    monkeypatch.setenv("ORC_HARNESS_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "source"
+    (source / "kernel").mkdir(parents=True)
+    (source / "kernel" / "f.c").write_text("right\n")
+
+    def one(
+        plant: Plant, log: str = "", findings: tuple[Finding, ...] = ()
+    ) -> garden.Grown:
+        def make(shop: Shop, variant: Variant, jobs: int, progress: Progress) -> object:
+            planted = (shop.tree.source / "kernel" / "f.c").read_text() == "wrong\n"
+            where = tmp_path / ("planted" if planted else "clean")
+            where.mkdir(exist_ok=True)
+            (where / "vmlinux").write_bytes(b"")
+            (where / "build.log").write_text(OLD + (log if planted else ""))
+            return Artifacts(where, cast(Manifest, None))
+
+        def stage(build: object, name: str, *rest: object) -> StageResult:
+            ours = (found("table/order", "known"),)
+            ours += findings if name != "clean" else ()
+            return StageResult(Stage.VALIDATE, name, Status.FAIL, findings=ours)
+
+        monkeypatch.setattr(garden.build, "make", make)
+        monkeypatch.setattr(garden.validate, "stage", stage)
+        shop = Shop(
+            cast(Engine, None),
+            cast(Image, None),
+            Future(),
+            Tree(source, "digest", "a tree"),
+            Store(tmp_path),
+        )
+        (grown,) = garden.grow(shop, [plant], 1, lambda name: silent)
+        return grown
+
+    return one
+
+
+def test_a_plant_that_is_found_where_it_is(grow: Grow) -> None:
+    """What the clean kernel has as well is not counted."""
+    grown = grow(a_plant(), findings=(found("text/step", "f"), found("text/step", "g")))
+
+    assert (grown.found, grown.others) == (1, 1)
+    assert [str(finding.location) for finding in grown.findings] == ["f+0x4"]
+    assert grown.good
+
+
+def test_a_plant_that_is_missed(grow: Grow) -> None:
+    """Something elsewhere is shown, and does not count."""
+    grown = grow(a_plant(), findings=(found("text/step", "g"),))
+
+    assert (grown.found, grown.others) == (0, 1)
+    assert not grown.good
+
+
+def test_what_objtool_says_more_than_of_the_clean_kernel(grow: Grow) -> None:
+    """Its own words, and whether they were expected."""
+    grown = grow(a_plant(), log=WARNING)
+
+    assert grown.objtool == ("f+0x4: stack state mismatch: cfa1=4+8",)
+    assert grown.unexpected
+
+
+@pytest.mark.parametrize(
+    ("objtool", "log"), [(Objtool.SILENT, ""), (Objtool.NOISY, WARNING)]
+)
+def test_objtool_as_it_was_measured(grow: Grow, objtool: Objtool, log: str) -> None:
+    """Nothing is unexpected then, and its words are no finding of ours."""
+    grown = grow(a_plant(objtool), log=log, findings=(found("objtool/x", "f"),))
+
+    assert not grown.unexpected
+    assert grown.found == 0
+
+
+def test_a_plant_that_does_not_fit(grow: Grow) -> None:
+    """It is an error of that plant, not of all."""
+    grown = grow(a_plant(old="never"))
+
+    assert "does not fit" in grown.error
+    assert not grown.good
+
+
+def test_a_plant_that_does_not_build(
+    grow: Grow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build's error is told."""
+
+    def fails(*arguments: object) -> None:
+        raise BuildError("the tree does not build")
+
+    monkeypatch.setattr(garden, "planted", fails)
+
+    assert grow(a_plant()).error == "the tree does not build"

@@ -35,7 +35,7 @@ class Names:
     """Names that are read from the file's strings when somebody asks.
 
     Attributes:
-        strings: NUL-terminated strings, some of them the tail of another.
+        strings: strings, each with a NUL behind it, some the tail of another.
         offset: i64[n], where each name starts.
     """
 
@@ -78,12 +78,12 @@ class Names:
     def rows(self, name: str) -> npt.NDArray[np.int64]:
         """Return the rows that are called ``name``."""
         wanted = name.encode("latin-1") + b"\0"
-        text, places = self.strings + b"\0", []
-        at = text.find(wanted)
-        while at >= 0:
-            places.append(at)
-            at = text.find(wanted, at + 1)
-        return np.flatnonzero(np.isin(self.offset, places))
+        called = np.zeros(len(self), dtype=bool)
+        at = self.strings.find(wanted)
+        while at >= 0:  # a string may be the tail of others
+            called |= self.offset == at
+            at = self.strings.find(wanted, at + 1)
+        return np.flatnonzero(called)
 
 
 @dataclass(frozen=True, slots=True)

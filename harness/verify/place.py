@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives
 from harness.elf.program import Program
 from harness.finding import Finding
-from harness.text.insn import Insns
+from harness.text.insn import U64, Insns
 from harness.verify.columns import Columns, Part
 from harness.verify.judge import Rule
 from harness.verify.window import excerpt
+
+KERNEL_SPAN = 2 << 30  # bytes; where all kernel code lies
 
 
 def check_places(columns: Columns) -> Part:
@@ -48,10 +51,11 @@ def _places(columns: Columns, alternatives: Alternatives) -> Iterator[Finding]:
             Rule.OVERLAP,
             f"the site lies partly in the one at {before}: one overwrites the other",
         )
-    rows = columns.branches
-    target = insns.target[rows]
     if not len(start):
         return
+    rows = columns.branches
+    rows = rows[_within(start, end, insns.target[rows])]
+    target = insns.target[rows]
     site = np.maximum(np.searchsorted(start, target, side="right") - 1, 0)
     inside = (target > start[site]) & (target < end[site])
     source = insns.address[rows]
@@ -65,6 +69,22 @@ def _places(columns: Columns, alternatives: Alternatives) -> Iterator[Finding]:
             f"a branch lands inside the site at "
             f"{program.location(int(start[site[at]]))}",
         )
+
+
+def _within(start: U64, end: U64, places: U64) -> npt.NDArray[np.bool_]:
+    """Tell which of ``places`` may lie in one of [start, end) and not at its start."""
+    low, high = start[0], end.max()
+    near = np.asarray((places > low) & (places < high))
+    if int(high) - int(low) > KERNEL_SPAN:
+        return near  # a site is out of place: every branch gets the longer look
+    length = (end - start).astype(np.int64)
+    first = np.repeat((start - low).astype(np.int64), length)
+    step = np.arange(len(first)) - np.repeat(np.cumsum(length) - length, length)
+    inner = np.zeros(int(high - low), dtype=bool)
+    inner[(first + step)[step > 0]] = True
+    found = np.zeros(len(places), dtype=bool)
+    found[near] = inner[(places[near] - low).astype(np.int64)]
+    return found
 
 
 def _finding(

@@ -92,21 +92,10 @@ def check_paravirt(columns: Columns) -> Part:
     Counts: sites, walked ones, and those whose operation the object does not tell
     (in a module without its kernel all of them): they are judged as calls.
     """
-    found = parse_parainstructions(columns.program)
-    if found is None:
+    context = _context(columns)
+    if context is None:
         return Part()
-    era = Era.E2 if columns.streams is None else columns.streams.era
-    sites = read_paravirt(columns.program, found, era)
-    width = int(sites.length.max(initial=0)) + 1
-    column = np.arange(width, dtype=np.uint64)
-    table = columns.lookup.at(np.add.outer(sites.address, column))
-    context = _Context(
-        columns,
-        sites,
-        table,
-        nop_tables(columns.program, era),
-        Callees(columns.program, columns.insns, columns.lookup),
-    )
+    sites = context.sites
     walked = np.flatnonzero(_needs_walk(context)).tolist()
     findings = [*_lints(context), *_report(context, walked)]
     known = np.array([o.action is not Action.UNKNOWN for o in sites.operations])
@@ -116,6 +105,37 @@ def check_paravirt(columns: Columns) -> Part:
         "paravirt sites of unknown operation": int((~known[sites.operation]).sum()),
     }
     return Part(tuple(findings), counts)
+
+
+def defective(columns: Columns) -> list[int]:
+    """Return the addresses of all sites that :func:`check_paravirt` has found wrong.
+
+    Its findings have the first of each cause only.
+    """
+    context = _context(columns)
+    if context is None:
+        return []
+    walked = np.flatnonzero(_needs_walk(context)).tolist()
+    wrong = [number for number in walked if any(True for _ in _judged(context, number))]
+    return [int(context.sites.address[number]) for number in wrong]
+
+
+def _context(columns: Columns) -> _Context | None:
+    found = parse_parainstructions(columns.program)
+    if found is None:
+        return None
+    era = Era.E2 if columns.streams is None else columns.streams.era
+    sites = read_paravirt(columns.program, found, era)
+    width = int(sites.length.max(initial=0)) + 1
+    column = np.arange(width, dtype=np.uint64)
+    table = columns.lookup.at(np.add.outer(sites.address, column))
+    return _Context(
+        columns,
+        sites,
+        table,
+        nop_tables(columns.program, era),
+        Callees(columns.program, columns.insns, columns.lookup),
+    )
 
 
 def _lints(context: _Context) -> Iterator[Finding]:

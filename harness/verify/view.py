@@ -27,7 +27,7 @@ from harness.variant import Platform
 from harness.verify.columns import Columns, Part
 from harness.verify.flow import check_flow
 from harness.verify.listing import insn_text
-from harness.verify.paravirt import check_paravirt
+from harness.verify.paravirt import defective
 from harness.verify.sites import check_sites
 from harness.verify.transfer import ENTRY
 from harness.verify.variant import Variants
@@ -187,25 +187,49 @@ def verify_view(columns: Columns, machine: Machine) -> Part:
     """Build the text that ``machine`` runs, and check every edge of it.
 
     An edge between two instructions outside of sites is the linked program's and is
-    judged there, whether this machine ever comes there or not; what is left out besides
-    is what the checks of sites have to say, which name the text.
+    judged there, whether this machine ever comes there or not. Left out besides: sites
+    of which the checks of sites have told, which name the text; and padding behind a
+    jump, where nobody comes.
     """
     patcher = patcher_of(columns.program, columns.alternatives, columns.streams)
     view = patcher.view(machine)
-    sites = [*check_sites(columns).findings, *check_paravirt(columns).findings]
-    told = {OUTSIDE, *(_site(view, finding) for finding in sites)}
-    findings = [
-        replace(finding, platforms=(machine.platform.value,))
-        for finding in check_flow(view_columns(columns, view)).findings
-        if _site(view, finding) not in told
-    ]
+    patched = view_columns(columns, view)
+    told = {OUTSIDE, *_told(columns, view)}
+    findings = []
+    for finding in check_flow(patched).findings:
+        site = _site(view, finding.location.address)
+        if site not in told and _reached(patched, view, site, finding):
+            findings.append(replace(finding, platforms=(machine.platform.value,)))
     name = f"view of {machine.platform}"
     counts = {f"{name}, sites": view.sites, f"{name}, bytes": view.changed}
     return Part(tuple(findings), counts)
 
 
-def _site(view: View, finding: Finding) -> int:
-    """Return the site of ``view`` that a finding is in or right behind."""
-    address = np.uint64(finding.location.address)
-    at = int(np.searchsorted(view.start, address, side="right")) - 1
-    return at if at >= 0 and address <= view.end[at] else OUTSIDE
+def _reached(patched: Columns, view: View, site: int, finding: Finding) -> bool:
+    """Whether control can come to a finding's place from the start of its site."""
+    insns, start, end = patched.insns, int(view.start[site]), int(view.end[site])
+    todo, seen = [start], {end}
+    while todo:
+        at = todo.pop()
+        row = int(insns.index(np.array([at], np.uint64))[0])
+        if at in seen or not start <= at < end or row < 0:
+            continue
+        seen.add(at)
+        insn = insns.at(row)
+        todo += [insn.target] if insn.target else []
+        todo += [insn.end] if insn.kind.falls_through else []
+    return finding.location.address in seen
+
+
+def _told(columns: Columns, view: View) -> Iterator[int]:
+    """Yield the sites that have findings of their own."""
+    for finding in check_sites(columns).findings:
+        yield _site(view, finding.location.address)
+    for address in defective(columns):
+        yield _site(view, address)
+
+
+def _site(view: View, address: int) -> int:
+    """Return the site of ``view`` that ``address`` is in or right behind."""
+    at = int(np.searchsorted(view.start, np.uint64(address), side="right")) - 1
+    return at if at >= 0 and address <= int(view.end[at]) else OUTSIDE

@@ -10,9 +10,12 @@ from harness.elf.feature import image_features
 from harness.elf.orc import OrcEntry
 from harness.elf.program import Program
 from harness.finding import Finding
+from harness.text.patch.choice import Machine
 from harness.text.patch.nops import K8_NOPS
-from harness.verify.columns import Part, read_columns
-from harness.verify.paravirt import Rule, check_paravirt
+from harness.variant import Platform
+from harness.verify.columns import Columns, Part, read_columns
+from harness.verify.paravirt import Rule, check_paravirt, defective
+from harness.verify.view import verify_view
 from tests.builders.elfwriter import (
     ALLOC,
     ET_EXEC,
@@ -99,11 +102,16 @@ def a_kernel(
     return writer.program("vmlinux")
 
 
-def part_of(program: Program) -> Part:
-    """What the check came to."""
+def columns_of(program: Program) -> Columns:
+    """The program, read."""
     columns = read_columns(program, image_features(program))
     assert columns is not None
-    return check_paravirt(columns)
+    return columns
+
+
+def part_of(program: Program) -> Part:
+    """What the check came to."""
+    return check_paravirt(columns_of(program))
 
 
 def found(program: Program) -> tuple[Finding, ...]:
@@ -199,3 +207,11 @@ def test_every_rule_is_documented() -> None:
     """docs/findings.md has a section for each."""
     text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
     assert all(f"## `{rule.value}`" in text for rule in Rule)
+
+
+def test_a_view_leaves_out_every_site_that_is_told_of() -> None:
+    """One finding stands for all sites of a cause; a view knows them all."""
+    columns = columns_of(a_kernel(*["native_save_fl"] * 3))
+    assert defective(columns) == [BASE, BASE + 7, BASE + 14]
+    assert verify_view(columns, Machine(Platform.NATIVE)).findings == ()
+    assert verify_view(columns, Machine(Platform.XEN)).findings == ()

@@ -167,3 +167,19 @@ def test_nobody_returns_to_a_call_that_stuffs() -> None:
     machine = Machine(Platform.NATIVE, others=True)
     assert verify_view(columns, machine).counts["view of native, sites"] == 1
     assert verify_view(columns, machine).findings == ()
+
+
+def test_padding_behind_a_jump_is_not_reached() -> None:
+    """What fills the site there leads nowhere, whatever the table says behind it."""
+    original = bytes.fromhex("0f1f4000" + "c3")
+    tail_call = Replacement(bytes.fromhex("ffe0"))
+    columns = columns_of(a_site(original, [tail_call], after=UND))
+    machine = Machine(Platform.NATIVE, others=True)
+    patched = view_columns(
+        columns,
+        patcher_of(columns.program, columns.alternatives, columns.streams).view(
+            machine
+        ),
+    )
+    assert [f.rule for f in check_flow(patched).findings] == ["text/step"]
+    assert verify_view(columns, machine).findings == ()

@@ -14,6 +14,7 @@ from harness.verify.edge import NO_ROW, EdgeKind, Edges
 from harness.verify.frame.claim import Answer
 from harness.verify.frame.unit import Refusal
 from harness.verify.scope import Scope
+from harness.verify.successor import Bools
 from harness.verify.transfer import ENTRY, is_defined, step
 from harness.verify.window import WIDTH
 
@@ -65,7 +66,14 @@ _ANSWERS = {
     Answer.RETURN: "no return address lies where the entry has the frame",
     Answer.BP: "the caller's %rbp is not where the entry has it",
     Answer.ANCHOR: "the entry takes a call's frame for an interrupt's or the reverse",
+    Answer.LOST: "the frame was the same before, where the table has no state",
 }
+
+
+def leads_nowhere(scope: Scope, edges: Edges) -> Bools:
+    """Tell which of ``edges`` lead to where no instruction starts."""
+    stays = ~np.isin(edges.kind, _LEAVES)
+    return np.asarray(stays & (scope.columns.index(edges.target) < 0))
 
 
 def findings_of(scope: Scope, edges: Edges) -> Iterator[Finding]:
@@ -92,11 +100,12 @@ def refusals_of(
     for refusal in refusals:
         kind = kinds.get((refusal.source, refusal.row))
         declared, why = describe(refusal.state), _ANSWERS[refusal.answer]
-        window = list(_excerpt(scope, refusal.row))
-        if abs(refusal.source - refusal.row) > _AROUND:
-            window = [*_excerpt(scope, refusal.source), "", *window]
-        window.append(f"{why}: table {declared}, true {refusal.actual}"[:WIDTH])
         row = refusal.row if kind is None else refusal.source
+        window = list(_excerpt(scope, row))
+        if abs(refusal.source - refusal.row) > _AROUND:
+            other = refusal.source if kind is None else refusal.row
+            window += ["", *_excerpt(scope, other)]
+        window.append(f"{why}: table {declared}, true {refusal.actual}"[:WIDTH])
         yield Finding(
             rule=(Rule.FRAME if kind is None else Rule[EdgeKind(kind).name]).value,
             location=program.location(int(insns.address[row])),

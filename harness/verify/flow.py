@@ -17,7 +17,7 @@ from harness.verify.columns import Columns, Part
 from harness.verify.coverage import coverage
 from harness.verify.depth import unsure_pops
 from harness.verify.direct import enter_direct, pushes_and_jumps
-from harness.verify.doubt import findings_of, refusals_of
+from harness.verify.doubt import findings_of, leads_nowhere, refusals_of
 from harness.verify.edge import EdgeKind, Edges, edges, join
 from harness.verify.frame.settle import Verdict, settle
 from harness.verify.indirect import enter_indirect
@@ -188,7 +188,8 @@ def check_flow(columns: Columns) -> Part:
     flow = flow_of(columns)
     scope, tables = flow.scope, flow.switches.targets
     settled = settle(scope, flow.doubtful, flow.ends, flow.noreturn.ways, tables)
-    unseen = flow.doubtful.take(settled.verdict == Verdict.UNSEEN)
+    unseen = settled.verdict == Verdict.UNSEEN
+    unseen |= leads_nowhere(scope, flow.doubtful)
     counts = coverage(scope, flow.ledger) | {
         "calls that end": len(flow.ends),
         "switches": len(tables),
@@ -197,7 +198,7 @@ def check_flow(columns: Columns) -> Part:
     }
     findings = (
         *refusals_of(scope, settled.refusals, flow.doubtful),
-        *findings_of(scope, unseen),
+        *findings_of(scope, flow.doubtful.take(unseen)),
     )
     return Part(findings, counts, (), _reliances(flow), _exports(flow))
 

@@ -1,0 +1,66 @@
+"""Flow: small linked kernels whose text is right or wrong in one place."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from harness.elf.feature import Features
+from harness.elf.orc import OrcEntry
+from harness.elf.program import Program
+from harness.verify.columns import Columns, Part, read_columns
+from harness.verify.flow import check_flow
+from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter, add_orc
+
+TEXT = 0xFFFF_FFFF_8100_0000
+TABLE = TEXT + 0x10_0000  # where side tables are
+RODATA = TEXT + 0x20_0000
+_ORC = TEXT + 0x30_0000
+
+Rows = Sequence[tuple[int, OrcEntry]]
+
+
+def kernel(
+    code: str,
+    rows: Rows,
+    symbols: Sequence[tuple[str, int, int]],
+    sections: Sequence[tuple[str, bytes, int]] = (),
+) -> Program:
+    """Return a kernel with ``code``, ORC entries and functions (name, offset, size).
+
+    ``sections`` are (name, bytes, address) of side tables and data.
+    """
+    writer = ElfWriter(ET_EXEC)
+    data = bytes.fromhex(code)
+    text = writer.section(".text", data, flags=ALLOC | EXEC, address=TEXT)
+    for name, at, size in symbols:
+        writer.symbol(name, text, TEXT + at, size)
+    for name, content, address in sections:
+        writer.section(name, content, address=address)
+    add_orc(writer, text, rows, address=_ORC)
+    return writer.program("vmlinux")
+
+
+def columns_of(program: Program) -> Columns:
+    """Return the columns of a program that carries ORC."""
+    columns = read_columns(program, Features({}, 0, "test"))
+    assert columns is not None
+    return columns
+
+
+def flow(program: Program) -> Part:
+    """Check the edges of ``program`` and nothing else."""
+    return check_flow(columns_of(program))
+
+
+def rules(program: Program) -> list[str]:
+    """Return rule and place of each finding about edges."""
+    return sorted(f"{f.rule} {f.location}" for f in flow(program).findings)
+
+
+def relative(at: int, *targets: int) -> bytes:
+    """Return s32 offsets in .text as fields of a table at address ``at``."""
+    return b"".join(
+        struct.pack("<i", TEXT + target - (at + 4 * n))
+        for n, target in enumerate(targets)
+    )

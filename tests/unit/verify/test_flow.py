@@ -1,0 +1,279 @@
+"""Edges between instructions: each kind where it holds, and where it does not."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
+from harness.elf.program import Program
+from harness.verify.check import check
+from tests.builders.elfwriter import (
+    ALLOC,
+    EXEC,
+    R_PLT32,
+    UND,
+    UNDEF,
+    ElfWriter,
+    add_orc,
+    call,
+)
+from tests.builders.flow import RODATA, TABLE, TEXT, flow, kernel, relative, rules
+
+F = [("f", 0, 0x20)]
+IN, PUSHED = call(8), call(16)
+FRAME = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
+
+
+def test_step() -> None:
+    """A push moves the frame: the next entry must say so."""
+    code = "53" + "5b" + "c3"
+    assert rules(kernel(code, [(0, IN), (1, PUSHED), (2, IN), (3, UND)], F)) == []
+    assert rules(kernel(code, [(0, IN), (3, UND)], F)) == ["text/step f"]
+
+
+def test_step_says_both_sides() -> None:
+    """Declared is the table's entry, actual what the instruction leads to."""
+    program = kernel("53" + "5b" + "c3", [(0, IN), (3, UND)], F)
+    (finding,) = flow(program).findings
+    assert (finding.declared, finding.actual) == ("sp+8 call", "sp+16 call")
+    assert any(line.startswith("-> f ") for line in finding.window)
+    assert max(map(len, finding.window)) <= 100
+    assert len(finding.window) <= 25
+
+
+def test_step_off_the_end() -> None:
+    """Control must not run on where the table ends."""
+    assert rules(kernel("9090", [(0, IN), (2, UND)], F)) == ["text/step f+0x1"]
+    assert rules(kernel("90c3" + "90", [(0, IN), (2, UND)], F)) == []
+
+
+def test_store_of_the_frame_pointer() -> None:
+    """`mov %rbp,8(%rsp)` saves it at the place that the entry behind it names."""
+    code = "4883ec10" + "48896c2408" + "4883c410" + "c3"
+    rows = [(0, IN), (4, call(24)), (9, call(24, -16)), (13, IN), (14, UND)]
+    assert "text/step f+0x4" not in rules(kernel(code, rows, F))
+    rows[2] = (9, call(24, -24))
+    assert rules(kernel(code, rows, F)) == ["text/step f+0x4"]
+
+
+def test_branch() -> None:
+    """A jump brings its own state to its target."""
+    code = "53" + "eb02" + "5bc3" + "c3"  # push; jmp to the last ret
+    rows = [(0, IN), (1, PUSHED), (4, IN), (6, UND)]
+    assert rules(kernel(code, rows, F)) == ["text/branch f+0x1"]
+    good = "53" + "eb00" + "5bc3"
+    assert rules(kernel(good, [(0, IN), (1, PUSHED), (4, IN), (5, UND)], F)) == []
+
+
+def test_call() -> None:
+    """What is called starts in the entry state; one callee is one cause."""
+    code = "e806000000" * 1 + "e801000000" + "c3" + "c3"
+    symbols = [("f", 0, 11), ("g", 11, 1)]
+    assert rules(kernel(code, [(0, IN), (12, UND)], symbols)) == []
+    found = flow(kernel(code, [(0, IN), (11, PUSHED), (12, UND)], symbols)).findings
+    assert {f.rule for f in found} >= {"text/call"}
+    calls = [f for f in found if f.rule == "text/call"]
+    assert {f.cause for f in calls} == {"callee g"}
+    assert calls[0].key == "text/call:callee g"
+
+
+def test_call_that_only_pushes() -> None:
+    """A call to the next instruction leaves its return address on the stack."""
+    code = "e801000000" + "cc" + "4883c408" + "c3"
+    rows = [(0, IN), (5, UND), (6, PUSHED), (10, IN), (11, UND)]
+    assert rules(kernel(code, rows, F)) == []
+
+
+def test_return() -> None:
+    """A return needs the frame as the call made it."""
+    assert rules(kernel("53c3", [(0, IN), (1, PUSHED), (2, UND)], F)) == [
+        "text/return f+0x1"
+    ]
+
+
+def test_tail() -> None:
+    """An indirect jump without a table leaves the function."""
+    assert rules(kernel("ffe0", [(0, IN), (2, UND)], F)) == []
+    found = rules(kernel("53ffe0", [(0, IN), (1, PUSHED), (3, UND)], F))
+    assert found == ["text/tail f+0x1"]
+
+
+def test_tail_to_another_object() -> None:
+    """A jump to an external function is a tail call."""
+
+    def jumping(code: str, *rows: tuple[int, OrcEntry]) -> Program:
+        writer = ElfWriter()
+        data = bytes.fromhex(code)
+        text = writer.section(".text", data, flags=ALLOC | EXEC)
+        writer.symbol("f", text, 0, len(data))
+        away = writer.symbol("away", UNDEF, kind=0)
+        writer.relocation(text, len(data) - 4, R_PLT32, away, -4)
+        add_orc(writer, text, [*rows, (len(data), UND)])
+        return writer.program("f.o")
+
+    assert rules(jumping("e900000000", (0, IN))) == []
+    pushed = jumping("53" + "e900000000", (0, IN), (1, PUSHED))
+    assert rules(pushed) == ["text/tail f+0x1"]
+
+
+def test_return_address() -> None:
+    """An entry within a call changes how its frame is unwound."""
+    code = "e801000000" + "c3" + "c3"
+    symbols = [("f", 0, 6), ("g", 6, 1)]
+    rows = [(0, IN), (3, PUSHED), (5, IN), (7, UND)]
+    assert rules(kernel(code, rows, symbols)) == ["text/ret-1 f"]
+
+
+def test_function() -> None:
+    """A function symbol starts in the entry state, or jumps lead to a fragment."""
+    rows = [(0, PUSHED), (1, IN), (2, UND)]
+    assert rules(kernel("5bc3", rows, F)) == ["text/entry f"]
+    code = "53" + "7402" + "5bc3" + "5bc3"
+    rows = [(0, IN), (1, PUSHED), (4, IN), (5, PUSHED), (6, IN), (7, UND)]
+    symbols = [("f", 0, 5), ("f.cold", 5, 2)]
+    assert rules(kernel(code, rows, symbols)) == []
+
+
+def ex_table(*pairs: tuple[int, int]) -> tuple[str, bytes, int]:
+    """Exceptions, (instruction, fixup) offsets."""
+    data = b""
+    for insn, fixup in pairs:
+        data += relative(TABLE + len(data), insn, fixup) + bytes(4)
+    return "__ex_table", data, TABLE
+
+
+def test_ex_table() -> None:
+    """A fixup goes on with the frame of what faulted."""
+    code = "53" + "488b07" + "5bc3"
+    rows = [(0, IN), (1, PUSHED), (5, IN), (6, UND)]
+    assert rules(kernel(code, rows, F, [ex_table((1, 4))])) == []
+    found = rules(kernel(code, rows, F, [ex_table((1, 5))]))
+    assert found == ["text/ex-table f+0x1"]
+
+
+def test_jump_label() -> None:
+    """A static key's branch and what follows it have one state."""
+    code = "53" + "0f1f440000" + "5bc3"
+    rows = [(0, IN), (1, PUSHED), (7, IN), (8, UND)]
+
+    def labelled(target: int) -> Program:
+        data = relative(TABLE, 1, target) + struct.pack("<q", 0)
+        return kernel(code, rows, F, [("__jump_table", data, TABLE)])
+
+    assert rules(labelled(6)) == []
+    assert rules(labelled(7)) == ["text/jump-label f+0x1"]
+
+
+@pytest.mark.parametrize("size", [8, 12, 16])
+def test_warning(size: int) -> None:
+    """Behind a ud2 that warns the code goes on; behind any other it ends."""
+    code = "0f0b" + "c3"
+
+    def with_flags(flags: int) -> Program:
+        entry = relative(TABLE, 0).ljust({8: 4, 12: 10, 16: 14}[size], b"\0")
+        entry = (entry + struct.pack("<H", flags)).ljust(size, b"\0")
+        rows = [(0, IN), (2, PUSHED), (3, UND)]
+        return kernel(code, rows, F, [("__bug_table", entry, TABLE)])
+
+    assert "text/bug f" in rules(with_flags(1))
+    assert "text/bug f" not in rules(with_flags(0))
+
+
+def test_static_call() -> None:
+    """A static call in tail position may become a return."""
+    code = "53" + "e901000000" + "cc" + "c3"
+    rows = [(0, IN), (1, PUSHED), (6, UND), (7, PUSHED), (8, UND)]
+
+    def site(flags: int) -> Program:
+        data = struct.pack("<ii", TEXT + 1 - TABLE, 0x1000 + flags)
+        return kernel(code, rows, F, [(".static_call_sites", data, TABLE)])
+
+    assert "text/static-call f+0x1" in rules(site(1))
+    assert "text/static-call f+0x1" not in rules(site(0))
+
+
+THUNK = (
+    "e801000000" + "cc" + "48890424" + "c3"
+)  # call 1f; int3; 1: mov %rax,(%rsp); ret
+THUNK_ROWS = [(6, UND), (16, IN), (17, UND)]
+
+
+def test_retpoline() -> None:
+    """A jump by a thunk is indirect: it leaves the function."""
+    code = "e901000000" + "cc" + THUNK
+    symbols = [("f", 0, 5), ("thunk", 6, 11)]
+    assert rules(kernel(code, [(0, IN), *THUNK_ROWS], symbols)) == []
+    code = "53" + "eb03" + "cccccc" + THUNK
+    rows = [(0, IN), (1, PUSHED), *THUNK_ROWS]
+    assert rules(kernel(code, rows, symbols)) == ["text/retpoline f+0x1"]
+
+
+def test_call_by_a_thunk() -> None:
+    """A call of a thunk is an indirect call, whatever entry the thunk has."""
+    code = "e801000000" + "c3" + THUNK
+    symbols = [("f", 0, 6), ("thunk", 6, 11)]
+    assert rules(kernel(code, [(0, IN), *THUNK_ROWS], symbols)) == []
+
+
+def switch(states: list[tuple[int, OrcEntry]], *cases: int) -> Program:
+    """A switch: push; jmp *table(,%rax,8); two cases that pop and return."""
+    table = struct.pack("<i", RODATA - (1 << 64)).hex()
+    code = "53" + "ff24c5" + table + "5bc3" + "5bc3"
+    data = b"".join(struct.pack("<Q", TEXT + case) for case in cases)
+    rows = [(0, IN), (1, PUSHED), *states, (12, UND)]
+    return kernel(code, rows, F, [(".rodata", data + bytes(8), RODATA)])
+
+
+def test_jump_table() -> None:
+    """All cases of a switch have the state of its jump."""
+    good = [(9, IN), (10, PUSHED), (11, IN)]
+    program = switch(good, 8, 10)
+    assert rules(program) == []
+    assert flow(program).counts["jump table edges"] == 2
+    assert rules(switch(good, 8, 11)) == ["text/jump-table f+0x1"]
+
+
+def test_aux_code_has_the_state_of_who_jumps_there() -> None:
+    """A section without states is the continuation of those who jump there."""
+
+    def program(back: int) -> Program:
+        writer = ElfWriter()
+        code = bytes.fromhex("53" + "e900000000" + "5b" + "c3")
+        text = writer.section(".text", code, flags=ALLOC | EXEC)
+        writer.symbol("f", text, 0, len(code))
+        aux = writer.section(
+            ".altinstr_aux", bytes.fromhex("f60001" + "e900000000"), flags=ALLOC | EXEC
+        )
+        symbol = writer.symbol("", aux, kind=3, binding=0)
+        home = writer.symbol("", text, kind=3, binding=0)
+        writer.relocation(text, 2, R_PLT32, symbol, -4)
+        writer.relocation(aux, 4, R_PLT32, home, back - 4)
+        add_orc(writer, text, [(0, IN), (1, PUSHED), (7, IN), (8, UND)])
+        return writer.program("f.o")
+
+    assert rules(program(6)) == []
+    assert [rule.split()[0] for rule in rules(program(7))] == ["text/branch"]
+
+
+def test_counts() -> None:
+    """What was looked at is counted, and what was not."""
+    code = "53" + "5b" + "c3" + "0f0b" + "fc"
+    rows = [(0, IN), (1, PUSHED), (2, IN), (5, UND)]
+    counts = flow(kernel(code, rows, [("f", 0, 5)])).counts
+    assert counts["step edges"] == 2
+    assert counts["return edges"] == 1
+    assert counts["function edges"] == 1
+    assert counts["defined"] == 4
+    assert counts["unreached"] == 1  # ud2, behind a return
+    assert counts["blind"] == 1  # cld
+    assert counts["assumed"] == 0
+
+
+def test_no_code_is_no_error() -> None:
+    """A whole validation of an object with nothing in it says nothing."""
+    writer = ElfWriter()
+    text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    add_orc(writer, text, [(0, IN), (1, UND)])
+    assert check(writer.program()).findings == ()

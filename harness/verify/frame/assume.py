@@ -81,22 +81,31 @@ def _made(frame: Frame) -> bool:
     return k == 0 or top is None or not meant(top)
 
 
-def contradicts(frame: Frame, state: int, entered: int | None) -> bool:
-    """Whether what is known without a frame is certainly not what ``state`` claims.
+def contradicts(frame: Frame, state: int) -> bool:
+    """Whether what was pushed without a frame is certainly not what ``state`` claims."""
+    found = place(frame, state)
+    if found is None or entry_of(state).type != OrcType.REGS:
+        return False
+    start = found - IRET_OFFSET
+    saved = frame.slots.get(start + PT_REGS[BP], initial(BP))
+    return saved != initial(BP) or foreign(frame, start)
 
-    ``entered`` is where %rsp was when control came without a jump, else None: a
-    frame that was there from the start is none that the code has built.
+
+def was_there(frame: Frame, state: int, entered: int | None, *, builds: bool) -> bool:
+    """Whether the frame that ``state`` finds was there an instruction before.
+
+    ``entered`` is where %rsp was at the start; ``builds`` tells whether what was
+    executed last moved %rsp or wrote to the stack.
     """
     found = place(frame, state)
     if found is None:
         return False
-    kind = entry_of(state).type
-    if kind != OrcType.REGS:
-        back = (WORD,) if kind == OrcType.CALL else (0, WORD)  # or an error code
-        return entered is not None and found - entered in back
-    start = found - IRET_OFFSET
-    saved = frame.slots.get(start + PT_REGS[BP], initial(BP))
-    return saved != initial(BP) or foreign(frame, start)
+    entry = entry_of(state)
+    if entry.type == OrcType.REGS:
+        known = found - IRET_OFFSET + PT_REGS[BP] in frame.slots
+        return known and (not builds or entry.sp_offset < 0)
+    back = (WORD,) if entry.type == OrcType.CALL else (0, WORD)  # or an error code
+    return entered is not None and found - entered in back
 
 
 def taken(frame: Frame, state: int, address: int) -> Frame:

@@ -51,6 +51,7 @@ class Answer(enum.IntEnum):
     RETURN = 3  # no return address below the CFA
     BP = 4  # the caller's %rbp is not where the claim says
     ANCHOR = 5  # a call's frame is claimed to be an interrupt's, or the other way
+    LOST = 6  # it holds, and it held before, where the table has no state
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -66,6 +66,12 @@ class Operation:
         return True
 
     @property
+    def builds(self) -> bool:
+        """Whether it moves %rsp or writes a word to the stack."""
+        moves = bool((self.lost | self.written) & 1 << SP)
+        return moves or Form.PUSH <= self.form <= Form.POP_OTHER or self.form in _STORES
+
+    @property
     def written(self) -> int:
         """Mask of the registers that the form itself gives a new value."""
         if self.form in _GIVES:
@@ -76,6 +82,7 @@ class Operation:
 _GIVES = (Form.POP, Form.MOVE, Form.LOAD, Form.LEA, Form.SWAP_MEMORY)
 # registers from which a claim can count
 _BASES = sum(1 << register for register in (SP, BP, 0, 2, 7, 10, 13))
+_STORES = (Form.STORE, Form.SWAP_MEMORY, Form.WIPE, Form.LEAVE, Form.ENTER)
 _NOTHING = Operation(Form.QUIET, 0)
 _CALL = Operation(Form.CALL, VOLATILE)
 

@@ -22,6 +22,7 @@ from harness.verify.frame.frame import Frame
 from harness.verify.frame.unit import Refusal, Routes, Walked, Walker
 from harness.verify.noreturn import Ways
 from harness.verify.scope import Scope
+from harness.verify.successor import defined
 from harness.verify.transfer import ENTRY, is_defined
 
 _FAR = 4  # rounds of looking for those who jump to a fragment
@@ -103,7 +104,7 @@ def _begins(scope: Scope, bodies: Bodies) -> list[int]:
     padding = np.isin(insns.kind, (InsnKind.NOP, InsnKind.TRAP))
     blind = ~scope.defined & scope.falls & ~scope.inside & ~padding
     into = np.append(scope.defined[1:] & (insns.address[1:] == insns.end[:-1]), False)
-    rows = set[int]()
+    rows = set(_dying_sites(scope))
     for row in np.flatnonzero(blind & into).tolist():
         first = bodies.of(row).first
         if row + 1 == bodies.of(row + 1).first:
@@ -112,6 +113,19 @@ def _begins(scope: Scope, bodies: Bodies) -> list[int]:
             row -= 1
         rows.add(row)
     return sorted(rows)
+
+
+def _dying_sites(scope: Scope) -> list[int]:
+    """Return the rows of sites behind which the table has no state any more."""
+    alternatives = scope.columns.alternatives
+    if alternatives is None:
+        return []
+    start = alternatives.site_address
+    end = start + alternatives.site_length.astype(np.uint64)
+    dies = defined(scope.at(start)) & ~defined(scope.at(end))
+    rows = scope.columns.insns.index(start[dies])
+    found: list[int] = rows[rows >= 0].tolist()
+    return found
 
 
 def _roots(scope: Scope, bodies: Bodies, rows: Iterable[int]) -> list[int]:

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from harness.text.insn import InsnKind
 from harness.text.operand import SP
 from harness.verify.callee import Callees, Returns
-from harness.verify.frame.assume import Assumption, contradicts, shape, switched, taken
+from harness.verify.frame.assume import (
+    Assumption,
+    contradicts,
+    shape,
+    switched,
+    taken,
+    was_there,
+)
 from harness.verify.frame.body import Bodies, Body
 from harness.verify.frame.claim import (
     Answer,
@@ -66,6 +73,7 @@ class Walked:
     executed: set[int] = field(default_factory=set)
 
 
+_HINT_LATE = 3  # instructions that may lie between a push and its hint
 _ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
 
 
@@ -226,28 +234,42 @@ class Walker:
             return self._find(source, row, frame, state)
         answer = ask(frame, state)
         if answer is Answer.HOLDS or (entered and not _leaves(frame)):
+            if row == source + 1 and not entered and self._is_blind(source):
+                self._refuse(source, row, state, Answer.LOST, frame)
             return None if entered else frame
         told = self._deny(source, row, frame, answer)
         jumped = row != source + 1 and (source, row) in self.walked.refused
         return None if entered or jumped else told
 
+    def _is_blind(self, source: int) -> bool:
+        """Whether the table has no state at ``source``, though it has the frame."""
+        body = self.bodies.of(source)
+        return source not in body.inside and not is_defined(self.bodies.state(source))
+
     def _without(self, source: int, row: int, frame: Frame) -> Frame | None:
         """Control comes to where the table has no state."""
         if frame.anchor is Anchor.NOTHING or not is_defined(self.bodies.state(source)):
             return frame
-        body = self.bodies.of(source)
-        faults = body.kind[source - body.first] == InsnKind.END  # into a new frame
-        leaves = self.bodies.named(row) and (faults or not _leaves(frame))
-        if leaves or self.bodies.stateless(row):
+        if row != source + 1 and self._enters(source, row, frame):
             self.walked.assumed[source, row] = Assumption.WITHOUT
             return None
-        state = self.bodies.state(row)
         by_hand = frame.anchor is Anchor.CALL or self.bodies.loaded(source) == SP
         if by_hand and self._loaded(source, frame) == SP:
             self.walked.assumed[source, row] = Assumption.LOADED
-            return switched(frame, state, self.bodies.address(row))
+            return frame
+        state = self.bodies.state(row)
         self._refuse(source, row, state, Answer.UNTOLD, frame)
         return None
+
+    def _enters(self, source: int, row: int, frame: Frame) -> bool:
+        """Whether a jump goes to a function that claims to have no frame."""
+        body = self.bodies.of(source)
+        if not self.bodies.named(row):
+            return False
+        if frame.anchor is Anchor.CALL and not _leaves(frame):
+            return True
+        faults = body.kind[source - body.first] == InsnKind.END  # into a new frame
+        return faults or self.bodies.stateless(row)
 
     def _loaded(self, source: int, frame: Frame) -> int | None:
         """Return the register that ``source`` gave a value that nothing tells."""
@@ -265,11 +287,22 @@ class Walker:
 
     def _find(self, source: int, row: int, frame: Frame, state: int) -> Frame:
         """The table tells of a frame for the first time."""
-        entered = self._entered if row == source + 1 else None
-        if contradicts(frame, state, entered):
+        if self._was_there(source, row, frame, state):
+            self._refuse(source, row, state, Answer.LOST, frame)
+        elif contradicts(frame, state):
             self._refuse(source, row, state, Answer.ELSEWHERE, frame)
         self.walked.assumed[source, row] = Assumption.FOUND
         return taken(frame, state, self.bodies.address(row))
+
+    def _was_there(self, source: int, row: int, frame: Frame, state: int) -> bool:
+        """Whether what ``state`` tells of was so before, where the table is silent."""
+        if row != source + 1:
+            return False
+        body = self.bodies.of(source)
+        before = range(max(source - _HINT_LATE, body.first), row)
+        builds = any(body.operations[at - body.first].builds for at in before)
+        called = self._moved(source, state) is not None
+        return called or was_there(frame, state, self._entered, builds=builds)
 
     def _deny(
         self, source: int, row: int, frame: Frame, answer: Answer

@@ -240,8 +240,35 @@ def test_registers_pushed_without_a_frame() -> None:
     code = pushes + "4155 4156 4157 90 0f0b"
     at = len(bytes.fromhex(pushes + "415541564157"))
     assert walked(code, [(0, END), (at, regs())]) == (f"+{at} found",)
-    for wrong in (8, -8, 16):
+    for wrong in (8, 16):
         assert f"+{at} elsewhere" in walked(code, [(0, END), (at, regs(wrong))])
+    for late in (regs(-8), regs(-16)):
+        assert f"+{at} lost" in walked(code, [(0, END), (at, late)])
+
+
+def test_state_lost_at_the_start() -> None:
+    """A frame that was there when control entered is none that the code has built."""
+    # push %rbx; nop; pop %rbx; ret, and push $-1; nop; iretq
+    rows = [(1, call(16)), (3, call(8))]
+    assert "+1 lost" in walked("53 90 5b c3", [(0, UND), *rows])
+    assert "+2 lost" in walked("6aff 90 48cf", [(0, UND), (2, regs(8, partial=True))])
+    # pop %rcx; pop %r11; nop: the hypervisor's words lie below the interrupt's
+    code = "59 415b 90 48cf"
+    assert walked(code, [(0, END), (3, regs(partial=True))]) == ("+3 found",)
+
+
+def test_state_lost_on_the_way() -> None:
+    """Where the table falls silent the code must hide the frame, too."""
+    # push %rbx; nop; pop %rbx; ret
+    rows = [(0, call(8)), (1, UND), (2, call(16)), (3, call(8))]
+    assert walked("53 90 5b c3", rows) == ("+1 untold",)
+    # mov %rsp,%rdx; mov %gs:8,%rsp; nop; jmp to itself
+    silent = [(0, regs(partial=True)), (12, END)]
+    code = "4889e2 65488b242508000000 90 ebfe"
+    assert walked(code, silent) == ("+12 loaded",)
+    # push 5 words from (%rdx), silently: the frame was known all the time
+    code = "4889e2 65488b242508000000 ff7220 ff7218 ff7210 ff7208 ff32 90 0f0b"
+    assert "+26 lost" in walked(code, [*silent, (26, regs(partial=True))])
 
 
 def test_copied_interrupt_words() -> None:

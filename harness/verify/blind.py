@@ -16,7 +16,6 @@ from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.insn import I64, U64, InsnKind
 from harness.verify.columns import Columns, Part
-from harness.verify.lookup import Lookup
 from harness.verify.window import excerpt
 
 RULE = "blind/function"
@@ -26,7 +25,7 @@ _NON_STANDARD = ".discard.func_stack_frame_non_standard"
 
 
 def check_blind(columns: Columns) -> Part:
-    """Report the functions most of whose instructions have no state.
+    """Report the functions that have no state from their start on.
 
     Counts: functions with a size, and of them those without a state, explained ones
     included. Notes: fragments of dropped weak functions.
@@ -34,8 +33,8 @@ def check_blind(columns: Columns) -> Part:
     start, end = functions(columns.program)
     if not len(start):
         return Part()
-    unknown = _undefined(columns.lookup, end) - _undefined(columns.lookup, start)
-    often = np.flatnonzero(unknown * 2 > (end - start).astype(np.int64))
+    # what follows may be a dropped function's, where only the next symbol ends one
+    often = np.flatnonzero(columns.lookup.at(start) >> 40 & 15 == OrcType.UNDEFINED)
     blind = [
         (int(start[at]), int(end[at]))
         for at in often.tolist()
@@ -68,17 +67,6 @@ def _sized(program: Program, wanted: npt.NDArray[np.bool_]) -> tuple[U64, U64]:
     rows = rows[program.in_code(symbols.address[rows])]
     start, first = np.unique(symbols.address[rows], return_index=True)
     return start, start + symbols.size[rows[first]]
-
-
-def _undefined(lookup: Lookup, address: U64) -> I64:
-    """Return how many bytes from the table's start to each address have no state."""
-    holes = lookup.state >> 40 & 15 == OrcType.UNDEFINED
-    size = np.diff(lookup.ip, append=lookup.ip[-1:]).astype(np.int64) * holes
-    before = np.cumsum(size) - size
-    row = np.searchsorted(lookup.ip, address, side="right") - 1
-    within = (address - lookup.ip[row]).astype(np.int64) * holes[row]
-    outside = row < 0
-    return np.asarray(np.where(outside, 0, before[row] + within))
 
 
 def _mostly_unknown(columns: Columns, start: int, end: int) -> bool:

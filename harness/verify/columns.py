@@ -93,6 +93,8 @@ class Columns:
         """The texts of alternatives without operands; None if there are none."""
         if self.alternatives is None or self.streams is None:
             return None
+        if not len(self.streams.insns):
+            return None
         return patterns_of(self.program, self.alternatives, self.streams)
 
 

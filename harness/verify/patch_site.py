@@ -18,7 +18,6 @@ from harness.elf.orc import OrcType
 from harness.elf.sites import SiteTable, parse_sites
 from harness.finding import Finding
 from harness.text.insn import I64, U8, U64, InsnKind
-from harness.verify.blind import functions, holding
 from harness.verify.columns import Columns, Part
 from harness.verify.window import excerpt
 
@@ -257,14 +256,12 @@ def _missing(
 
 
 def _seen(code: _Code, table: SiteTable, rows: I64, notes: list[str]) -> I64:
-    """Leave out what lies in functions without a state: those are findings (blind)."""
-    columns = code.columns
-    address = code.branches.address[rows]
-    blind = columns.lookup.at(address) >> 40 & 15 == OrcType.UNDEFINED
-    blind &= holding(*functions(columns.program), address) >= 0
+    """Leave out what has no state: its functions are findings (``blind.py``)."""
+    states = code.columns.lookup.at(code.branches.address[rows])
+    blind = states >> 40 & 15 == OrcType.UNDEFINED
     if blind.any():
         many = int(blind.sum())
-        notes.append(f".{table}: {many} in functions without ORC are not listed")
+        notes.append(f".{table}: {many} in code without ORC are not listed")
     return np.asarray(rows[~blind])
 
 
@@ -314,7 +311,7 @@ def _bare_returns(code: _Code, notes: list[str]) -> Iterator[Finding]:
 def _keys(code: _Code) -> Iterator[Finding]:
     """A trampoline has one key, a key one trampoline; jumps are marked as tail calls."""
     each = code.lists.get(SiteTable.STATIC_CALL_SITES)
-    if each is None:
+    if each is None or not len(code.branches.address):
         return
     branches = code.branches
     tail = np.isin(branches.kind[each.row], _JUMPS) != (each.key & _TAIL != 0)
@@ -351,8 +348,7 @@ def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
     covered = _covered(code, SiteTable.CALL_SITES, section)
     notes.append(f"{int((~covered).sum())} calls are in sections without call depth")
     rows = rows[covered]
-    fentry = np.array([program.symbols.find(_FENTRY) or 0], np.uint64)
-    rows = rows[~np.isin(branches.target[rows], np.append(special, fentry))]
+    rows = rows[~np.isin(branches.target[rows], np.append(special, _fentry(code)))]
     functions = program.symbols.address[program.symbols.functions]
     for row in rows.tolist():
         address, goes = int(branches.address[row]), int(branches.target[row])
@@ -361,6 +357,15 @@ def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
             continue
         message = f"the call of {program.location(goes)} is not in .call_sites"
         yield _finding(code.columns, address, Rule.MISSING, message)
+
+
+def _fentry(code: _Code) -> U64:
+    """__fentry__, if objtool lists its calls for ftrace alone (--mcount)."""
+    fentry = code.columns.program.symbols.find(_FENTRY)
+    row = code.lists[SiteTable.CALL_SITES].row
+    if fentry is None or (code.branches.target[row] == np.uint64(fentry)).any():
+        return np.zeros(0, np.uint64)
+    return np.array([fentry], np.uint64)
 
 
 def _drops_return(code: _Code, function: int) -> bool:

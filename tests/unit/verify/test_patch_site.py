@@ -108,7 +108,7 @@ def test_code_that_objtool_has_not_seen() -> None:
     columns = read_columns(module.program(), Features({}, 0, "test"))
     assert columns is not None
     (note,) = check_patch_sites(columns).notes
-    assert note == ".return_sites: 2 in functions without ORC are not listed"
+    assert note == ".return_sites: 2 in code without ORC are not listed"
 
 
 def test_foreign_returns() -> None:
@@ -165,6 +165,18 @@ def test_calls_with_depth() -> None:
     module.list(".call_sites", [(one, "", 0), (two, "", 0), (two + 1, "", 0)])
     (text,) = said(module)
     assert text.startswith("patch-site/foreign victim+0x6")
+
+
+def test_calls_of_fentry() -> None:
+    """They are listed all or none: objtool may keep them for ftrace alone."""
+    module = Module()
+    one, two = module.code(CALL, "__fentry__"), module.code(CALL, "__fentry__")
+    other = module.code(CALL, "printk")
+    module.list(".call_sites", [(other, "", 0)])
+    assert said(module) == []
+    module.list(".call_sites", [(one, "", 0), (other, "", 0)])
+    (text,) = said(module)
+    assert text.startswith(f"patch-site/missing victim+{two:#x}")
 
 
 def test_static_calls() -> None:

@@ -47,6 +47,7 @@ class Finding:
         ordinal: tells findings apart whose rule, object, symbol and variant are equal.
         window: the evidence, as lines of at most 100 columns.
         reproduce: the command that shows it again.
+        blame: who made it (hint, compiler, objtool, linker, sorttable), if told.
         occurrences: how many places show it, after grouping by cause.
     """
 
@@ -62,6 +63,7 @@ class Finding:
     window: tuple[str, ...] = ()
     reproduce: str = ""
     occurrences: int = 1
+    blame: str = ""
 
     @property
     def key(self) -> str:

@@ -10,15 +10,22 @@ kernel, is refused: nobody's verdict may depend on it (``digest.py``).
 from __future__ import annotations
 
 import bisect
+import contextlib
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.elf.compression import decompress, recognise
 from harness.errors import FormatError
+
+if TYPE_CHECKING:
+    from elftools.dwarf.dwarfinfo import DWARFInfo as DWARFInfo
+    from elftools.dwarf.lineprogram import LineProgram as LineProgram
 
 Bytes = npt.NDArray[np.uint8]
 Records = npt.NDArray[np.void]
@@ -230,6 +237,23 @@ def c_strings(table: Bytes, offsets: npt.NDArray[np.integer]) -> tuple[str, ...]
         text[start:end]
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
     )
+
+
+@contextlib.contextmanager
+def debug_lines(path: Path) -> Iterator[DWARFInfo | None]:
+    """Yield the debug information of the linked file ``path``; None if it has none."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as file:
+        try:
+            elf = ELFFile(file)
+            lines = elf.get_section_by_name(".debug_line") is not None
+            linked = elf.header["e_type"] != "ET_REL"
+        except ELFError:  # packed, or cut off behind what a verdict reads
+            lines = linked = False
+        # what is linked is relocated, whatever tables of it were left in
+        yield elf.get_dwarf_info(False) if lines and linked else None
 
 
 def relocation_name(number: int) -> str:

@@ -102,6 +102,7 @@ def lines(finding: Finding) -> Iterator[str]:
         "platforms": ", ".join(finding.platforms),
         "declared": finding.declared,
         "actual": finding.actual,
+        "blame": finding.blame,
     }
     yield from (f"  {name:9} {value}" for name, value in facts.items() if value)
     yield from (f"  {line}" for line in finding.window)

@@ -86,6 +86,11 @@ def _judged(
         _notes(found, verdicts),
         known_in=known_in,
     )
+    if judgement.findings:
+        from harness.stages.attribute import attribute  # numpy: for findings only
+
+        looked_into = attribute(judgement.findings, found)
+        judgement = replace(judgement, findings=looked_into)
     errors = [c.error for c in checked if c.error is not None]
     if not errors:
         return (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from harness.elf.feature import Features
+from harness.elf.orc import OrcEntry
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
-from tests.builders.elfwriter import call
+from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call
 from tests.builders.site import SMAP, XENPV, Replacement, a_site
 
 NAMES = Features({XENPV: "XENPV", SMAP: "SMAP"}, 0, "test")
@@ -34,6 +35,18 @@ def columns() -> Columns:
     read = read_columns(program, NAMES)
     assert read is not None
     return read
+
+
+def read(text: str, rows: list[tuple[int, OrcEntry]]) -> Columns:
+    """Return the columns of an object with one function ``f``."""
+    writer = ElfWriter()
+    code = bytes.fromhex(text)
+    section = writer.section(".text", code, flags=ALLOC | EXEC, align=16)
+    writer.symbol("f", section, 0, len(code))
+    add_orc(writer, section, [*rows, (len(code), UND)])
+    made = read_columns(writer.program(), NAMES)
+    assert made is not None
+    return made
 
 
 def rules(columns: Columns) -> set[str]:

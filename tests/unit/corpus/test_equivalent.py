@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from harness.corpus.equivalent import RULES, Clean, dead, proof
+from harness.corpus.equivalent import RULES, Clean, proof
 from harness.corpus.mutant import Change, Kind
 from harness.corpus.rewrite import Poke, Rows
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.verify.columns import Columns, read_columns
-from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call
+from tests.builders.elfwriter import UND, call
 from tests.builders.site import SMAP, Replacement, a_site
-from tests.unit.corpus.program import NAMES
-
-
-def read(text: str, rows: list[tuple[int, OrcEntry]]) -> Columns:
-    """Return the columns of an object with one function ``f``."""
-    writer = ElfWriter()
-    code = bytes.fromhex(text)
-    section = writer.section(".text", code, flags=ALLOC | EXEC, align=16)
-    writer.symbol("f", section, 0, len(code))
-    add_orc(writer, section, [*rows, (len(code), UND)])
-    columns = read_columns(writer.program(), NAMES)
-    assert columns is not None
-    return columns
+from tests.unit.corpus.program import NAMES, read
 
 
 def table_change(clean: Columns, rows: list[tuple[int, bytes]]) -> Change:
@@ -79,27 +67,6 @@ def test_a_state_for_fill_behind_a_return() -> None:
     rows = [(0, EIGHT), (1, SIXTEEN), (5, EIGHT), (8, NONE)]
 
     assert proved(clean, table_change(clean, rows)) == "unreachable"
-
-
-def test_code_behind_a_jump_is_no_fill() -> None:
-    """NOPs whose next instruction nothing names may be where a pointer leads."""
-    clean = read("c3 90 31c0 c3", [(0, call(8))])
-
-    assert dead(clean).tolist() == [False] * 4
-
-
-def test_fill_before_a_branch_target() -> None:
-    """NOPs between a return and a place that somebody jumps to align it."""
-    clean = read("7402 c3 90 31c0 c3", [(0, call(8))])
-
-    assert dead(clean).tolist() == [False, False, True, False, False]
-
-
-def test_fill_that_a_branch_reaches() -> None:
-    """A NOP that is jumped to is code."""
-    clean = read("7401 c3 90 31c0 c3", [(0, call(8))])
-
-    assert not dead(clean).any()
 
 
 def test_what_lies_behind_a_call_that_does_not_return() -> None:

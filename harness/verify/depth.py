@@ -128,9 +128,11 @@ def _blocks(
     origin = np.concatenate([source, next_to - 1])
     leaves = np.concatenate([source, next_to])
     block = np.searchsorted(start, origin, side="right") - 1
-    value, absolute, lost = _within(changes, start[np.maximum(block, 0)], leaves)
-    enters = np.searchsorted(start, np.concatenate([target, next_to]))
+    # from another base %rsp is told by the one instruction that makes %rbp the base
     outside = ~framed[origin]
+    begin = np.where(outside, origin, start[block])
+    value, absolute, lost = _within(changes, begin, leaves)
+    enters = np.searchsorted(start, np.concatenate([target, next_to]))
     lost |= outside & ~absolute
     absolute |= outside
     order = np.argsort(block, kind="stable")

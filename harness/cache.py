@@ -15,10 +15,12 @@ from pathlib import Path
 
 from harness.errors import InfraError
 
+CACHE_VARIABLE = "ORC_HARNESS_CACHE"
+
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the cache directory that ``environ`` names (it may not exist yet)."""
-    if named := environ.get("ORC_HARNESS_CACHE"):
+    if named := environ.get(CACHE_VARIABLE):
         return Path(named).absolute()
     base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
     return Path(base).absolute() / "orc-harness"

@@ -1,8 +1,8 @@
 """Archive: the verdicts that were given before, found by what they were given on.
 
 A key is the hash of everything that a verdict depends on: the file's bytes
-(:mod:`harness.elf.digest`), its name, what the caller knew besides, our own code and
-the libraries that read kernels. So nothing is ever stale, and nothing needs deleting
+(:mod:`harness.elf.digest`), its name, what the caller knew besides, the variables that
+tell us how, our own code and the libraries that read kernels. So nothing is ever stale, and nothing needs deleting
 but what older versions of us left.
 
 An entry is written whole or not at all and carries its own hash: one that is damaged,
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import harness
-from harness.cache import cache_dir
+from harness.cache import CACHE_VARIABLE, cache_dir
 from harness.elf.digest import digest
 from harness.errors import HarnessError
 from harness.verify.verdict import Checked
@@ -45,7 +45,13 @@ def key(paths: Sequence[Path], known: object) -> str | None:
         files = [f"{digest(path)} {path.name}" for path in paths]
     except HarnessError:
         return None  # whoever validates it says why
-    return hashlib.sha256("\0".join((*files, repr(known))).encode()).hexdigest()
+    settings = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("ORC_HARNESS_") and name != CACHE_VARIABLE
+    }
+    told = "\0".join((*files, repr(known), repr(settings)))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def recall(name: str | None, paths: Sequence[Path]) -> list[Checked]:

@@ -187,14 +187,13 @@ def changed_annotation(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     return Given()
 
 
-def changed_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
-    path.rename(path.parent / "other.o").rename(path)
-    monkeypatch.setattr(archive, "digest", lambda path: f"{path} of other bytes")
-    return Given()
-
-
 def changed_features(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     return Given(Features({1: "SOME"}, 20, "test"))
+
+
+def changed_decoder(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    monkeypatch.setenv("ORC_HARNESS_DECODER", "capstone")
+    return Given()
 
 
 def changed_us(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
@@ -204,7 +203,13 @@ def changed_us(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
 
 @pytest.mark.parametrize(
     "change",
-    [changed_code, changed_annotation, changed_name, changed_features, changed_us],
+    [
+        changed_code,
+        changed_annotation,
+        changed_features,
+        changed_decoder,
+        changed_us,
+    ],
 )
 def test_what_a_verdict_depends_on_is_in_its_key(
     tmp_path: Path, change, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +222,18 @@ def test_what_a_verdict_depends_on_is_in_its_key(
 
     assert again.verdict is not None
     assert not again.verdict.cached
+
+
+def test_a_file_of_another_name_has_a_verdict_of_its_own(tmp_path: Path) -> None:
+    """Its findings say that name."""
+    path = stored(tmp_path)
+    check_many([path])
+    other = path.rename(tmp_path / "other.o")
+
+    (checked,) = check_many([other])
+
+    assert checked.verdict is not None
+    assert not checked.verdict.cached
 
 
 def test_debug_information_is_not_in_the_key(tmp_path: Path) -> None:

@@ -208,13 +208,15 @@ def verify_view(columns: Columns, machine: Machine) -> Part:
 def _reached(patched: Columns, view: View, site: int, finding: Finding) -> bool:
     """Whether control can come to a finding's place from the start of its site."""
     insns, start, end = patched.insns, int(view.start[site]), int(view.end[site])
-    todo, seen = [start], {end}
+    todo, seen = [start], set[int]()
     while todo:
         at = todo.pop()
         row = int(insns.index(np.array([at], np.uint64))[0])
-        if at in seen or not start <= at < end or row < 0:
+        if at in seen or not start <= at <= end or row < 0:
             continue
         seen.add(at)
+        if at == end:
+            continue
         insn = insns.at(row)
         todo += [insn.target] if insn.target else []
         todo += [insn.end] if insn.kind.falls_through else []

@@ -23,7 +23,7 @@ from harness.text.fill import stretches
 from harness.text.insn import I64, U8, U64, Insns
 from harness.text.rows import Rows, join
 
-PIECE_BYTES = 256 << 10  # what one thread takes at a time
+PIECE_BYTES = 512 << 10  # what one thread takes at a time
 VARIABLE = "ORC_HARNESS_DECODER"
 
 

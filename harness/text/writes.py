@@ -86,6 +86,7 @@ _IMPLIED = {
     "s": 1 << SI,
     "i": 1 << DI,
     "l": 1 << 11,
+    "H": 1 << AX | 1 << CX | 1 << DX | 1 << SI | 1 << DI | 1 << 8 | 1 << 10 | 1 << 11,
     "*": EVERYTHING,
 }
 _MEMORY = {"2": 2, "4": 4, "8": 8, "v": 16, "t": 10, "f": 108, "S": 512, "A": 4096}
@@ -189,11 +190,12 @@ _GROUPS = {
     },
 }
 
-# 0f 01 in its register form; vmrun and what calls a hypervisor is not here.
+# 0f 01 in its register form; vmrun and its like, which load a guest, are not here.
 _SYSTEM = {
     **dict.fromkeys((0xC8, 0xC9, 0xCA, 0xCB, 0xD1, 0xE8, 0xEF, 0xF8, 0xFC), ""),
     **dict.fromkeys((0xD0, 0xEE), "ad"),  # xgetbv, rdpkru
     0xF9: "acd",  # rdtscp
+    **dict.fromkeys((0xC1, 0xD9), "H"),  # vmcall, vmmcall: arguments and results
 }
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from harness.elf.symbol import STT_FUNC, STT_NOTYPE
 from harness.text.insn import CODE_BYTES, InsnKind
@@ -21,8 +20,6 @@ from harness.verify.frame.site import Passage, SiteRows, passages_of, sites_of
 from harness.verify.noreturn import Ways
 from harness.verify.scope import Scope
 from harness.verify.transfer import is_defined
-
-_DEPTH = 8  # of calls that are followed to see what a function overwrites
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,6 @@ class Bodies:
     ways: Ways
     starts: list[int]  # rows where functions start, ascending
     _made: dict[int, Body] = field(default_factory=dict)
-    _keeps: dict[int, int] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
@@ -117,33 +113,6 @@ class Bodies:
         encoding = parse_encoding(self.scope.columns.insns.at(row).code)
         word = encoding.opcode == 0x8B and encoding.wide and encoding.mod != 3
         return encoding.reg if word else None
-
-    def keeps(self, row: int, asked: frozenset[int] = frozenset()) -> int:
-        """Return the volatile registers that the function at ``row`` leaves alone.
-
-        gcc knows that of functions in the same file and uses it (-fipa-ra).
-        """
-        if row < 0 or row in asked or len(asked) > _DEPTH:
-            return 0
-        if row not in self._keeps:
-            self._keeps[row] = self._judge(row, asked | {row})
-        return self._keeps[row]
-
-    def _judge(self, row: int, asked: frozenset[int]) -> int:
-        body = self.of(row)
-        if row != body.first or body.passages:
-            return 0
-        kept = VOLATILE
-        for each in body.operations:
-            kept &= ~(
-                each.written if each.form is Form.CALL else each.lost | each.written
-            )
-        for n in np.flatnonzero(_turns(body.kind)).tolist():
-            goes = body.goes[n]
-            own = body.first <= goes < body.last and body.kind[n] != InsnKind.CALL
-            if kept and not own:
-                kept &= self.keeps(goes, asked)
-        return kept
 
     def _make(self, index: int) -> Body:
         first = self.starts[index - 1] if index else 0
@@ -201,19 +170,6 @@ class Bodies:
 def _inside(sites: list[SiteRows]) -> Iterator[int]:
     for site in sites:
         yield from range(site.row + 1, site.behind)
-
-
-_TURNS = (
-    InsnKind.CALL,
-    InsnKind.CALL_INDIRECT,
-    InsnKind.JMP,
-    InsnKind.JMP_INDIRECT,
-    InsnKind.JCC,
-)
-
-
-def _turns(kinds: list[int]) -> npt.NDArray[np.bool_]:
-    return np.isin(kinds, _TURNS)
 
 
 def _restored(operations: list[Operation]) -> int:

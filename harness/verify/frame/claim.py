@@ -83,7 +83,8 @@ def _expression(frame: Frame, entry: OrcEntry) -> int | None:
         value = frame.get(register)
         return None if value is None else value + entry.sp_offset
     if entry.sp_reg == OrcReg.BP_INDIRECT and (bp := frame.get(BP)) is not None:
-        return frame.slots.get(bp + entry.sp_offset)
+        slot = bp + entry.sp_offset
+        return None if _released(frame, slot) else frame.slots.get(slot)
     if entry.sp_reg == OrcReg.SP_INDIRECT and (sp := frame.get(SP)) is not None:
         top = frame.slots.get(sp)
         return None if top is None else top + entry.sp_offset
@@ -117,9 +118,13 @@ def _has_bp(frame: Frame, entry: OrcEntry) -> bool:
         if bp is None:
             return False
         slot = bp + entry.bp_offset
+    return frame.slots.get(slot) == wanted and not _released(frame, slot)
+
+
+def _released(frame: Frame, slot: int) -> bool:
+    """Whether ``slot`` lies below the stack, where an interrupt overwrites it."""
     sp = frame.get(SP)
-    released = sp is not None and (distance(sp, slot) or 0) > 0
-    return frame.slots.get(slot) == wanted and not released
+    return sp is not None and (distance(sp, slot) or 0) > 0
 
 
 def _ask_regs(frame: Frame, entry: OrcEntry) -> Answer:

@@ -33,8 +33,8 @@ from harness.verify.frame.claim import (
 )
 from harness.verify.frame.execute import execute, push
 from harness.verify.frame.frame import Anchor, Frame
-from harness.verify.frame.operation import Form
-from harness.verify.frame.value import FRAME, RETURN, distance
+from harness.verify.frame.operation import VOLATILE, Form
+from harness.verify.frame.value import FRAME, RETURN, distance, initial
 from harness.verify.transfer import ENTRY, is_defined
 
 
@@ -66,13 +66,17 @@ class Walked:
         refused: (source, row) -> the first refusal on that way.
         assumed: (source, row) -> why the claim at row was taken.
         executed: rows whose instruction was executed.
+        kept: mask of the volatile registers that have their first values at all
+            exits, where that was asked.
     """
 
     refused: dict[tuple[int, int], Refusal] = field(default_factory=dict)
     assumed: dict[tuple[int, int], Assumption] = field(default_factory=dict)
     executed: set[int] = field(default_factory=set)
+    kept: int = VOLATILE
 
 
+_DEPTH = 8  # of calls that are followed to see what a function keeps
 _HINT_LATE = 3  # instructions that may lie between a push and its hint
 _ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
 
@@ -101,7 +105,9 @@ class Walker:
     bodies: Bodies
     routes: Routes
     callees: Callees
+    depth: int = 0
     walked: Walked = field(default_factory=Walked)
+    _kept: dict[int, int] = field(default_factory=dict)
     _seen: dict[int, Frame] = field(default_factory=dict)
     _todo: list[int] = field(default_factory=list)
     _entered: int | None = None
@@ -114,6 +120,31 @@ class Walker:
         while self._todo:
             at = self._todo.pop()
             self._run(at, self._seen[at].copy())
+
+    def keeps(self, row: int) -> int:
+        """Return the volatile registers that the function at ``row`` gives back.
+
+        gcc knows that of functions in the same file and uses it (-fipa-ra). They
+        are those that have their first values at every exit.
+        """
+        if row < 0 or self.depth > _DEPTH:
+            return 0
+        if row not in self._kept:
+            self._kept[row] = 0  # what a recursive function keeps is not asked
+            inner = Walker(self.bodies, self.routes, self.callees, self.depth + 1)
+            inner._kept = self._kept
+            inner.walk(row, weakest(ENTRY, self.bodies.address(row)))
+            self._kept[row] = inner.walked.kept
+        return self._kept[row]
+
+    def _leave(self, frame: Frame, goes: int | None) -> None:
+        """Note what a function gives back: by itself, or by the one it jumps to."""
+        if self.depth:
+            kept = VOLATILE if goes is None else self.keeps(goes)
+            for register in range(16):
+                if frame.get(register) != initial(register):
+                    kept &= ~(1 << register)
+            self.walked.kept &= kept
 
     def _join(self, row: int, frame: Frame) -> None:
         """Bring ``frame`` to ``row``, where paths may meet."""
@@ -197,6 +228,7 @@ class Walker:
     def _exit(self, body: Body, n: int, frame: Frame) -> None:
         """The caller's frame must be as it was when its function was entered."""
         row = body.first + n
+        self._leave(frame, None if body.kind[n] == InsnKind.RET else -1)
         if not is_defined(body.state[n]) or row in body.inside:
             return
         if answer := _leaves(frame):
@@ -211,8 +243,8 @@ class Walker:
             push(frame, RETURN, body.address[n])
             self._arrive(row, goes, frame)
             return False
-        kept = body.restored & frame.live
-        kept &= self.bodies.keeps(goes) if kept else 0
+        kept = (VOLATILE if self.depth else body.restored) & frame.live
+        kept &= self.keeps(goes) if kept else 0
         execute(frame, body.operations[n], body.address[n])
         frame.live |= kept
         return True
@@ -236,6 +268,8 @@ class Walker:
         if answer is Answer.HOLDS or (entered and not _leaves(frame)):
             if row == source + 1 and not entered and self._is_blind(source):
                 self._refuse(source, row, state, Answer.LOST, frame)
+            if entered:
+                self._leave(frame, row)
             return None if entered else frame
         told = self._deny(source, row, frame, answer)
         jumped = row != source + 1 and (source, row) in self.walked.refused

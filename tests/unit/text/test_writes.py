@@ -35,6 +35,7 @@ AX, CX, DX, BX, SI, DI, R9 = 1, 2, 4, 8, 1 << 6, 1 << 7, 1 << 9
         ("0fa2", Writes(AX | BX | CX | DX)),  # cpuid
         ("0f05", Writes(CX | 1 << 11)),  # syscall
         ("0f01f9", Writes(AX | CX | DX)),  # rdtscp
+        ("0f01d9", Writes(AX | CX | DX | SI | DI | 1 << 8 | 1 << 10 | 1 << 11)),
         ("0f01d8", Writes(EVERYTHING)),  # vmrun: the guest's registers
         ("db5c2404", Writes(0, 4)),  # fistpl 4(%rsp)
         ("dfe0", Writes(AX)),  # fnstsw %ax

@@ -27,6 +27,7 @@ class SiteTable(enum.StrEnum):
     IBT_ENDBR_SEAL = "ibt_endbr_seal"
     CFI_SITES = "cfi_sites"
     SMP_LOCKS = "smp_locks"
+    MCOUNT_LOC = "mcount_loc"
     STATIC_CALL_SITES = "static_call_sites"
     JUMP_TABLE = "jump_table"
     EX_TABLE = "ex_table"
@@ -64,7 +65,7 @@ def parse_sites(program: Program, table: SiteTable) -> Sites | None:
         return None
     address, data = found
     candidates = [size for size in spec.sizes if not data.size % size]
-    read = [_read(address, data, size, spec.second) for size in candidates]
+    read = [_read(address, data, size, spec) for size in candidates]
     scores = [float(program.in_code(s.address).mean()) if len(s) else 1 for s in read]
     # Exception tables and jump labels may name code that objtool annotated and
     # the linker dropped, but never mostly such.
@@ -89,6 +90,7 @@ class _Spec:
     second: bool = False  # the field behind the address is an address too
     start: str = ""
     stop: str = ""
+    absolute: bool = False  # addresses are what they are, not offsets
 
 
 _SPECS = {
@@ -98,6 +100,13 @@ _SPECS = {
     SiteTable.IBT_ENDBR_SEAL: _Spec(".ibt_endbr_seal"),
     SiteTable.CFI_SITES: _Spec(".cfi_sites"),
     SiteTable.SMP_LOCKS: _Spec(".smp_locks"),
+    SiteTable.MCOUNT_LOC: _Spec(
+        "__mcount_loc",
+        (8,),
+        absolute=True,
+        start="__start_mcount_loc",
+        stop="__stop_mcount_loc",
+    ),
     SiteTable.STATIC_CALL_SITES: _Spec(
         ".static_call_sites",
         (8,),
@@ -126,15 +135,19 @@ def _bytes(program: Program, spec: _Spec) -> tuple[int, Bytes] | None:
     return start, program.read(start, stop - start)
 
 
-def _read(address: int, data: Bytes, size: int, second: bool) -> Sites:
+def _read(address: int, data: Bytes, size: int, spec: _Spec) -> Sites:
     count = len(data) // size
     places = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(size)
     rows = data.reshape(count, size)
     if size == 24:
         return Sites(_field(rows, 0, "<u8"), _field(rows, 8, "<u8"), size)
+    if spec.absolute:
+        place = _field(rows, 0, "<u8")
+        place = place[place != 0]  # of a function that the linker dropped
+        return Sites(place, np.zeros_like(place), size)
     first = _field(rows, 0, "<i4")
     target = np.zeros(count, dtype=np.uint64)
-    if second:
+    if spec.second:
         target = places + np.uint64(4) + _field(rows, 4, "<i4")
     # The linker pads .smp_locks to a page; the kernel skips zeros too.
     used = first != 0

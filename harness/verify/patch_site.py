@@ -26,10 +26,6 @@ Mask = npt.NDArray[np.bool_]
 # What the compiler and objtool call them: their interface with the kernel.
 _RETURN_THUNK = "__x86_return_thunk"
 _INDIRECT_THUNK = "__x86_indirect_thunk_"
-_REGISTERS = (
-    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
-    *(f"r{number}" for number in range(8, 16)),
-)
 _FENTRY = "__fentry__"
 _TRAMPOLINE, _KEY = "__SCT__", "__SCK__"
 _TRAMPOLINE_END = np.frombuffer(b"\x0f\xb9\xcc", np.uint8)  # behind its 5-byte jump
@@ -44,6 +40,7 @@ _KINDS = {
     SiteTable.CALL_SITES: (InsnKind.CALL,),
     SiteTable.IBT_ENDBR_SEAL: (InsnKind.ENDBR,),
     SiteTable.SMP_LOCKS: (InsnKind.OTHER, InsnKind.FRAME, InsnKind.STACK),
+    SiteTable.MCOUNT_LOC: (InsnKind.CALL, InsnKind.NOP),  # objtool --mnop
 }
 _TO_BRANCHES = (
     SiteTable.RETURN_SITES,
@@ -163,19 +160,30 @@ def _read(columns: Columns) -> _Code:
 
 def _return_thunk(code: _Code) -> U64:
     """The one function that returns jump to."""
-    thunk = code.columns.program.symbols.find(_RETURN_THUNK)
-    if thunk is not None:
-        return np.array([thunk], np.uint64)
-    return _targets(code, SiteTable.RETURN_SITES)[:1]
+    named = _external(code, _RETURN_THUNK)
+    return named if len(named) else _targets(code, SiteTable.RETURN_SITES)[:1]
 
 
 def _indirect_thunks(code: _Code) -> U64:
-    symbols = code.columns.program.symbols
-    found = [symbols.find(_INDIRECT_THUNK + register) for register in _REGISTERS]
-    thunks = [address for address in found if address is not None]
-    if thunks:
-        return np.array(thunks, np.uint64)
-    return _targets(code, SiteTable.RETPOLINE_SITES)
+    """One per register: where many entries go, or what is called so."""
+    goes = _targets(code, SiteTable.RETPOLINE_SITES)
+    rare = _targets(code, SiteTable.RETPOLINE_SITES, most=1)
+    program = code.columns.program
+    others = [
+        place
+        for place in rare.tolist()
+        if _INDIRECT_THUNK not in str(program.location(place))
+    ]
+    if len(others) < len(goes):  # or it has no names at all
+        goes = goes[~np.isin(goes, np.array(others, np.uint64))]
+    return np.union1d(goes, _external(code, _INDIRECT_THUNK))
+
+
+def _external(code: _Code, prefix: str) -> U64:
+    """Functions of other objects by the beginning of their names."""
+    externals = code.columns.program.externals.items()
+    found = [place for place, name in externals if name.startswith(prefix)]
+    return np.array(found, np.uint64)
 
 
 def _trampolines(code: _Code) -> U64:
@@ -197,14 +205,20 @@ def _trampolines(code: _Code) -> U64:
     return known if len(known) else goes
 
 
-def _targets(code: _Code, table: SiteTable) -> U64:
-    """Where a list's branches go, the most frequent first."""
+def _targets(code: _Code, table: SiteTable, most: int | None = None) -> U64:
+    """Where a list's branches go, often ones first; or ``most`` times at most."""
     if table not in code.lists:
         return np.zeros(0, np.uint64)
     row = code.lists[table].row
     target = code.branches.target[row[row >= 0]]
-    unique, count = np.unique(target[target > 0], return_counts=True)
+    unique, count = np.unique(target, return_counts=True)
+    if most is not None:
+        return np.asarray(unique[count <= most])
     return np.asarray(unique[np.argsort(-count, kind="stable")])
+
+
+def _name(table: SiteTable) -> str:
+    return "__mcount_loc" if table is SiteTable.MCOUNT_LOC else f".{table}"
 
 
 def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
@@ -221,13 +235,13 @@ def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
             first = insns.code[row, :2]  # lock is the second prefix of cmpxchgw
             good &= (first[:, 0] == 0xF0) | (first == (0x66, 0xF0)).all(axis=1)
     for at in np.flatnonzero(~good).tolist():
-        message = f"the entry in .{each.table} is for another instruction"
+        message = f"the entry in {_name(each.table)} is for another instruction"
         yield _finding(code.columns, int(each.address[at]), Rule.FOREIGN, message)
     used = np.zeros(len(insns), bool)
     used[row[good]] = True
     if int(used.sum()) < int(good.sum()):
         for address in _repeated(each.address[good]).tolist():
-            message = f"two entries in .{each.table} are for it"
+            message = f"two entries in {_name(each.table)} are for it"
             yield _finding(code.columns, address, Rule.FOREIGN, message)
 
 
@@ -261,7 +275,7 @@ def _seen(code: _Code, table: SiteTable, rows: I64, notes: list[str]) -> I64:
     blind = states >> 40 & 15 == OrcType.UNDEFINED
     if blind.any():
         many = int(blind.sum())
-        notes.append(f".{table}: {many} in code without ORC are not listed")
+        notes.append(f"{_name(table)}: {many} in code without ORC are not listed")
     return np.asarray(rows[~blind])
 
 

@@ -13,6 +13,7 @@ from harness.verify.patch_site import check_patch_sites
 from tests.builders.elfwriter import (
     ALLOC,
     EXEC,
+    R_64,
     R_PC32,
     R_PLT32,
     SECTION,
@@ -59,10 +60,12 @@ class Module:
         for at, to in self.goes:
             writer.relocation(section, at, R_PLT32, other[to], -4)
         for name, rows in self.lists.items():
-            width = 8 if any(key for _, key, _ in rows) else 4
+            absolute = name == "__mcount_loc"
+            width = 8 if absolute or any(key for _, key, _ in rows) else 4
             table = writer.section(name, struct.pack(f"{width}x") * len(rows))
             for n, (at, key, flags) in enumerate(rows):
-                writer.relocation(table, width * n, R_PC32, local, at)
+                kind = R_64 if absolute else R_PC32
+                writer.relocation(table, width * n, kind, local, at)
                 if key:
                     writer.relocation(table, 8 * n + 4, R_PC32, other[key], flags)
         add_orc(writer, section, [(0, self.entry), (len(self.text), UND)])
@@ -177,6 +180,18 @@ def test_calls_of_fentry() -> None:
     module.list(".call_sites", [(one, "", 0), (other, "", 0)])
     (text,) = said(module)
     assert text.startswith(f"patch-site/missing victim+{two:#x}")
+
+
+def test_traced_functions() -> None:
+    """ftrace patches calls of __fentry__, or the NOPs in their place, only."""
+    module = Module()
+    one, two = module.code(CALL, "__fentry__"), module.code(CALL, "__fentry__")
+    nop = module.code(bytes.fromhex("0f1f440000"))
+    module.list("__mcount_loc", [(one, "", 0), (two, "", 0), (nop, "", 0)])
+    assert said(module) == []
+    module.list("__mcount_loc", [(one, "", 0), (two, "", 0), (nop + 3, "", 0)])
+    (text,) = said(module)
+    assert text.startswith(f"patch-site/foreign victim+{nop + 3:#x}")
 
 
 def test_static_calls() -> None:

@@ -38,13 +38,14 @@ def measure(
     Raises:
         SystemExit: it did not exit with 0 (or 1, which is our "new findings").
     """
+    usual = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # people keep their bytecode
     mine = sorted(os.sched_getaffinity(0))[:cores]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.perf_counter()
         process = subprocess.Popen(
             list(map(str, argv)),
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**usual, **(env or {})},
             stdout=out,
             stderr=err,
             preexec_fn=lambda: os.sched_setaffinity(0, mine),

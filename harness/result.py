@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import uuid
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -107,7 +107,7 @@ def run_result(
     stages = tuple(stages)
     return RunResult(
         schema=SCHEMA,
-        run_id=f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
+        run_id=f"{started:%Y%m%dT%H%M%S}-{os.urandom(3).hex()}",
         started=started.isoformat(timespec="seconds"),
         seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
         profile=profile,

@@ -18,7 +18,6 @@ import importlib.util
 import os
 import pickle
 import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +84,7 @@ def remember(
         return
     body = pickle.dumps(entry)
     directory = _directory()
-    fresh = directory / f".{uuid.uuid4().hex}"
+    fresh = directory / f".{os.urandom(8).hex()}"
     try:
         if not directory.exists():
             directory.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,8 @@ before something is to be judged.
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,6 +162,9 @@ def _check(
         for some in groups:
             yield some, check_group(some, given, threads)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     # big ones first, or the last one is waited for alone
     by_size = sorted(groups, key=lambda some: -size[some])
     # no fork: whoever calls may draw its progress from a thread

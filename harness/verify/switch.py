@@ -6,21 +6,22 @@ length: it ends where an address is none of a place within the function.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.errors import FormatError
 from harness.text.insn import I64, U64, Insn, InsnKind
-from harness.text.operand import SP, parse_encoding
+from harness.text.operand import Encoding, parse_encoding
+from harness.text.writes import writes
 from harness.verify.scope import Scope
 from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
 LOOKED_BACK = 8  # instructions between the load of an address and the jump
 LONGEST = 1024  # entries
-_NO_BASE = 5  # in a SIB byte, where ModRM has mod 0
+_WORD_SCALE = 3  # an index times 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,19 @@ def find_switches(scope: Scope, jumps: Iterable[int], thunks: Thunks) -> Switche
 
 
 def _table(scope: Scope, row: int, thunks: Thunks) -> int | None:
-    insns = scope.columns.insns
-    insn = insns.at(row)
+    insn = scope.columns.insns.at(row)
     if insn.kind is InsnKind.JMP_INDIRECT:
         if (table := _indexed(insn)) is not None:
             return table
         encoding = parse_encoding(insn.code)
-        register = encoding.base if encoding.mod == 3 else -1
+        registers: Iterable[int] = [encoding.base] if encoding.mod == 3 else []
     else:
-        register = thunks.register(insn.target)
-    return None if register < 0 else _loaded(list(_before(scope, row)), register)
+        known = thunks.register(insn.target)
+        # another object's thunk does not say which: that which was loaded from a table
+        registers = range(16) if known < 0 else [known]
+    before = list(_before(scope, row))
+    tables = (_loaded(before, register) for register in registers)
+    return next((table for table in tables if table is not None), None)
 
 
 def _before(scope: Scope, row: int) -> Iterator[Insn]:
@@ -71,26 +75,46 @@ def _before(scope: Scope, row: int) -> Iterator[Insn]:
         yield insn
 
 
-def _loaded(before: Iterable[Insn], register: int) -> int | None:
-    """``mov table(,%index,8),%register``."""
-    for insn in before:
+def _loaded(before: Sequence[Insn], register: int) -> int | None:
+    """``mov table(,%index,8),%register``, the table's address perhaps in a base."""
+    for number, insn in enumerate(before):
         encoding = parse_encoding(insn.code)
         loads = encoding.opcode == 0x8B and encoding.wide and encoding.mod != 3
         if loads and encoding.reg == register:
+            if encoding.base >= 0 and _scale(insn, encoding) == _WORD_SCALE:
+                start = _address(before[number + 1 :], encoding.base)
+                return None if start is None else start + encoding.displacement
             return _indexed(insn)
+    return None
+
+
+def _address(before: Iterable[Insn], register: int) -> int | None:
+    """``lea table(%rip),%register``, which nothing overwrites behind it."""
+    for insn in before:
+        encoding = parse_encoding(insn.code)
+        relative = encoding.mod == 0 and encoding.base < 0 and not encoding.indexed
+        if encoding.opcode == 0x8D and encoding.reg == register and relative:
+            return insn.end + encoding.displacement
+        if writes(insn.code).registers >> register & 1:
+            return None
     return None
 
 
 def _indexed(insn: Insn) -> int | None:
     """Return the table of an operand ``table(,%index,8)``."""
     encoding = parse_encoding(insn.code)
-    start = encoding.immediate - 5  # the SIB byte, then the table's address
-    if encoding.mod or not encoding.indexed or encoding.base >= 0 or start < 1:
-        return None
-    modrm, sib = insn.code[start - 1], insn.code[start]
-    if modrm & 7 != SP or sib & 7 != _NO_BASE or sib >> 6 != 3:
+    if encoding.mod or encoding.base >= 0 or _scale(insn, encoding) != _WORD_SCALE:
         return None
     return encoding.displacement % (1 << 64)
+
+
+def _scale(insn: Insn, encoding: Encoding) -> int:
+    """Return by how much the index is shifted, -1 if there is none."""
+    if not encoding.indexed:
+        return -1
+    wide = encoding.mod == 2 or encoding.base < 0
+    size = 4 if wide else encoding.mod  # of the displacement, in bytes
+    return insn.code[encoding.immediate - size - 1] >> 6
 
 
 def _read(scope: Scope, row: int, table: int, stop: int) -> U64:

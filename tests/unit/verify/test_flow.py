@@ -238,6 +238,21 @@ def test_jump_table() -> None:
     assert rules(switch(good, 8, 11)) == ["text/jump-table f+0x1"]
 
 
+def test_jump_table_behind_a_base() -> None:
+    """The table's address may be in a register."""
+    away = (RODATA - (TEXT + 8)).to_bytes(4, "little").hex()
+    code = "53" + f"488d3d{away}" + "488b3cc7" + "ffe7" + "5bc3" + "5bc3"
+
+    def program(*cases: int) -> Program:
+        data = b"".join(struct.pack("<Q", TEXT + case) for case in cases) + bytes(8)
+        rows = [(0, IN), (1, PUSHED), (15, IN), (16, PUSHED), (17, IN), (18, UND)]
+        return kernel(code, rows, F, [(".rodata", data, RODATA)])
+
+    assert rules(program(14, 16)) == []
+    assert flow(program(14, 16)).counts["jump table edges"] == 2
+    assert rules(program(14, 17)) == ["text/jump-table f+0xc"]
+
+
 def test_aux_code_has_the_state_of_who_jumps_there() -> None:
     """A section without states is the continuation of those who jump there."""
 

@@ -237,12 +237,9 @@ def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
     for at in np.flatnonzero(~good).tolist():
         message = f"the entry in {_name(each.table)} is for another instruction"
         yield _finding(code.columns, int(each.address[at]), Rule.FOREIGN, message)
-    used = np.zeros(len(insns), bool)
-    used[row[good]] = True
-    if int(used.sum()) < int(good.sum()):
-        for address in _repeated(each.address[good]).tolist():
-            message = f"two entries in {_name(each.table)} are for it"
-            yield _finding(code.columns, address, Rule.FOREIGN, message)
+    for address in _repeated(each.address[good]).tolist():
+        message = f"two entries in {_name(each.table)} are for it"
+        yield _finding(code.columns, address, Rule.FOREIGN, message)
 
 
 def _repeated(addresses: U64) -> U64:

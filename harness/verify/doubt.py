@@ -38,6 +38,7 @@ class Rule(enum.StrEnum):
     BUG = "text/bug"
     RETPOLINE = "text/retpoline"
     FRAME = "text/frame"
+    HINT = "text/hint"
 
 
 _MESSAGES = {
@@ -67,6 +68,7 @@ _ANSWERS = {
     Answer.BP: "the caller's %rbp is not where the entry has it",
     Answer.ANCHOR: "the entry takes a call's frame for an interrupt's or the reverse",
     Answer.LOST: "the frame was the same before, where the table has no state",
+    Answer.UNHINTED: "the code does not tell of this frame, and no hint does",
 }
 
 
@@ -99,6 +101,8 @@ def refusals_of(
     kinds = dict(zip(ways, doubtful.kind.tolist(), strict=True))
     for refusal in refusals:
         kind = kinds.get((refusal.source, refusal.row))
+        if refusal.answer is Answer.UNHINTED:
+            kind = None
         declared, why = describe(refusal.state), _ANSWERS[refusal.answer]
         row = refusal.row if kind is None else refusal.source
         window = list(_excerpt(scope, row))
@@ -107,13 +111,19 @@ def refusals_of(
             window += ["", *_excerpt(scope, other)]
         window.append(f"{why}: table {declared}, true {refusal.actual}"[:WIDTH])
         yield Finding(
-            rule=(Rule.FRAME if kind is None else Rule[EdgeKind(kind).name]).value,
+            rule=_rule(refusal.answer, kind).value,
             location=program.location(int(insns.address[row])),
             message=why if kind is None else _MESSAGES[EdgeKind(kind)],
             declared=declared,
             actual=refusal.actual,
             window=tuple(window),
         )
+
+
+def _rule(answer: Answer, kind: int | None) -> Rule:
+    if answer is Answer.UNHINTED:
+        return Rule.HINT
+    return Rule.FRAME if kind is None else Rule[EdgeKind(kind).name]
 
 
 def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:

@@ -52,6 +52,7 @@ class Answer(enum.IntEnum):
     BP = 4  # the caller's %rbp is not where the claim says
     ANCHOR = 5  # a call's frame is claimed to be an interrupt's, or the other way
     LOST = 6  # it holds, and it held before, where the table has no state
+    UNHINTED = 7  # the code hides it, and no hint tells
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -209,15 +210,24 @@ def describe_frame(frame: Frame) -> str:
     entry = OrcEntry(offset, 0, register, OrcReg.UNDEFINED, kind, signal)
     if kind is OrcType.REGS or frame.get(BP) == initial(BP):
         return _with_return(frame, describe(pack(entry)))
-    saved = sorted(
-        k
-        for slot, value in frame.slots.items()
-        if value == initial(BP) and (k := distance(slot, FRAME)) is not None and k < 0
-    )
-    if not saved or kind is not OrcType.CALL:
+    saved = _saved(frame) if kind is OrcType.CALL else None
+    if saved is None:
         return _with_return(frame, f"{describe(pack(entry))}, caller's %rbp lost")
-    entry = OrcEntry(offset, saved[-1], register, OrcReg.PREV_SP, kind, signal)
+    entry = OrcEntry(offset, saved[1], register, saved[0], kind, signal)
     return _with_return(frame, describe(pack(entry)))
+
+
+def _saved(frame: Frame) -> tuple[OrcReg, int] | None:
+    """Return the base and the offset at which ORC finds the caller's %rbp saved."""
+    bp = frame.get(BP)
+    for slot, value in sorted(frame.slots.items(), reverse=True):
+        if value != initial(BP):
+            continue
+        if (k := distance(slot, FRAME)) is not None and k < 0:
+            return OrcReg.PREV_SP, k
+        if bp is not None and (k := distance(slot, bp)) is not None:
+            return OrcReg.BP, k
+    return None
 
 
 def _with_return(frame: Frame, text: str) -> str:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.hint import parse_hints
 from harness.text.insn import I64, U8, InsnKind
 from harness.verify.callee import Callees
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
+from harness.verify.frame.assume import Assumption
 from harness.verify.frame.body import Bodies, bodies_of
 from harness.verify.frame.claim import Answer, is_call, weakest
 from harness.verify.frame.frame import Frame
@@ -176,6 +178,8 @@ def _settled(scope: Scope, doubtful: Edges, walker: Walker) -> Settled:
         )
     ]
     rows = np.array(sorted({row for _, row in walked.assumed}), np.int64)
+    for refusal in _unhinted(scope, walker):
+        walked.refused.setdefault((refusal.source, refusal.row), refusal)
     refusals = tuple(_by_function(walker.bodies, walked))
     return Settled(np.array(verdict, np.uint8), refusals, rows, len(walked.executed))
 
@@ -205,6 +209,28 @@ def _entered(bodies: Bodies, row: int) -> Verdict:
     state = bodies.state(row)
     made = is_defined(state) and not is_call(state) and not bodies.is_function(row)
     return Verdict.ASSUMED if made or bodies.stateless(row) else Verdict.UNSEEN
+
+
+def _unhinted(scope: Scope, walker: Walker) -> Iterator[Refusal]:
+    """Yield the claims that were taken where an object with hints has none.
+
+    One may stand anywhere between the entry and the row that it holds for. A stack
+    that is loaded under an unchanged state needs none: objtool does not see it.
+    """
+    columns = scope.columns
+    hints = parse_hints(columns.program, columns.table)
+    if hints is None:
+        return
+    ip, hinted = columns.lookup.ip, np.sort(hints.ip)
+    for (source, row), why in walker.walked.assumed.items():
+        state = int(scope.state[row])
+        if why is Assumption.WITHOUT or state == int(scope.state[source]):
+            continue
+        address = columns.insns.address[row]
+        entry = ip[max(int(np.searchsorted(ip, address, side="right")) - 1, 0)]
+        first, last = np.searchsorted(hinted, [entry, address + np.uint64(1)]).tolist()
+        if first == last:
+            yield Refusal(row, source, state, Answer.UNHINTED, "no hint")
 
 
 def _by_function(bodies: Bodies, walked: Walked) -> Iterator[Refusal]:

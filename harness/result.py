@@ -119,7 +119,7 @@ def run_result(
 
 def dump(result: RunResult) -> bytes:
     """Return ``result`` as indented JSON; findings have their key in it."""
-    return json.dumps(_plain(result), indent=2, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(plain(result), indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def load(path: Path) -> RunResult:
@@ -143,14 +143,14 @@ def load(path: Path) -> RunResult:
     return result
 
 
-def _plain(value: object) -> object:
-    """Return ``value`` as what JSON has: objects, arrays, strings, numbers."""
+def plain(value: object) -> object:
+    """Return ``value`` as what JSON has; a finding has its key in it, too."""
     if dataclasses.is_dataclass(value):
         names = [f.name for f in dataclasses.fields(value)]
         names += ["key"] if isinstance(value, Finding) else []
-        return {name: _plain(getattr(value, name)) for name in names}
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value

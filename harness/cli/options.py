@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.errors import UserError
-from harness.result import SCHEMA
+from harness.result import SCHEMA, plain
 from harness.variant import Platform
 
 if TYPE_CHECKING:
@@ -176,7 +177,6 @@ def _config(text: str) -> tuple[Path, Platform]:
 
 def to_json(value: object) -> str:
     """Return dataclasses (or lists of them) as an indented JSON document."""
-    from pydantic_core import to_json as to_json_bytes
-
-    document = {"schema": SCHEMA, "data": value}
-    return to_json_bytes(document, indent=2).decode() + "\n"
+    document = {"schema": SCHEMA, "data": plain(value)}
+    # what is left are paths and days
+    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"

@@ -92,3 +92,23 @@ def test_an_entry_needs_its_proof_and_an_end(arguments: list[str], said: str) ->
 
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_json_names_the_finding(victim: Path) -> None:
+    """What `show` and `explain` print can be given to `baseline add`."""
+    shown = json.loads(run("show", "victim", "--of", victim, "--format", "json").stdout)
+    explained = run("explain", "alternative/end", victim, "--format", "json")
+
+    (finding,) = shown["data"]["findings"]
+    (again,) = json.loads(explained.stdout)["data"]["findings"]
+    assert finding["key"].startswith("alternative/end:")
+    assert again["key"] == finding["key"]
+    assert shown["data"]["listing"]["parts"][0]["texts"][0]["label"] == "original"
+
+
+def test_the_baseline_as_json() -> None:
+    """Entries with all their fields, days as they are written."""
+    entries = json.loads(run("baseline", "list", "--format", "json").stdout)["data"]
+
+    assert entries
+    assert all(len(entry["expires"]) == len("2027-11-30") for entry in entries)

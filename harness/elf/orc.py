@@ -242,6 +242,14 @@ def parse_orc(program: Program) -> OrcTable | None:
     )
 
 
+def header_format(program: Program) -> OrcFormat | None:
+    """Return the format that .orc_header names; None without one that we know."""
+    header = program.section(".orc_header")
+    if header is None:
+        return None
+    return _HEADERS.get(header.data.tobytes().hex()[:_DIGITS])
+
+
 def canonical_registers(
     orc_format: OrcFormat, codes: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.elf.alternative import Alternatives
+from harness.elf.orc import OrcFormat, header_format
 from harness.elf.program import Program
 from harness.text.patch.kind import Era, NopTable
 from harness.text.patch.nops import K8_NOPS, NOPS
@@ -16,20 +17,20 @@ def sniff_era(program: Program, alternatives: Alternatives) -> Era:
     """Tell the era from what the image holds, never from a version number.
 
     Entry size tells E1 and E2. Of the later ones the kernel's own table of NOPs tells
-    E3, the function that swallows jumps E4, and E6 is taken where objtool records the
-    entry size. Where nothing tells E4 from E5 (modules) it is E5: they differ in bytes
-    that no jump leads to.
+    E3, the function that swallows jumps E4; E6 has pv_ops_lock (7.0) or the ORC format
+    of 7.1. What tells neither (a module of 6.5 to 7.0) is E5: E4 differs from it in
+    bytes that no jump leads to, E6 in that it does less.
     """
     if alternatives.entry_size == 13:
         return Era.E1
     if alternatives.entry_size == 12:
         return Era.E2
-    section = program.section(".altinstructions")
-    if section is not None and section.entsize:
+    symbols = program.symbols
+    if symbols.find_index("pv_ops_lock") is not None or _is_7_1(program):
         return Era.E6
     if _holds(program, _EIGHT) and not _holds(program, _ELEVEN):
         return Era.E3
-    if program.symbols.find_index("optimize_nops_inplace") is not None:
+    if symbols.find_index("optimize_nops_inplace") is not None:
         return Era.E4
     return Era.E5
 
@@ -42,6 +43,10 @@ def nop_tables(program: Program, era: Era) -> tuple[NopTable, ...]:
     if era is Era.E1 or (era is Era.E2 and _holds(program, _K8)):
         return (NopTable.P6, NopTable.K8)
     return (NopTable.P6,)
+
+
+def _is_7_1(program: Program) -> bool:
+    return header_format(program) is OrcFormat.V4
 
 
 def _holds(program: Program, table: bytes) -> bool:

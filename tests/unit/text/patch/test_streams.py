@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness.elf.alternative import parse_alternatives
+from harness.elf.orc import OrcFormat
 from harness.elf.program import Program
 from harness.text.decode import decode_all
 from harness.text.insn import Insn, InsnKind
@@ -21,7 +22,7 @@ from harness.text.patch import (
     text,
 )
 from harness.text.patch.nops import K8_NOPS
-from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter
+from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter, add_orc, call
 from tests.builders.site import ALWAYS, SITE, Replacement, a_site
 
 
@@ -153,15 +154,33 @@ def a_kernel_with(rodata: bytes) -> Program:
 
 
 @pytest.mark.parametrize(
-    ("size", "entsize", "era"),
-    [(13, 0, Era.E1), (12, 0, Era.E2), (14, 0, Era.E5), (14, 14, Era.E6)],
+    ("size", "orc_format", "era"),
+    [
+        (13, OrcFormat.V1B, Era.E1),
+        (12, OrcFormat.V1B, Era.E2),
+        (14, OrcFormat.V3, Era.E5),
+        (14, OrcFormat.V4, Era.E6),
+    ],
 )
-def test_sniff_era(size: int, entsize: int, era: Era) -> None:
-    """The entry's size and whether the section tells it are what differs."""
-    program = a_site(b"\x90", [Replacement(b"\xfc")], size=size, entsize=entsize)
-    alternatives = parse_alternatives(program)
+def test_sniff_era(size: int, orc_format: OrcFormat, era: Era) -> None:
+    """The entry's size tells the old ones, ORC's own format those of 7.1 and later."""
+    site = a_site(b"\x90", [Replacement(b"\xfc")], size=size)
+    alternatives = parse_alternatives(site)
     assert alternatives is not None
-    assert sniff_era(program, alternatives) is era
+    writer = ElfWriter()
+    text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    add_orc(writer, text, [(0, call(8))], orc_format)
+    assert sniff_era(writer.program(), alternatives) is era
+
+
+def test_pv_ops_lock_is_of_7_0() -> None:
+    """The first kernel that writes a site once has the ORC format of the one before."""
+    alternatives = parse_alternatives(a_site(b"\x90", [Replacement(b"\xfc")]))
+    assert alternatives is not None
+    writer = ElfWriter()
+    text = writer.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    writer.symbol("pv_ops_lock", text)
+    assert sniff_era(writer.program(), alternatives) is Era.E6
 
 
 def test_nested_site_is_as_long_as_its_longest_entry() -> None:

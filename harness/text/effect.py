@@ -110,7 +110,8 @@ def _common(kind: U8, code: U64) -> tuple[U8, I64]:
     base = first * rex & 1  # REX.B: one of r8 to r15
     form = np.full(len(kind), _RARE, np.uint8)
     delta = np.zeros(len(kind), np.int64)
-    push = (kind == InsnKind.PUSH) & (opcode & 0xF8 == 0x50)
+    push = (opcode & 0xF8 == 0x50) | (opcode & 0xFD == 0x68) | (opcode == 0xFF)
+    push &= kind == InsnKind.PUSH
     push |= (kind == InsnKind.PUSHF) & (opcode == 0x9C)
     form[push], delta[push] = Form.MOVE, -WORD
     form[(kind == InsnKind.PUSH) & (opcode == 0x55) & (base == 0)] = Form.PUSH_BP
@@ -128,7 +129,7 @@ def _common(kind: U8, code: U64) -> tuple[U8, I64]:
 
 
 def _adjusts(kind: U8, code: U64, form: U8, delta: I64) -> None:
-    """``add`` and ``sub`` of a constant."""
+    """``add``, ``sub`` and ``and`` of a constant, and the end of a frame."""
     rows = np.flatnonzero(kind == InsnKind.STACK)
     word = code[rows]
     head = word & np.uint64(0xFFFFFF)
@@ -139,6 +140,9 @@ def _adjusts(kind: U8, code: U64, form: U8, delta: I64) -> None:
             here = head == np.uint64(0x48 | opcode << 8 | modrm << 16)
             form[rows[here]] = Form.MOVE
             delta[rows[here]] = sign * value[here]
+    form[rows[head == np.uint64(0xE48348)]] = Form.SET_SP  # and
+    here = head == np.uint64(0x658D48)  # lea n(%rbp),%rsp
+    form[rows[here]], delta[rows[here]] = Form.LEA_SP_BP, byte[here]
 
 
 def _frames(kind: U8, code: U64, form: U8, delta: I64) -> None:
@@ -153,7 +157,10 @@ def _frames(kind: U8, code: U64, form: U8, delta: I64) -> None:
     prefixed |= np.isin(first, (0xF0, 0xF2, 0xF3))
     moves = rex & (opcode & 0xFD == 0x89)
     near = (modrm >= 0xC0) | (modrm & 7 == SP)
-    plain = ~prefixed & ~(moves & near)
+    # from a register, but for %rsp
+    plain = rex & (opcode == 0x89) & (modrm >= 0xC0)
+    plain &= (modrm >> 3 & 7 != SP) | (first & 4 != 0)
+    plain |= ~prefixed & ~(moves & near)
     form[rows[plain]] = Form.SET_BP
     form[rows[word & np.uint64(0xFFFFFF) == np.uint64(0xE58948)]] = Form.MOV_BP_SP
     head = word & np.uint64(0xFFFFFFFF)

@@ -96,19 +96,18 @@ def _branches(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
 
 def _calls(scope: Scope, ledger: Ledger, thunks: Thunks) -> None:
     """A function is entered with its return address on top and nothing else."""
-    columns = scope.columns
-    insns = columns.insns
-    source = np.flatnonzero((insns.kind == InsnKind.CALL) & (insns.target != 0))
-    source = source[scope.defined[source] & ~scope.inside[source]]
-    target = insns.target[source]
-    holds = scope.at(target) == ENTRY
+    live = scope.defined[scope.call] & ~scope.inside[scope.call]
+    source, callee = scope.call[live], scope.callee[live]
+    target = scope.columns.insns.target[source]
+    holds = (callee >= 0) & (scope.state[callee] == ENTRY)
     odd = np.flatnonzero(~holds)
-    outside = columns.program.sections_at(target[odd]) < 0
-    holds[odd] = outside | thunks.use(source[odd])
+    holds[odd] = scope.at(target[odd]) == ENTRY
+    holds[odd] |= scope.columns.program.sections_at(target[odd]) < 0
+    holds[odd] |= thunks.use(source[odd])
     odd = odd[~holds[odd]]
     holds[odd] = pushes_and_jumps(scope, source[odd])
     ledger.enter(EdgeKind.CALL, source, target, holds)
-    ledger.reach(columns.index(target[holds]))
+    ledger.reach(callee[holds])
 
 
 def pushes_and_jumps(scope: Scope, rows: I64) -> Bools:

@@ -24,7 +24,9 @@ def enter_indirect(
     insns = scope.columns.insns
     plain = np.flatnonzero(insns.kind == InsnKind.JMP_INDIRECT)
     plain = plain[scope.defined[plain] & ~scope.inside[plain]]
-    jumps = np.concatenate([plain, by_thunk])
+    # compilers that use thunks make no tables: only where it cannot be a tail call
+    live = by_thunk[scope.state[by_thunk] != ENTRY]
+    jumps = np.concatenate([plain, live])
     switches = find_switches(scope, jumps.tolist(), thunks)
     for row, targets in switches.targets.items():
         holds = scope.at(targets) == scope.state[row]

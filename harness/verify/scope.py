@@ -37,6 +37,8 @@ class Scope:
         goes: i64[b], rows that these jump to; -1 if it is none.
         inner: i64[c], rows of direct jumps in sites, as the file has them.
         inner_goes: i64[c], rows that those jump to; -1 if it is none.
+        call: i64[d], rows of direct calls.
+        callee: i64[d], rows that these call; -1 if it is none.
         lent: i64[k], rows whose state is lent.
         functions: u64[f], where function symbols are, each once, ascending.
     """
@@ -51,6 +53,8 @@ class Scope:
     goes: I64
     inner: I64
     inner_goes: I64
+    call: I64
+    callee: I64
     lent: I64
     functions: U64
 
@@ -92,9 +96,11 @@ def scope_of(columns: Columns) -> Scope:
     insns = columns.insns
     state = columns.state
     stated = columns.spread(defined(columns.lookup.state), np.False_)
-    jumps = np.flatnonzero(_JUMPS[insns.kind])
-    jumps = jumps[insns.target[jumps] != 0]
-    goes = columns.index(insns.target[jumps])
+    branches = columns.branches
+    leads = columns.index(insns.target[branches])
+    calls = np.flatnonzero(insns.kind[branches] == InsnKind.CALL)
+    jump = np.flatnonzero(_JUMPS[insns.kind[branches]])
+    jumps, goes = branches[jump], leads[jump]
     falls = _FALLS[insns.kind]
     lent = _unstated(columns)
     if len(lent):
@@ -117,6 +123,8 @@ def scope_of(columns: Columns) -> Scope:
         goes=goes[own],
         inner=jumps[~own],
         inner_goes=goes[~own],
+        call=branches[calls],
+        callee=leads[calls],
         lent=lent,
         functions=functions[
             np.append(True, functions[1:] != functions[:-1])[: len(functions)]

@@ -87,3 +87,12 @@ def test_nonsense_is_refused(data: bytes) -> None:
     """A size that nothing divides, or places outside the code, are damage."""
     with pytest.raises(FormatError, match="return_sites has"):
         parse_sites(_kernel(".return_sites", data), SiteTable.RETURN_SITES)
+
+
+def test_what_ftrace_patches_is_absolute() -> None:
+    """__mcount_loc has addresses; those of dropped functions are zero."""
+    data = struct.pack("<3Q", TEXT + 4, 0, TEXT + 20)
+    bounds = ("__start_mcount_loc", "__stop_mcount_loc")
+    sites = parse_sites(_kernel(".init.data", data, bounds), SiteTable.MCOUNT_LOC)
+    assert sites is not None
+    assert (sites.address - TEXT).tolist() == [4, 20]

@@ -31,6 +31,7 @@ def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> tuple[I64, Eff
     _return_addresses(scope, ledger)
     _returns(scope, ledger)
     _functions(scope, ledger)
+    ledger.reach(scope.lent)
     return by_thunk, effects
 
 

@@ -71,7 +71,9 @@ def flow_of(columns: Columns) -> Flow:
     never = doubtful.source[ends]
     pops = unsure_pops(scope, effects, prover.ways, never)
     left = ~ends
-    left &= ~_moved(scope, doubtful, left)
+    moved = _moved(scope, doubtful, left)
+    ledger.reach(columns.index(doubtful.target[moved]))
+    left &= ~moved
     left &= ~_fragments(scope, ledger, doubtful)
     return Flow(
         scope=scope,
@@ -190,6 +192,8 @@ def check_flow(columns: Columns) -> Part:
     settled = settle(scope, flow.doubtful, flow.ends, flow.noreturn.ways, tables)
     unseen = settled.verdict == Verdict.UNSEEN
     unseen |= leads_nowhere(scope, flow.doubtful)
+    good = np.isin(settled.verdict, (Verdict.PROVED, Verdict.ASSUMED))
+    flow.ledger.reach(columns.index(flow.doubtful.target[good]))
     counts = coverage(scope, flow.ledger) | {
         "calls that end": len(flow.ends),
         "switches": len(tables),

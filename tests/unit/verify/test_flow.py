@@ -272,6 +272,7 @@ def test_aux_code_has_the_state_of_who_jumps_there() -> None:
         return writer.program("f.o")
 
     assert rules(program(6)) == []
+    assert flow(program(6)).counts["unreached"] == 0
     assert [rule.split()[0] for rule in rules(program(7))] == ["text/branch"]
 
 

@@ -22,7 +22,7 @@ from harness.container.engine import connect
 from harness.corpus import measure, objects, score, shipped
 from harness.corpus.classes import Zone, chosen, zones
 from harness.corpus.garden import grow
-from harness.corpus.plant import Plant, read_plants
+from harness.corpus.plant import Plant, is_planted, read_plants
 from harness.errors import ExitCode, UserError
 from harness.kernel_build import KernelBuild
 from harness.result import run_result
@@ -38,7 +38,7 @@ def command(
         typer.Option(
             "--of",
             metavar="BUILD",
-            help="Spoil this kernel build or file. Default: one that is in the store.",
+            help="Spoil this kernel build or file. Default: the smallest in the store.",
             show_default=False,
         ),
     ] = None,
@@ -147,21 +147,26 @@ def _mutants(
 
 
 def _stored() -> KernelBuild:
-    """Find the small native kernel that was stored last.
+    """Find the smallest native kernel in the store, plants apart.
 
     Raises:
         UserError: there is none.
     """
     store = Store(cache_dir() / "store")
     builds = [load(store.root / key) for key in sorted(store.keys())]
-    small = [b for b in builds if b.manifest.variant == Platform.NATIVE]
-    if not small:
+    clean = [
+        build
+        for build in builds
+        if build.manifest.variant == Platform.NATIVE
+        and not is_planted(build.manifest.tree)
+    ]
+    if not clean:
         raise UserError(
             "there is no native kernel in the store",
             hint="orc-harness build --variant native makes one; or --of BUILD",
         )
-    newest = max(small, key=lambda b: b.vmlinux.stat().st_mtime)
-    return kernel_build.find(newest.directory)
+    smallest = min(clean, key=lambda build: build.vmlinux.stat().st_size)
+    return kernel_build.find(smallest.directory)
 
 
 def _recall(result: score.Result) -> Table:

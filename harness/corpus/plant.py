@@ -104,6 +104,7 @@ class Plant:
 
 
 _PLANT = TypeAdapter(Plant)
+_PLANTED = " + "
 
 
 def read_plants(directory: Path = PLANTS) -> list[Plant]:
@@ -141,11 +142,15 @@ def planted(tree: Tree, plant: Plant) -> Iterator[Tree]:
         for edit in plant.edit:
             apply(target, plant.name, edit)
         digest = hashlib.sha256(f"{tree.digest} {plant.digest}".encode()).hexdigest()
-        yield replace(
-            tree, source=target, digest=digest, name=f"{tree.name} + {plant.name}"
-        )
+        name = f"{tree.name}{_PLANTED}{plant.name}"
+        yield replace(tree, source=target, digest=digest, name=name)
     finally:
         shutil.rmtree(target, ignore_errors=True)
+
+
+def is_planted(tree: str) -> bool:
+    """Tell whether the tree of that name has a plant in it."""
+    return _PLANTED in tree
 
 
 def apply(root: Path, name: str, edit: Edit) -> None:

@@ -13,6 +13,7 @@ from harness.corpus.plant import (
     Edit,
     Objtool,
     Plant,
+    is_planted,
     planted,
     read_plants,
 )
@@ -76,6 +77,8 @@ def test_a_planted_tree_is_another_tree(tree: Tree) -> None:
         assert (other.source / "Makefile").samefile(tree.source / "Makefile")
         assert other.digest != tree.digest
         assert other.name == "a tree + p"
+        assert is_planted(other.name)
+    assert not is_planted(tree.name)
 
 
 def test_the_clean_tree_stays_clean(tree: Tree) -> None:

@@ -29,6 +29,7 @@ from harness.text.decode import decode_all
 from harness.text.insn import I64, U8, U64, Insn, InsnKind
 from harness.text.patch.kind import Era, NopTable
 from harness.text.patch.nops import nops
+from harness.text.patch.pointer import names_at
 from harness.text.patch.streams import gather
 
 _POINTER = 8
@@ -234,7 +235,7 @@ class _Image:
         function = self._pointer(slot + self._shift) if self._readable and slot else 0
         if not function:
             return Operation(slot, 0, "", Action.UNKNOWN)
-        names = self._names(function)
+        names = names_at(self._kernel, function)
         if names & _NOTHING:
             return Operation(slot, function, min(names & _NOTHING), Action.NOTHING)
         for name in sorted(names & _INLINED.keys()):
@@ -274,15 +275,6 @@ class _Image:
         if section is None or not section.data.size or at + _POINTER > section.end:
             return 0
         return int(self._kernel.read(at, _POINTER).view("<u8")[0])
-
-    def _names(self, function: int) -> frozenset[str]:
-        symbols = self._kernel.symbols
-        wanted = np.uint64(function)
-        first, last = (
-            int(np.searchsorted(symbols.address, wanted, side))
-            for side in ("left", "right")
-        )
-        return frozenset(symbols.name[row] for row in range(first, last))
 
 
 @functools.cache

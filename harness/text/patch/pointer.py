@@ -1,10 +1,15 @@
 """Pointer: where a call through pv_ops goes on a platform, as far as the image tells.
 
 Natively that is what the image has in the array. Xen PV fills it at boot from tables of
-its own (xen_irq_ops and others, shaped like the array), and a few more by code.
+its own (xen_irq_ops and others, shaped like the array), and then by code: where it keeps
+a function for when a virtual CPU's state is mapped, that one's address
+(xen_setup_vcpu_info_placement() in arch/x86/xen/enlighten_pv.c). KVM changes a few by
+code. What code changes the image cannot tell for sure, so all of that is counted.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from harness.elf.program import Program
 from harness.variant import Platform
@@ -32,11 +37,20 @@ class Pointers:
 
     def target(self, slot: int) -> int:
         """Return where a call through ``slot`` goes, 0 if the image does not tell."""
+        self.guessed += not self._sure
+        native = self._read(slot)
         for table in self._tables:
             if found := self._read(table + slot - self._base):
+                return self._mapped(native) or found
+        return native
+
+    def _mapped(self, native: int) -> int:
+        """Return Xen's function for when a virtual CPU's state is mapped, or 0."""
+        for name in names_at(self._program, native):
+            operation = name.removeprefix("pv_").removeprefix("native_")
+            if found := self._program.symbols.find(f"xen_{operation}_direct"):
                 return found
-        self.guessed += not self._sure
-        return self._read(slot)
+        return 0
 
     def does_nothing(self, target: int) -> bool:
         """Whether the kernel writes NOPs in the place of a call of ``target``."""
@@ -47,6 +61,15 @@ class Pointers:
         if section is None or not section.data.size or at + _POINTER > section.end:
             return 0
         return int(self._program.read(at, _POINTER).view("<u8")[0])
+
+
+def names_at(program: Program, function: int) -> frozenset[str]:
+    """Return all names of the function at an address."""
+    address = program.symbols.address
+    wanted = np.uint64(function)
+    first = int(np.searchsorted(address, wanted, "left"))
+    last = int(np.searchsorted(address, wanted, "right"))
+    return frozenset(map(str, program.symbols.names[first:last]))
 
 
 def _tables(program: Program) -> list[int]:

@@ -27,11 +27,14 @@ from tests.builders.site import ALWAYS, SMAP, XENPV
 BASE = 0xFFFFFFFF81000000
 OPS = BASE + 0x2000
 CODE = BASE + 0x1000
-NATIVE_FL, NOTHING, XEN_FL = BASE + 0x40, BASE + 0x50, BASE + 0x60
+NATIVE_FL, NOTHING = BASE + 0x40, BASE + 0x50
+XEN_FL, MAPPED_FL = BASE + 0x60, BASE + 0x68
 SAVE_FL = bytes.fromhex("9c58")
 
 
-def paravirt_call(*, nothing: bool = False, tables: bool = True) -> Program:
+def paravirt_call(
+    *, nothing: bool = False, tables: bool = True, mapped: bool = False
+) -> Program:
     """A kernel of 6.8 or later: `call *pv_ops+8(%rip)`, direct, or `pushf; pop`."""
     writer = ElfWriter(ET_EXEC)
     slot = OPS + 8
@@ -40,6 +43,8 @@ def paravirt_call(*, nothing: bool = False, tables: bool = True) -> Program:
     section = writer.section(".text", text, flags=ALLOC | EXEC, address=BASE)
     for name, at in (("nop_func", NOTHING), ("native_save_fl", NATIVE_FL)):
         writer.symbol(name, section, at, 1)
+    if mapped:
+        writer.symbol("xen_save_fl_direct", section, MAPPED_FL, 1)
     code = b"\xe8\0\0\0\0" + SAVE_FL + b"\x0f\x01\xca"
     writer.section(".altinstr_replacement", code, flags=ALLOC | EXEC, address=CODE)
     rows = [
@@ -112,8 +117,15 @@ def test_what_the_image_does_not_tell_is_counted() -> None:
     view = view_of(paravirt_call(tables=False), Machine(Platform.XEN))
     assert code_of(view).hex() == call_to(NATIVE_FL) + NOP5
     assert view.guessed == 1
-    assert view_of(paravirt_call(), Machine(Platform.XEN)).guessed == 0
+    assert view_of(paravirt_call(), Machine(Platform.XEN)).guessed == 1
     assert view_of(paravirt_call(), Machine(Platform.NATIVE)).guessed == 0
+
+
+def test_xen_maps_its_virtual_cpu() -> None:
+    """The table has what early boot uses; the call is made direct after that."""
+    program = paravirt_call(mapped=True)
+    view = view_of(program, Machine(Platform.XEN))
+    assert code_of(view).hex() == call_to(MAPPED_FL) + NOP5
 
 
 def test_counts_and_the_program_itself() -> None:

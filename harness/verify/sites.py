@@ -84,7 +84,7 @@ def check_sites(columns: Columns) -> Part:
             streams.site, np.arange(len(alternatives.site_address) + 1)
         ).astype(np.int64),
     )
-    findings: list[Finding] = []
+    findings = list(_uneven(context))
     walked = np.flatnonzero(_needs_walk(context)).tolist()
     merged_equal = 0
     for number in walked:
@@ -106,6 +106,29 @@ def check_sites(columns: Columns) -> Part:
 
 def _defined(states: I64) -> npt.NDArray[np.bool_]:
     return np.asarray((states >> 40 & 15) > 1)
+
+
+def _uneven(context: _Context) -> Iterator[Finding]:
+    """Yield sites whose entries differ in length, in kernels before nested ones.
+
+    Since 6.11 apply_alternatives() gives all entries of a site the longest one's
+    length; before that each is padded to its own, and what lies behind stays.
+    """
+    if context.era in (Era.E5, Era.E6):
+        return
+    alternatives, program = context.alternatives, context.program
+    shortest = alternatives.site_length.copy()
+    np.minimum.at(shortest, alternatives.site, alternatives.instrlen.astype(np.int64))
+    for number in np.flatnonzero(shortest < alternatives.site_length).tolist():
+        address = int(alternatives.site_address[number])
+        few, many = int(shortest[number]), int(alternatives.site_length[number])
+        message = (
+            f"its entries are for {few} and {many} bytes: this kernel leaves the tail "
+            "of one text behind another"
+        )
+        place = program.location(address + few)
+        window = (f"-> {place}  {many - few} bytes that stay"[:100],)
+        yield Finding(Rule.BOUNDARY.value, place, message, window=window)
 
 
 def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:

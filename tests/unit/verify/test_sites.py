@@ -383,3 +383,13 @@ def test_a_jump_that_lands_near_its_site() -> None:
     jump = b"\xe9" + struct.pack("<i", 7 - (0x1000 + 5))
     program = a_kernel(b"\x90" * 5, jump, PUSHES, tail=b"\x50\x50\x58\x58\xc3")
     assert [f.rule for f in found(program) if "exit" in f.rule] == ["alternative/exit"]
+
+
+def test_nested_entries_in_a_kernel_that_does_not_know_them() -> None:
+    """Before 6.11 each entry is padded to its own length, and a tail stays."""
+    entries = [Replacement(b"\xfc", instrlen=2), Replacement(b"\xfc\xfc", XENPV)]
+    findings = found(a_site(b"\x90" * 6, entries, size=12))
+    (finding,) = [f for f in findings if f.rule == "alternative/boundary"]
+    assert "2 and 6 bytes" in finding.message
+    assert finding.location.offset == SITE + 2
+    assert not [f for f in rules(a_site(b"\x90" * 6, entries)) if "boundary" in f]

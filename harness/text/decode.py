@@ -124,7 +124,7 @@ def _decode(
     if starts is not None:
         base = np.uint64(address)
         inside = starts[(starts >= base) & (starts - base < len(data))]
-        known = np.unique((inside - base).astype(np.int64))
+        known = np.sort((inside - base).astype(np.int64))
     return _engine(engine)(data, address, parts, known)
 
 

@@ -38,7 +38,7 @@ def blind_rows(scope: Scope) -> Bools:
 
     Replacements are executed elsewhere, in their sites.
     """
-    blind = ~scope.defined & ~np.isin(scope.columns.insns.kind, _FILL)
+    blind = ~scope.defined & ~scope.columns.insns.of_kind(*_FILL)
     for section in scope.columns.program.named(".altinstr_replacement"):
         ends = np.array([section.address, section.end], np.uint64)
         first, last = np.searchsorted(scope.columns.insns.address, ends).tolist()

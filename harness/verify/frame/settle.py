@@ -28,6 +28,7 @@ from harness.verify.successor import defined
 from harness.verify.transfer import ENTRY, is_defined
 
 _FAR = 4  # rounds of looking for those who jump to a fragment
+_PADDING = (InsnKind.NOP, InsnKind.TRAP)
 _LEAVES = (EdgeKind.TAIL, EdgeKind.RETPOLINE, EdgeKind.STATIC_CALL)
 
 
@@ -103,7 +104,7 @@ def _wanted(scope: Scope, doubtful: Edges) -> list[int]:
 def _begins(scope: Scope, bodies: Bodies) -> list[int]:
     """Return where code begins that runs without a state into a defined one."""
     insns = scope.columns.insns
-    padding = np.isin(insns.kind, (InsnKind.NOP, InsnKind.TRAP))
+    padding = insns.of_kind(InsnKind.NOP, InsnKind.TRAP)
     blind = ~scope.defined & scope.falls & ~scope.inside & ~padding
     into = np.append(scope.defined[1:] & (insns.address[1:] == insns.end[:-1]), False)
     rows = set(_dying_sites(scope))
@@ -133,14 +134,20 @@ def _dying_sites(scope: Scope) -> list[int]:
 def _roots(scope: Scope, bodies: Bodies, rows: Iterable[int]) -> list[int]:
     """Return the rows at which the units of ``rows`` start.
 
-    A fragment starts with a frame that others made: those who jump to it do.
+    A fragment starts with a frame that others made: those who jump to it do, or who
+    run into it.
     """
     roots = set[int]()
     todo = {bodies.of(row).first for row in rows}
     for _ in range(_FAR):
         fragments = {row for row in todo if _is_fragment(bodies.state(row))}
-        roots |= todo - fragments
-        todo = {bodies.of(row).first for row in _jumpers(scope, bodies, fragments)}
+        labels = {row for row in todo if _is_label(scope, row)}
+        roots |= todo - fragments - labels
+        before = [row - 1 for row in labels]
+        todo = {
+            bodies.of(row).first
+            for row in (*_jumpers(scope, bodies, fragments), *before)
+        }
         todo -= roots
         if not todo:
             break
@@ -149,6 +156,13 @@ def _roots(scope: Scope, bodies: Bodies, rows: Iterable[int]) -> list[int]:
 
 def _is_fragment(state: int) -> bool:
     return is_call(state) and state != ENTRY
+
+
+def _is_label(scope: Scope, row: int) -> bool:
+    """Whether code without a state runs into ``row``, which has none either."""
+    kind = scope.columns.insns.kind[row - 1]
+    runs = scope.falls[row - 1] and kind not in _PADDING
+    return bool(row and runs and not scope.defined[row - 1] and not scope.defined[row])
 
 
 def _jumpers(scope: Scope, bodies: Bodies, fragments: set[int]) -> Iterator[int]:

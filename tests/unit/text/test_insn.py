@@ -23,6 +23,13 @@ def test_one_instruction() -> None:
     assert (insn.kind, insn.code) == (InsnKind.JMP, b"\xeb\xfe")
 
 
+def test_rows_of_some_kinds() -> None:
+    """A column of its own length tells which rows are asked for; no kind, no row."""
+    insns = decode_all(np.frombuffer(bytes.fromhex("90ccc390"), np.uint8), 0)
+    assert insns.of_kind(InsnKind.NOP, InsnKind.RET).tolist() == [1, 0, 1, 1]
+    assert insns.of_kind().tolist() == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_join(count: int) -> None:
     """Parts in address order are one again; none is an empty one."""

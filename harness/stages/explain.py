@@ -16,8 +16,7 @@ from harness.finding import Finding, group_by_cause
 from harness.progress import Progress
 from harness.report.rules import Rule, find_rule
 from harness.stages import validate
-from harness.stages.inspect import features_of
-from harness.verify.check import check_columns
+from harness.stages.inspect import features_of, findings_of
 from harness.verify.columns import read_columns
 from harness.verify.reproducer import Reproducer, reproduce
 
@@ -72,11 +71,10 @@ def cut_out(key: str, path: Path) -> Reproducer:
         UserError: the file has no such finding, or it cannot be cut out.
         FormatError: it cannot be read.
     """
-    program = load(path)
     found = kernel_build.find(path)
+    grouped = group_by_cause(findings_of(found, path))
+    program = load(path)
     columns = read_columns(program, features_of(found, program))
-    findings = () if columns is None else check_columns(columns).findings
-    grouped = group_by_cause(findings)
     wanted = next((f for f in grouped if names(key, f)), None)
     if columns is None or wanted is None:
         raise UserError(f"{path} has no finding {key}", hint=_hint(grouped))

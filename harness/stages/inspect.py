@@ -12,9 +12,9 @@ from harness.elf.feature import Features, image_features, parse_cpufeatures
 from harness.elf.program import Program, load
 from harness.errors import UserError
 from harness.finding import Finding
-from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
 from harness.verify.listing import Listing, list_code
+from harness.verify.many import Given, check_many
 
 MAX_BYTES = 64 << 10  # of a symbol that does not tell its size
 _PLACE = re.compile(
@@ -65,10 +65,24 @@ def show(of: Path, place: str) -> Shown:
         asked = int(symbol, 16) + (offset or 0) - address
     inside = [
         finding
-        for finding in check_columns(columns).findings
+        for finding in findings_of(found, program.path)
         if _within(finding, listing, program)
     ]
     return Shown(listing, asked, tuple(inside), _notes(program, name, columns))
+
+
+def findings_of(found: kernel_build.KernelBuild, path: Path) -> tuple[Finding, ...]:
+    """Return the findings of ``path``, from the archive if it was validated before.
+
+    Raises:
+        HarnessError: it cannot be judged.
+    """
+    header = found.cpufeatures
+    names = None if header is None else parse_cpufeatures(header.read_text())
+    (checked,) = check_many([path], given=Given(names))
+    if checked.verdict is None:
+        raise checked.error or UserError(f"{path} has no verdict")
+    return checked.verdict.findings
 
 
 def features_of(found: kernel_build.KernelBuild, program: Program) -> Features:

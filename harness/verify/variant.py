@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.feature import Features
 from harness.text.patch import ORIGINAL, Era
-from harness.text.patch.choice import ALWAYS as ALWAYS
 from harness.text.patch.choice import Reach, asked, reach
 from harness.variant import Platform
 

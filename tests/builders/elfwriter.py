@@ -38,7 +38,9 @@ class _Section:
     link: int = 0
     info: int = 0
     size: int = 0
-    relocations: list[tuple[int, int, int, int]] = field(default_factory=list)
+    relocations: list[tuple[int, int, int, int]] = field(
+        default_factory=list, init=False
+    )
 
 
 class ElfWriter:

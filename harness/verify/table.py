@@ -102,8 +102,13 @@ def _duplicates(program: Program, table: OrcTable) -> Iterator[Finding]:
 
 
 def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
-    """Codes that the format does not have, and a frame based on what it leads to."""
+    """Codes that the format does not have, and what contradicts itself.
+
+    A frame based on what it leads to, an interrupt (``signal``) without its frame.
+    """
+    interrupted = (OrcType.REGS, OrcType.REGS_PARTIAL)
     bad = table.illegal | (table.sp_reg == OrcReg.PREV_SP)
+    bad |= table.signal & ~np.isin(table.type, interrupted)
     for row in np.flatnonzero(bad).tolist():
         yield _finding(
             program,

@@ -15,6 +15,7 @@ from harness.verify.doubt import Rule
 from tests.builders.elfwriter import (
     ALLOC,
     EXEC,
+    R_PC32,
     R_PLT32,
     UND,
     UNDEF,
@@ -218,6 +219,28 @@ def test_call_by_a_thunk() -> None:
     code = "e801000000" + "c3" + THUNK
     symbols = [("f", 0, 6), ("thunk", 6, 11)]
     assert rules(kernel(code, [(0, IN), *THUNK_ROWS], symbols)) == []
+
+
+def test_call_of_another_objects_thunk() -> None:
+    """A jump that .retpoline_sites names is indirect, whatever is there."""
+
+    def module(*, listed: bool) -> Program:
+        writer = ElfWriter()
+        text = writer.section(
+            ".text", bytes.fromhex("53e900000000"), flags=ALLOC | EXEC
+        )
+        writer.symbol("f", text, 0, 6)
+        thunk = writer.symbol("thunk", UNDEF, kind=0)
+        writer.relocation(text, 2, R_PLT32, thunk, -4)
+        if listed:
+            sites = writer.section(".retpoline_sites", bytes(4))
+            home = writer.symbol("", text, kind=3, binding=0)
+            writer.relocation(sites, 0, R_PC32, home, 1)
+        add_orc(writer, text, [(0, IN), (1, PUSHED), (6, UND)])
+        return writer.program("f.o")
+
+    assert rules(module(listed=False)) == ["text/tail f+0x1"]
+    assert rules(module(listed=True)) == ["text/retpoline f+0x1"]
 
 
 def switch(states: list[tuple[int, OrcEntry]], *cases: int) -> Program:

@@ -90,6 +90,7 @@ def test_terminator_and_first_entry_may_tie() -> None:
         OrcEntry(8, 0, OrcReg.PREV_SP, 0, OrcType.CALL, False),
         OrcEntry(8, 0, OrcReg.SP, OrcReg.DX, OrcType.CALL, False),
         OrcEntry(8, 0, OrcReg.SP, 0, OrcType.UNDEFINED, False),
+        OrcEntry(16, -16, OrcReg.SP, OrcReg.PREV_SP, OrcType.CALL, True),
     ],
 )
 def test_illegal_fields(entry: OrcEntry) -> None:

@@ -43,7 +43,7 @@ def test_every_object_and_group_of_rules_is_an_item(tmp_path: Path) -> None:
     said = run("--artifacts", str(tmp_path), "-m", "static")
 
     for name in ("a.ko", "b.ko"):
-        for rules in ("alternative", "table"):
+        for rules in ("alternative", "paravirt", "table", "view"):
             assert f"test_orc[{tmp_path.name}-{name}-{rules}] PASSED" in said
 
 
@@ -54,7 +54,7 @@ def test_workers_see_the_same_items(tmp_path: Path, workers: str) -> None:
 
     said = run("--artifacts", str(tmp_path), "-m", "static", "-n", workers)
 
-    assert "2 passed" in said
+    assert "4 passed" in said
 
 
 def test_a_directory_without_a_kernel_is_a_usage_error(tmp_path: Path) -> None:

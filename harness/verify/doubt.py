@@ -12,7 +12,7 @@ from harness.finding import Finding
 from harness.text.decode import format_insn
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
 from harness.verify.frame.claim import Answer
-from harness.verify.frame.unit import Refusal
+from harness.verify.frame.walked import Refusal
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
 from harness.verify.transfer import ENTRY, is_defined, step

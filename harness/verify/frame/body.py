@@ -39,6 +39,7 @@ class Body:
         after: row -> rows where control goes on besides what instructions tell.
         operations: what each does to a frame.
         telling: whether a claim may not hold any more behind it.
+        steady: whether it has a state, as the one before it does, and is in no site.
         restored: mask of volatile registers from which %rsp is restored.
     """
 
@@ -55,6 +56,7 @@ class Body:
     after: dict[int, list[int]]
     operations: list[Operation]
     telling: list[bool]
+    steady: list[bool]
     restored: int
 
 
@@ -129,6 +131,8 @@ class Bodies:
         sizes = insns.size[part].tolist()
         kinds = kind.tolist()
         sites = sites_of(self.scope.columns, first, last)
+        stated = self.scope.defined[part]
+        within = self.scope.inside[part]
         operations = [
             operation(kinds[n], blob[n * CODE_BYTES : n * CODE_BYTES + sizes[n]])
             for n in range(last - first)
@@ -147,6 +151,7 @@ class Bodies:
             self._after(first, last, kinds, sites),
             operations,
             [each.telling for each in operations],
+            (stated & np.append(False, stated[:-1]) & ~within).tolist(),
             _restored(operations),
         )
 

@@ -21,7 +21,8 @@ from harness.verify.frame.assume import Assumption
 from harness.verify.frame.body import Bodies, bodies_of
 from harness.verify.frame.claim import Answer, is_call, weakest
 from harness.verify.frame.frame import Frame
-from harness.verify.frame.unit import Refusal, Routes, Walked, Walker
+from harness.verify.frame.unit import Routes, Walker
+from harness.verify.frame.walked import Refusal, Walked
 from harness.verify.noreturn import Ways
 from harness.verify.scope import Scope
 from harness.verify.successor import defined

@@ -33,48 +33,10 @@ from harness.verify.frame.claim import (
 )
 from harness.verify.frame.execute import execute, push
 from harness.verify.frame.frame import Anchor, Frame
-from harness.verify.frame.operation import VOLATILE, Form
+from harness.verify.frame.operation import Form
 from harness.verify.frame.value import FRAME, RETURN, distance, initial
+from harness.verify.frame.walked import Refusal, Walked
 from harness.verify.transfer import ENTRY, is_defined
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A claim that does not hold.
-
-    Attributes:
-        row: where it is claimed.
-        source: the row from which control came; ``row`` itself for what it must
-            find when it leaves its function.
-        state: the claim.
-        answer: why not.
-        actual: the frame, in ORC's words.
-    """
-
-    row: int
-    source: int
-    state: int
-    answer: Answer
-    actual: str
-
-
-@dataclass(slots=True)
-class Walked:
-    """What all walks came to; rows everywhere.
-
-    Attributes:
-        refused: (source, row) -> the first refusal on that way.
-        assumed: (source, row) -> why the claim at row was taken.
-        executed: rows whose instruction was executed.
-        kept: mask of the volatile registers that have their first values at all
-            exits, where that was asked.
-    """
-
-    refused: dict[tuple[int, int], Refusal] = field(default_factory=dict)
-    assumed: dict[tuple[int, int], Assumption] = field(default_factory=dict)
-    executed: set[int] = field(default_factory=set)
-    kept: int = VOLATILE
-
 
 _DEPTH = 8  # of calls that are followed to see what a function keeps
 _HINT_LATE = 3  # instructions that may lie between a push and its hint
@@ -107,7 +69,7 @@ class Walker:
     callees: Callees
     depth: int = 0
     walked: Walked = field(default_factory=Walked)
-    _kept: dict[int, int] = field(default_factory=dict)
+    _kept: dict[tuple[int, int], int] = field(default_factory=dict)
     _seen: dict[int, Frame] = field(default_factory=dict)
     _todo: list[int] = field(default_factory=list)
     _entered: int | None = None
@@ -121,30 +83,31 @@ class Walker:
             at = self._todo.pop()
             self._run(at, self._seen[at].copy())
 
-    def keeps(self, row: int) -> int:
-        """Return the volatile registers that the function at ``row`` gives back.
+    def keeps(self, row: int, wanted: int) -> int:
+        """Return those of ``wanted`` that the function at ``row`` gives back.
 
         gcc knows that of functions in the same file and uses it (-fipa-ra). They
         are those that have their first values at every exit.
         """
-        if row < 0 or self.depth > _DEPTH:
+        if not wanted or row < 0 or self.depth > _DEPTH:
             return 0
-        if row not in self._kept:
-            self._kept[row] = 0  # what a recursive function keeps is not asked
+        asked = (row, wanted)
+        if asked not in self._kept:
+            self._kept[asked] = 0  # what a recursive function keeps is not asked
             inner = Walker(self.bodies, self.routes, self.callees, self.depth + 1)
-            inner._kept = self._kept
+            inner._kept, inner.walked.kept = self._kept, wanted
             inner.walk(row, weakest(ENTRY, self.bodies.address(row)))
-            self._kept[row] = inner.walked.kept
-        return self._kept[row]
+            self._kept[asked] = inner.walked.kept
+        return self._kept[asked]
 
     def _leave(self, frame: Frame, goes: int | None) -> None:
         """Note what a function gives back: by itself, or by the one it jumps to."""
-        if self.depth:
-            kept = VOLATILE if goes is None else self.keeps(goes)
-            for register in range(16):
-                if frame.get(register) != initial(register):
-                    kept &= ~(1 << register)
-            self.walked.kept &= kept
+        if not self.depth:
+            return
+        kept = _unchanged(frame, self.walked.kept)
+        self.walked.kept = kept if goes is None else self.keeps(goes, kept)
+        if not self.walked.kept:
+            self._todo.clear()
 
     def _join(self, row: int, frame: Frame) -> None:
         """Bring ``frame`` to ``row``, where paths may meet."""
@@ -184,11 +147,18 @@ class Walker:
             if row == end or row in body.joined or row in seen:
                 self._arrive(row - 1, row, frame)
                 return
-            if states[row - first] != asked:
+            if states[row - first] != asked and not self._stands(body, row, frame):
                 taken = self._put(row - 1, row, frame)
                 if taken is None:
                     return
-                frame, asked = taken, states[row - first]
+                frame = taken
+            asked = states[row - first]
+
+    def _stands(self, body: Body, row: int, frame: Frame) -> bool:
+        """Whether the claim at ``row`` holds, and nothing else is to be asked there."""
+        n = row - body.first
+        steady = body.steady[n] and frame.anchor is not Anchor.NOTHING
+        return steady and ask(frame, body.state[n]) is Answer.HOLDS
 
     def _besides(self, body: Body, row: int, frame: Frame) -> None:
         """Follow the ways from ``row`` that its instruction does not tell."""
@@ -243,8 +213,10 @@ class Walker:
             push(frame, RETURN, body.address[n])
             self._arrive(row, goes, frame)
             return False
-        kept = (VOLATILE if self.depth else body.restored) & frame.live
-        kept &= self.keeps(goes) if kept else 0
+        if self.depth:
+            kept = self.keeps(goes, _unchanged(frame, self.walked.kept))
+        else:
+            kept = self.keeps(goes, _carriers(frame, body.restored))
         execute(frame, body.operations[n], body.address[n])
         frame.live |= kept
         return True
@@ -375,6 +347,26 @@ class Walker:
             actual = describe_frame(frame)
             refusal = Refusal(row, source, state, answer, actual)
             self.walked.refused[source, row] = refusal
+
+
+def _unchanged(frame: Frame, wanted: int) -> int:
+    """Return those of ``wanted`` that have their first values."""
+    for register in range(16):
+        if wanted >> register & 1 and frame.get(register) != initial(register):
+            wanted &= ~(1 << register)
+    return wanted
+
+
+def _carriers(frame: Frame, wanted: int) -> int:
+    """Return those of ``wanted`` that hold an address of the stack."""
+    sp = frame.get(SP)
+    for register in range(16):
+        if not wanted >> register & 1:
+            continue
+        value = frame.get(register)
+        if value is None or sp is None or distance(value, sp) is None:
+            wanted &= ~(1 << register)
+    return wanted
 
 
 def _leaves(frame: Frame) -> Answer:

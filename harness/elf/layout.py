@@ -136,7 +136,9 @@ def _addresses(
 ) -> list[int]:
     headers = elf.headers[order]
     starts_group = np.append(True, group[1:] != group[:-1]).tolist()
-    gap = 0x10000 if len(order) < 0x1000 else 0x100
+    # where there are many sections, what is as large as their zone stays small
+    few = len(elf.firsts) == 1 and len(order) < 0x1000
+    gap = 0x10000 if few else 0x100
     address = SECTION_ZONE
     addresses: list[int] = []
     for index, size, align, first in zip(

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.errors import InfraError
 from harness.text.insn import I64, U8
@@ -74,10 +77,10 @@ def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> 
     # room for a row per byte: what is not used is never touched
     most = sum(last - first for first, last in parts)
     rows = Rows(
-        np.empty(most, np.uint64),
-        np.empty(most, np.uint8),
-        np.empty(most, np.uint8),
-        np.empty(most, np.uint64),
+        _room(most, np.uint64),
+        _room(most, np.uint8),
+        _room(most, np.uint8),
+        _room(most, np.uint64),
     )
     columns = _Columns(
         rows.address.ctypes.data,
@@ -88,6 +91,12 @@ def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> 
     if library.orc_zydis_decode(ctypes.byref(text), ctypes.byref(columns)):
         raise InfraError("Zydis does not start", hint="reinstall libzydis")
     return rows.first(int(columns.count))
+
+
+def _room(rows: int, kind: type[Any]) -> npt.NDArray[Any]:
+    """Memory of its own, which goes back when it is done with: malloc keeps it."""
+    size = np.dtype(kind).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(1, rows * size)), kind, rows)
 
 
 def _measure(code: int, length: int) -> int:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from harness.elf.orc import describe
+from harness.elf.orc import OrcType, describe
 from harness.finding import Finding
 from harness.text.decode import format_insn
+from harness.text.insn import I64
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
 from harness.verify.frame.claim import Answer
 from harness.verify.frame.walked import Refusal
@@ -18,6 +19,7 @@ from harness.verify.successor import Bools
 from harness.verify.transfer import ENTRY, is_defined, step
 from harness.verify.window import WIDTH
 
+SIGNAL = 1 << 44  # in a packed state
 _AROUND = 4  # instructions shown on each side
 
 
@@ -76,6 +78,24 @@ def leads_nowhere(scope: Scope, edges: Edges) -> Bools:
     """Tell which of ``edges`` lead to where no instruction starts."""
     stays = ~np.isin(edges.kind, _LEAVES)
     return np.asarray(stays & (scope.columns.index(edges.target) < 0))
+
+
+def drops_signal(scope: Scope, edges: Edges) -> Bools:
+    """Tell which of ``edges`` lead to an interrupt's frame that says it is none.
+
+    Only hardware makes such a frame without ``signal`` (#BP, whose address is that of
+    the next instruction); no instruction makes one of another.
+    """
+    before = scope.state[np.maximum(edges.source, 0)]
+    after = scope.at(edges.target)
+    stays = ~np.isin(edges.kind, _LEAVES) & (edges.source != NO_ROW)
+    both = _interrupted(before) & _interrupted(after)
+    return np.asarray(stays & both & (before & ~after & SIGNAL != 0))
+
+
+def _interrupted(states: I64) -> Bools:
+    kind = states >> 40 & 15
+    return np.asarray((kind == OrcType.REGS) | (kind == OrcType.REGS_PARTIAL))
 
 
 def findings_of(scope: Scope, edges: Edges) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from harness.verify.columns import Columns, Part
 from harness.verify.coverage import coverage
 from harness.verify.depth import unsure_pops
 from harness.verify.direct import enter_direct, pushes_and_jumps
-from harness.verify.doubt import findings_of, leads_nowhere, refusals_of
+from harness.verify.doubt import drops_signal, findings_of, leads_nowhere, refusals_of
 from harness.verify.edge import EdgeKind, Edges, edges, join
 from harness.verify.frame.settle import Verdict, settle
 from harness.verify.indirect import enter_indirect
@@ -192,6 +192,7 @@ def check_flow(columns: Columns) -> Part:
     settled = settle(scope, flow.doubtful, flow.ends, flow.noreturn.ways, tables)
     unseen = settled.verdict == Verdict.UNSEEN
     unseen |= leads_nowhere(scope, flow.doubtful)
+    unseen |= drops_signal(scope, flow.doubtful)
     good = np.isin(settled.verdict, (Verdict.PROVED, Verdict.ASSUMED))
     flow.ledger.reach(columns.index(flow.doubtful.target[good]))
     counts = coverage(scope, flow.ledger) | {

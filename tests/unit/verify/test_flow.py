@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.builders.elfwriter import (
     ElfWriter,
     add_orc,
     call,
+    regs,
 )
 from tests.builders.flow import RODATA, TABLE, TEXT, flow, kernel, relative, rules
 
@@ -60,6 +62,15 @@ def test_store_of_the_frame_pointer() -> None:
     assert "text/step f+0x4" not in rules(kernel(code, rows, F))
     rows[2] = (9, call(24, -24))
     assert rules(kernel(code, rows, F)) == ["text/step f+0x4"]
+
+
+def test_step_that_drops_signal() -> None:
+    """An interrupt's frame stays one: its address is looked up as it is."""
+    code = "53" + "5b" + "48cf"  # push; pop; iretq
+    rows = [(0, regs(0)), (1, regs(8)), (2, regs(0)), (4, UND)]
+    assert rules(kernel(code, rows, ())) == []
+    rows[1] = (1, replace(regs(8), signal=False))
+    assert rules(kernel(code, rows, ())) == ["text/step .text"]
 
 
 def test_branch() -> None:

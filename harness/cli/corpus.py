@@ -228,7 +228,7 @@ def _plants(
                 ", ".join(sorted({f.rule for f in one.findings})) if one.found else ""
             )
             said = "noisy" if one.objtool else "silent"
-            mark = "" if one.good else "MISSED"
+            mark = "" if one.good else "NOT BLAMED" if one.found else "MISSED"
             table.add_row(plant.name, plant.blame, said, rules, place, mark)
         OUT.print(table)
     good = all(one.good for one in grown)

@@ -33,6 +33,7 @@ class Grown:
         findings: the first of those that were asked for, or else of the others.
         error: why there is no kernel, or no verdict.
         unexpected: objtool is not as silent or noisy as when it was measured.
+        blamed: one of them blames the right one.
     """
 
     plant: str
@@ -43,11 +44,12 @@ class Grown:
     findings: tuple[Finding, ...] = ()
     error: str = ""
     unexpected: bool = False
+    blamed: bool = False
 
     @property
     def good(self) -> bool:
-        """It was built, and found where it is."""
-        return bool(self.found) and not self.error
+        """It was built, found where it is, and blamed on who did it."""
+        return bool(self.found) and self.blamed and not self.error
 
 
 def grow(
@@ -134,4 +136,5 @@ def _grow(
         findings=tuple((seen or others)[:SHOWN]),
         error=stage.reason if stage.status is Status.ERROR else "",
         unexpected=bool(words) != (plant.objtool is Objtool.NOISY),
+        blamed=any(finding.blame.startswith(plant.blame) for finding in seen),
     )

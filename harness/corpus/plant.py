@@ -30,11 +30,10 @@ PLANTS = CONFIGS / "plants"
 
 
 class Blame(enum.StrEnum):
-    """Who made a table wrong."""
+    """Who made a table wrong: what a finding's ``blame`` begins with."""
 
-    SOURCE = "source"
-    HINT = "hint"
-    COMPILER = "compiler"
+    HINT = "source hint"
+    CODE = "compiler"  # or whoever wrote assembly
     OBJTOOL = "objtool"
     LINKER = "linker"
     SORTTABLE = "sorttable"

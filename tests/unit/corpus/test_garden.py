@@ -26,14 +26,17 @@ WARNING = "vmlinux.o: warning: objtool: f+0x4: stack state mismatch: cfa1=4+8\n"
 OLD = "vmlinux.o: warning: objtool: old+0x1: unreachable instruction\n"
 
 
-def a_plant(objtool: Objtool = Objtool.SILENT, old: str = "right") -> Plant:
+def a_plant(
+    objtool: Objtool = Objtool.SILENT, old: str = "right", blame: Blame = Blame.HINT
+) -> Plant:
     edit = Edit("kernel/f.c", old, "wrong")
     rules = ("text/*",)
-    return Plant("p", "a bug", "why", Blame.HINT, objtool, rules, (edit,), 1, ("f",))
+    return Plant("p", "a bug", "why", blame, objtool, rules, (edit,), 1, ("f",))
 
 
 def found(rule: str, symbol: str) -> Finding:
-    return Finding(rule, Location("vmlinux", symbol, 4), "wrong")
+    where = Location("vmlinux", symbol, 4)
+    return Finding(rule, where, "wrong", blame="source hint: it says so")
 
 
 Grow = Callable[..., garden.Grown]
@@ -85,6 +88,15 @@ def test_a_plant_that_is_found_where_it_is(grow: Grow) -> None:
     assert (grown.found, grown.others) == (1, 1)
     assert [str(finding.location) for finding in grown.findings] == ["f+0x4"]
     assert grown.good
+
+
+def test_a_plant_that_another_is_blamed_for(grow: Grow) -> None:
+    """Found, and still not as it should be."""
+    grown = grow(a_plant(blame=Blame.LINKER), findings=(found("text/step", "f"),))
+
+    assert grown.found
+    assert not grown.blamed
+    assert not grown.good
 
 
 def test_a_plant_that_is_missed(grow: Grow) -> None:

@@ -25,7 +25,7 @@ PLANT = Plant(
     "p",
     "a bug",
     "wrong",
-    Blame.SOURCE,
+    Blame.CODE,
     Objtool.SILENT,
     ("text/*",),
     (EDIT,),
@@ -50,7 +50,7 @@ def test_the_plants_that_are_kept() -> None:
 
     assert len(plants) >= 12
     assert {p.blame for p in plants} >= {
-        Blame.SOURCE,
+        Blame.CODE,
         Blame.HINT,
         Blame.OBJTOOL,
         Blame.SORTTABLE,

@@ -61,7 +61,7 @@ class Operation:
     @property
     def telling(self) -> bool:
         """Whether a claim that held before may not hold behind it."""
-        if self.form in (Form.QUIET, Form.LOAD, Form.MOVE, Form.LEA):
+        if self.form in (Form.QUIET, Form.LOAD, Form.MOVE, Form.LEA, Form.FLOW):
             return bool((self.lost | self.written) & _BASES)
         return True
 

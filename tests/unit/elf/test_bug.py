@@ -17,7 +17,9 @@ TABLE = TEXT + 0x1000
 def kernel(size: int, *flags: int) -> Program:
     """A kernel with a trap at every 16th byte; ``flags`` of each."""
     writer = ElfWriter(ET_EXEC)
-    writer.section(".text", b"\x0f\x0b".ljust(256, b"\x90"), flags=ALLOC | EXEC, address=TEXT)
+    writer.section(
+        ".text", b"\x0f\x0b".ljust(256, b"\x90"), flags=ALLOC | EXEC, address=TEXT
+    )
     data = b""
     for number, each in enumerate(flags):
         place = TEXT + 16 * number - (TABLE + size * number)

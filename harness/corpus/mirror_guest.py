@@ -15,11 +15,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
 BLOCK = 1 << 16
+TRIES = 8  # packages that the index names and the mirror has no more
 WANTED = {
     "-dbg": ["*/vmlinux-*", "*/vmlinux"],
     "": ["*.ko", "*.ko.xz", "*.ko.zst", "*.ko.gz", "*/boot/config-*"],
@@ -49,21 +51,22 @@ def version_key(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
-def choose(names: list[str], series: str, flavour: str) -> tuple[str, str]:
-    """Return the newest image of ``series`` that has a -dbg package, and a note.
+def choose(names: list[str], series: str, flavour: str) -> tuple[list[str], str]:
+    """Return the images of ``series`` that have a -dbg package, newest first; a note.
 
     ``names`` are those of all packages. Release candidates and kernels for real time
     do not count. Without one of the series it is the newest that there is.
     """
     image = re.compile(rf"linux-image-(\d+\.\d+\.[\w.+~-]*?)-{flavour}-dbg")
     found = [n for n in names if (m := image.fullmatch(n)) and not _is_other(m[1])]
-    found.sort(key=version_key)
+    found.sort(key=version_key, reverse=True)
     of_series = [n for n in found if n.startswith(f"linux-image-{series}")]
     if not found:
-        return "", f"no kernel with symbols for {flavour}: is there a mirror?"
-    newest = (of_series or found)[-1][: -len("-dbg")]
-    note = "" if of_series else f"no {series}x {flavour} any more: took {newest}"
-    return newest, note
+        return [], f"no kernel with symbols for {flavour}: is there a mirror?"
+    chosen = [name[: -len("-dbg")] for name in of_series or found]
+    if of_series:
+        return chosen, ""
+    return chosen, f"no {series}x {flavour} any more: took {chosen[0]}"
 
 
 def _is_other(version: str) -> bool:
@@ -132,17 +135,25 @@ def main(out: str, series: str, flavour: str, have: str) -> None:
             Path(lists, name).mkdir(parents=True)
         apt(lists, "get", "update")
         names = apt(lists, "cache", "pkgnames", "linux-image-").split()
-        package, note = choose(names, series, flavour)
-        if not package:
+        packages, note = choose(names, series, flavour)
+        if not packages:
             sys.exit(note)
-        if note:
-            print(f"@fallback {note}")
-        if package == have:
-            print(f"@same {package}")
-            return
-        for suffix, patterns in WANTED.items():
-            stream(lists, package + suffix, out, patterns)
-    print(f"@done {package}", flush=True)
+        for package in packages[:TRIES]:
+            if package == have:
+                print(f"@same {package}")
+                break
+            try:
+                for suffix, patterns in WANTED.items():
+                    stream(lists, package + suffix, out, patterns)
+            except urllib.error.HTTPError as exc:  # the index names what is gone
+                note = f"{package} is gone from the mirror ({exc.code}): took an older"
+                continue
+            print(f"@done {package}")
+            break
+        else:
+            sys.exit(note)
+    if note:
+        print(f"@fallback {note}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import hashlib
 import io
 import subprocess
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -44,23 +46,50 @@ def test_the_newest_of_a_series_with_symbols(
     series: str, flavour: str, newest: str
 ) -> None:
     """Numbers count as numbers; candidates, real time and other flavours do not."""
-    assert choose(NAMES, series, flavour) == (newest, "")
+    packages, note = choose(NAMES, series, flavour)
+
+    assert (packages[0], note) == (newest, "")
 
 
 def test_a_series_that_the_mirror_dropped() -> None:
     """It falls forward, and says so."""
-    package, note = choose(NAMES, "5.10.", "cloud-amd64")
+    packages, note = choose(NAMES, "5.10.", "cloud-amd64")
 
-    assert package == "linux-image-6.12.115+deb13.1-cloud-amd64"
-    assert note == f"no 5.10.x cloud-amd64 any more: took {package}"
+    assert packages[0] == "linux-image-6.12.115+deb13.1-cloud-amd64"
+    assert note == f"no 5.10.x cloud-amd64 any more: took {packages[0]}"
 
 
 def test_a_mirror_without_kernels() -> None:
     """There is nothing to take, and the note says why."""
-    package, note = choose([], "6.12.", "cloud-amd64")
+    packages, note = choose([], "6.12.", "cloud-amd64")
 
-    assert package == ""
+    assert packages == []
     assert "is there a mirror" in note
+
+
+def test_a_package_that_the_index_names_and_the_mirror_dropped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next older one is taken, and that is said."""
+    taken: list[str] = []
+
+    def stream(lists: str, package: str, out: str, patterns: list[str]) -> None:
+        if "115" in package:
+            raise HTTPError("uri", 404, "Not Found", Message(), None)
+        taken.append(package)
+
+    names = "\n".join(NAMES)
+    monkeypatch.setattr(mirror_guest, "apt", lambda *arguments: names)
+    monkeypatch.setattr(mirror_guest, "stream", stream)
+
+    mirror_guest.main("out", "6.12.", "cloud-amd64", "")
+
+    image = "linux-image-6.12.9+deb13-cloud-amd64"
+    assert taken == [f"{image}-dbg", image]
+    said = capsys.readouterr().out
+    assert f"@done {image}\n" in said
+    assert "@fallback" in said
+    assert "is gone from the mirror (404)" in said
 
 
 def a_package(content: dict[str, bytes], where: Path) -> bytes:

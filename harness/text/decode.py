@@ -93,8 +93,8 @@ def decode(
     """Decode ``data``, which is mapped at ``address``, by linear sweep.
 
     ``starts`` are addresses at which an instruction is known to start; the sweep
-    is resynchronised there. Fill runs (int3, nop, zero) of 64 bytes or more are
-    left out. What is no instruction has kind BAD, one byte each.
+    is resynchronised there. Long fill runs (:mod:`harness.text.fill`) are left out.
+    What is no instruction has kind BAD, one byte each.
     """
     engine = decoder or default_decoder()
     rows = _decode(engine, data, address, starts, stretches(data))

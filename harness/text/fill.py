@@ -6,8 +6,9 @@ import numpy as np
 
 from harness.text.insn import U8
 
-FILL_BYTES = 64  # runs of one fill byte from here on are left out
-FILL = (0x00, 0x90, 0xCC)
+# From how many bytes on runs of a fill byte are left out. NOPs are code, too: sites of
+# alternatives that have room for longer texts lie side by side.
+FILL = {0x00: 64, 0x90: 4096, 0xCC: 64}
 LONGEST = 16  # an instruction before the run may reach that far into it
 
 
@@ -24,17 +25,19 @@ def stretches(data: U8) -> list[tuple[int, int]]:
 
 
 def _fill_runs(data: U8) -> list[tuple[int, int]]:
-    """Return the runs of FILL_BYTES or more of one fill byte, as [first, last).
+    """Return the long runs of one fill byte, as [first, last).
 
     Looks at eight bytes at a time; a run may start up to seven bytes late.
     """
     words = data[: len(data) & ~7].view("<u8")
     fill = np.zeros(len(words) + 2, np.int8)
+    least = np.array([len(data), *FILL.values()])
     for number, byte in enumerate(FILL, 1):
         fill[1:-1][words == np.uint64(byte * 0x0101010101010101)] = number
     edges = np.flatnonzero(fill[1:] != fill[:-1])
     first, last = edges[:-1], edges[1:]
-    runs = (last - first >= FILL_BYTES // 8) & (fill[first + 1] > 0)
+    kind = fill[first + 1]
+    runs = (kind > 0) & ((last - first) * 8 >= least[kind])
     found = []
     for begin, end in zip(first[runs].tolist(), last[runs].tolist(), strict=True):
         byte, stop = data[begin * 8], end * 8

@@ -205,8 +205,10 @@ def _vector(code: bytes) -> Writes | None:
     while at < len(code) and code[at] in b"\x2e\x3e\x26\x36\x64\x65\x67":
         at += 1
     size = {0xC5: 2, 0xC4: 3, 0x62: 4}.get(code[at]) if at < len(code) else None
-    if size is None or at + size + 1 >= len(code):
+    if size is None or at + size >= len(code):
         return None
+    if at + size + 1 == len(code):
+        return Writes(0)  # vzeroupper and vzeroall alone have no ModRM
     first = code[at + 1]
     last = code[at + 2] if size > 2 else first
     page = 1 if size == 2 else first & (31 if size == 3 else 7)

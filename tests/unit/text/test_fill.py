@@ -16,11 +16,12 @@ from harness.text.fill import stretches
         (b"\xcc" * 200, []),
         (b"\x55" * 16 + b"\xcc" * 200, [(0, 32)]),
         (b"\xcc" * 200 + b"\x55", [(200, 201)]),
-        (b"\x55" * 8 + b"\x90" * 128 + b"\x55" * 8, [(0, 24), (136, 144)]),
+        (b"\x55" * 8 + b"\x90" * 4096 + b"\x55" * 8, [(0, 24), (4104, 4112)]),
+        (b"\x55" * 8 + b"\x90" * 128 + b"\x55" * 8, [(0, 144)]),  # they run
         # the run goes on in the same byte behind the last whole word
         (b"\x55" * 8 + b"\x00" * 131 + b"\x55" * 5, [(0, 24), (139, 144)]),
         (b"\x55" * 8 + b"\xcc" * 40 + b"\x55" * 16, [(0, 64)]),  # too short
-        (b"\xcc" * 64 + b"\x90" * 64, []),
+        (b"\xcc" * 64 + b"\x00" * 64, []),
     ],
 )
 def test_stretches(data: bytes, expected: list[tuple[int, int]]) -> None:

@@ -47,6 +47,7 @@ AX, CX, DX, BX, SI, DI, R9 = 1, 2, 4, 8, 1 << 6, 1 << 7, 1 << 9
         ("660f7ec2", Writes(DX)),  # movd %xmm0,%edx
         ("c5fe7f442408", Writes(0, 32)),  # vmovdqu %ymm0,8(%rsp)
         ("c5fe6f442408", Writes(0)),
+        ("c5f877", Writes(0)),  # vzeroupper
         ("c5f97ec2", Writes(DX)),  # vmovd %xmm0,%edx
         ("c4e2e3f6c8", Writes(CX | BX)),  # mulx %rax,%rbx,%rcx
         ("c462f9f7cb", Writes(R9)),  # shlx %rax,%rbx,%r9

@@ -14,6 +14,8 @@ from harness.pytest_plugin import Kernel, KernelObject
 from harness.report import text
 from harness.verify.verdict import Verdict
 
+GROUPS = ("alternative", "blind", "paravirt", "patch-site", "table", "text", "view")
+
 
 def fail_for(found: Iterable[Finding], again: str) -> None:
     """Fail with what is new in ``found``, and the command that shows it again."""
@@ -34,7 +36,7 @@ def test_the_build_was_quiet(kernel: Kernel) -> None:
 
 
 @pytest.mark.static
-@pytest.mark.parametrize("rules", ["alternative", "paravirt", "table", "view"])
+@pytest.mark.parametrize("rules", GROUPS)
 def test_orc(kernel_object: KernelObject, rules: str, orc_verdict: Verdict) -> None:
     """No rule of the group finds anything that the baseline does not know."""
     found = [f for f in orc_verdict.findings if f.rule.startswith(f"{rules}/")]

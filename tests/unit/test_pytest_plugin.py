@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.report.rules import DOCS, read_rules
 from tests.builders.elfwriter import ElfWriter
+from tests.kernel.test_orc import GROUPS
 
+# Groups that other items are for, and the one that takes --dwarf to be looked at.
+OTHERS = {"boot", "runtime", "dwarf"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,8 +47,15 @@ def test_every_object_and_group_of_rules_is_an_item(tmp_path: Path) -> None:
     said = run("--artifacts", str(tmp_path), "-m", "static")
 
     for name in ("a.ko", "b.ko"):
-        for rules in ("alternative", "paravirt", "table", "view"):
+        for rules in GROUPS:
             assert f"test_orc[{tmp_path.name}-{name}-{rules}] PASSED" in said
+
+
+def test_no_rule_falls_between_the_groups() -> None:
+    """Every rule that has a section in docs/findings.md is some item's."""
+    rules = [name for name in read_rules(DOCS.read_text()) if "/" in name]
+
+    assert {name.partition("/")[0] for name in rules} == OTHERS | {*GROUPS}
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -54,7 +65,7 @@ def test_workers_see_the_same_items(tmp_path: Path, workers: str) -> None:
 
     said = run("--artifacts", str(tmp_path), "-m", "static", "-n", workers)
 
-    assert "4 passed" in said
+    assert f"{len(GROUPS)} passed" in said
 
 
 def test_a_directory_without_a_kernel_is_a_usage_error(tmp_path: Path) -> None:

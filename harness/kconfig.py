@@ -5,6 +5,8 @@ lists the names, and at least one of them must hold::
 
     CONFIG_MITIGATION_RETPOLINE=y | CONFIG_RETPOLINE=y
 
+A name of such a line gives way to a line that asks for another value of it alone.
+
 kconfig drops what it cannot grant without a word; so every request is compared with
 the final .config, and what was dropped is an error.
 """
@@ -12,8 +14,8 @@ the final .config, and what was dropped is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UserError
@@ -115,14 +117,14 @@ def read_fragments(paths: Iterable[Path]) -> list[Request]:
 
 
 def merge(requests: Iterable[Request]) -> list[Request]:
-    """Return ``requests`` without repetitions.
+    """Return ``requests`` without repetitions, and without what gives way.
 
     Raises:
         UserError: two ask for different values of a symbol; both are named.
     """
     merged: list[Request] = []
     first: dict[str, tuple[Setting, Request]] = {}
-    for request in requests:
+    for request in _yielding(list(requests)):
         if any(request.settings == other.settings for other in merged):
             continue
         for setting in request.settings:
@@ -134,6 +136,16 @@ def merge(requests: Iterable[Request]) -> list[Request]:
                 )
         merged.append(request)
     return merged
+
+
+def _yielding(requests: Sequence[Request]) -> Iterator[Request]:
+    """Take from lists of names those of which a line of their own asks otherwise."""
+    alone = {
+        r.settings[0].symbol: r.settings[0] for r in requests if not r.settings[1:]
+    }
+    for request in requests:
+        kept = tuple(s for s in request.settings if alone.get(s.symbol, s) == s)
+        yield replace(request, settings=kept) if kept else request
 
 
 def render(requests: Iterable[Request], known: Collection[str]) -> str:

@@ -19,7 +19,7 @@ from harness.artifacts import Artifacts, Store
 from harness.boot.boot import Kernel, kernel_of
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
-from harness.build.tree import open_tree
+from harness.build.tree import PACKAGE, open_tree
 from harness.cache import cache_dir
 from harness.container import image
 from harness.container.engine import connect
@@ -43,8 +43,10 @@ class Request:
 
     Attributes:
         tree: kernel source, or None for Debian's.
+        package: which one of Debian's.
         profile: ``small`` or ``full``.
         platforms: the variants to build, in this order.
+        fragments: Kconfig files, merged into every variant of ``platforms``.
         configs: whole .config files that take part like variants, and where
             each boots.
         toolchain: recipe name of the toolchain image.
@@ -56,8 +58,10 @@ class Request:
     """
 
     tree: Path | None = None
+    package: str = PACKAGE
     profile: str = "small"
     platforms: tuple[Platform, ...] = tuple(Platform)
+    fragments: tuple[Path, ...] = ()
     configs: tuple[tuple[Path, Platform], ...] = ()
     toolchain: str = "bookworm"
     runtime: str = "auto"
@@ -70,7 +74,7 @@ class Request:
     def variants(self) -> tuple[Variant, ...]:
         """The variants of this request, in order."""
         return (
-            *(variant(platform, self.profile) for platform in self.platforms),
+            *(variant(p, self.profile, self.fragments) for p in self.platforms),
             *(from_config(path, platform) for path, platform in self.configs),
         )
 
@@ -97,7 +101,13 @@ def workshop(request: Request, board: Board) -> Iterator[Shop]:
             image.ensure, engine, image.machine(), board("machine"), rebuild=rebuild
         )
         try:
-            tree = open_tree(engine, toolchain, request.tree, board("tree"))
+            tree = open_tree(
+                engine,
+                toolchain,
+                request.tree,
+                board("tree"),
+                package=request.package,
+            )
             yield Shop(engine, toolchain, machine, tree, Store(cache_dir() / "store"))
         except BaseException:  # what is being made now is wanted no more
             engine.abort()

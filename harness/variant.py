@@ -7,6 +7,7 @@ differ only by their platform fragment, ``configs/platform/*.config``.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +46,11 @@ PROFILES = {
 }
 
 
-def variant(platform: Platform, profile: str) -> Variant:
-    """Return the variant of ``profile`` for ``platform``."""
+def variant(platform: Platform, profile: str, extra: Sequence[Path] = ()) -> Variant:
+    """Return the variant of ``profile`` for ``platform``, with ``extra`` fragments."""
     names = (*PROFILES[profile], f"platform/{platform}.config")
-    return Variant(platform.value, platform, tuple(CONFIGS / name for name in names))
+    fragments = (*(CONFIGS / name for name in names), *extra)
+    return Variant(platform.value, platform, fragments)
 
 
 def from_config(config: Path, platform: Platform) -> Variant:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 
 from harness import matrix
+from harness.build.tree import PACKAGE
 from harness.cli import options
 from harness.cli.console import OUT, board
 
 
 def command(
     tree: options.TreeOption = None,
+    package: options.PackageOption = PACKAGE,
     variant: options.VariantOption = None,
     profile: options.ProfileOption = options.Profile.SMALL,
+    fragment: options.FragmentOption = None,
     config: options.ConfigOption = None,
     toolchain: options.ToolchainOption = "bookworm",
     runtime: options.RuntimeOption = options.Runtime.AUTO,
@@ -26,8 +29,10 @@ def command(
     """
     request = matrix.Request(
         tree=tree,
+        package=package,
         profile=profile.value,
         platforms=options.platforms(variant, config),
+        fragments=tuple(fragment or ()),
         configs=options.configs(config),
         toolchain=toolchain,
         runtime=runtime.value,

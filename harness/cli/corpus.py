@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
@@ -19,17 +19,20 @@ from harness.cli import options
 from harness.cli.console import OUT, board
 from harness.cli.outcome import show
 from harness.container.engine import connect
-from harness.corpus import measure, objects, score, shipped
+from harness.container.job import Engine
+from harness.corpus import built, measure, objects, score, shipped
 from harness.corpus.classes import Zone, chosen, zones
 from harness.corpus.garden import grow
 from harness.corpus.plant import Plant, is_planted, read_plants
 from harness.errors import ExitCode, UserError
 from harness.kernel_build import KernelBuild
-from harness.result import run_result
+from harness.progress import Progress
+from harness.result import StageResult, run_result
 from harness.variant import Platform
 
 COUNT = 100
 TIMEOUT_S = 3600.0
+Wanted = TypeVar("Wanted", shipped.Kernel, built.Build)
 
 
 def command(
@@ -50,7 +53,7 @@ def command(
         str,
         typer.Option(
             "--class",
-            help="Only this class or group (orc, text, ...), plant, or kernel.",
+            help="Only this class or group (orc, text, ...), plant, kernel or build.",
         ),
     ] = "",
     zone: Annotated[
@@ -66,8 +69,15 @@ def command(
         bool,
         typer.Option("--kernels", help="Validate kernels of Debian's mirror instead."),
     ] = False,
+    builds: Annotated[
+        bool,
+        typer.Option(
+            "--builds", help="Build and validate other versions and toolchains instead."
+        ),
+    ] = False,
     nightly: Annotated[
-        bool, typer.Option("--nightly", help="With --kernels: the large ones too.")
+        bool,
+        typer.Option("--nightly", help="With --kernels or --builds: all of them."),
     ] = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     jobs: options.JobsOption = None,
@@ -84,7 +94,11 @@ def command(
     if plants:
         code = _plants(_named(group), runtime.value, workers, output)
     elif kernels:
-        code = _kernels(shipped.chosen(group, nightly), runtime.value, workers, output)
+        from_mirror = shipped.chosen(group, nightly)
+        code = _silent(shipped.judge, from_mirror, runtime.value, workers, output)
+    elif builds:
+        of_ours = built.chosen(group, nightly)
+        code = _silent(built.judge, of_ours, runtime.value, workers, output)
     elif handmade:
         code = _objects(runtime.value, workers, output)
     else:
@@ -235,16 +249,17 @@ def _plants(
     return ExitCode.CLEAN if good else ExitCode.FINDINGS
 
 
-def _kernels(
-    kernels: list[shipped.Kernel], runtime: str, jobs: int, output: options.Format
+def _silent(
+    judge: Callable[[Engine, Wanted, int, Progress], StageResult],
+    wanted: Sequence[Wanted],
+    runtime: str,
+    jobs: int,
+    output: options.Format,
 ) -> ExitCode:
     started = datetime.now(UTC)
     with board() as lines, connect(runtime) as engine:
         engine.reap()
-        stages = [
-            shipped.judge(engine, kernel, jobs, lines(kernel.name))
-            for kernel in kernels
-        ]
+        stages = [judge(engine, one, jobs, lines(one.name)) for one in wanted]
     result = run_result("kernels", "Debian's mirror", stages, started=started)
     show(result, output)
     if output is options.Format.TEXT:

@@ -48,8 +48,22 @@ TreeOption = Annotated[
     Path | None,
     typer.Option(
         "--tree",
-        help="Kernel source: git (dirty too) or a directory. "
-        "Default: Debian's linux-source-6.12.",
+        help="Kernel source: git (dirty too) or a directory. Default: Debian's.",
+        show_default=False,
+    ),
+]
+PackageOption = Annotated[
+    str,
+    typer.Option(
+        "--package", help="Debian's source package, where there is no --tree."
+    ),
+]
+FragmentOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--fragment",
+        metavar="FILE",
+        help="Kconfig lines to merge into every variant (repeatable).",
         show_default=False,
     ),
 ]
@@ -72,7 +86,10 @@ ConfigOption = Annotated[
     ),
 ]
 ToolchainOption = Annotated[
-    str, typer.Option("--toolchain", help="Toolchain image: a recipe's name.")
+    str,
+    typer.Option(
+        "--toolchain", help="Toolchain image: bullseye, bookworm, trixie, sid or clang."
+    ),
 ]
 RuntimeOption = Annotated[
     Runtime, typer.Option("--runtime", help="Where builds and machines run.")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from harness import matrix
+from harness.build.tree import PACKAGE
 from harness.cli import options
 from harness.cli.console import OUT, board
 from harness.cli.outcome import show
@@ -17,8 +18,10 @@ from harness.report import folder
 
 def command(
     tree: options.TreeOption = None,
+    package: options.PackageOption = PACKAGE,
     variant: options.VariantOption = None,
     profile: options.ProfileOption = options.Profile.SMALL,
+    fragment: options.FragmentOption = None,
     config: options.ConfigOption = None,
     toolchain: options.ToolchainOption = "bookworm",
     runtime: options.RuntimeOption = options.Runtime.AUTO,
@@ -41,8 +44,10 @@ def command(
     """
     request = matrix.Request(
         tree=tree,
+        package=package,
         profile=profile.value,
         platforms=options.platforms(variant, config),
+        fragments=tuple(fragment or ()),
         configs=options.configs(config),
         toolchain=toolchain,
         runtime=runtime.value,

@@ -65,6 +65,23 @@ def test_contradicting_fragments_name_both_files(tmp_path):
         read_fragments([first, second])
 
 
+def test_a_name_gives_way_to_a_line_of_its_own():
+    """A list asks for one of its names; who asks for less than that one is heard."""
+    text = "CONFIG_A=y | CONFIG_B=y\n# CONFIG_A is not set\n"
+    merged = merge(parse_fragment(text, PATH))
+    assert [str(request) for request in merged] == [
+        "CONFIG_B=y",
+        "# CONFIG_A is not set",
+    ]
+
+
+def test_a_list_of_which_no_name_is_left():
+    """Two lines that cannot both hold are still an error."""
+    text = "CONFIG_A=y | CONFIG_B=y\n# CONFIG_A is not set\n# CONFIG_B is not set\n"
+    with pytest.raises(UserError, match="asks for"):
+        merge(parse_fragment(text, PATH))
+
+
 def test_repeated_requests_are_merged():
     """The same line in two fragments is one request."""
     requests = parse_fragment("CONFIG_A=y\nCONFIG_A=y\n", PATH)

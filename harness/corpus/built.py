@@ -1,0 +1,104 @@
+"""Built: kernels of other versions and toolchains, on which we have to be silent.
+
+Which ones is data (``configs/builds.toml``). Each is built as any kernel is, in the
+image of its toolchain from the source that Debian has, and found in the store again.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness import kernel_build
+from harness.artifacts import Store
+from harness.build import kbuild
+from harness.build.tree import PACKAGE, open_tree
+from harness.cache import cache_dir
+from harness.container import image
+from harness.container.job import Engine
+from harness.errors import FormatError, UserError
+from harness.progress import Progress
+from harness.result import Stage, StageResult
+from harness.stages import validate
+from harness.stages.guard import guard
+from harness.variant import CONFIGS, Platform, Variant, variant
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One kernel to build; the fields are those of ``configs/builds.toml``."""
+
+    name: str
+    toolchain: str
+    package: str = PACKAGE
+    profile: str = "small"
+    platform: Platform = Platform.NATIVE
+    fragments: tuple[str, ...] = ()
+    nightly: bool = False
+
+    @property
+    def variant(self) -> Variant:
+        """What is built: the platform's variant with the features that are added."""
+        extra = [CONFIGS / "feature" / f"{name}.config" for name in self.fragments]
+        return variant(self.platform, self.profile, extra)
+
+
+_BUILDS = TypeAdapter(dict[str, Build])
+
+
+def read_builds(path: Path = CONFIGS / "builds.toml") -> list[Build]:
+    """Read the builds of ``path``, in its order.
+
+    Raises:
+        FormatError: the file is not TOML of that shape.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+        named = {name: {"name": name, **entry} for name, entry in data.items()}
+        return list(_BUILDS.validate_python(named).values())
+    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as exc:
+        raise FormatError(f"{path} holds no builds: {exc}") from exc
+
+
+def chosen(prefix: str, nightly: bool) -> list[Build]:
+    """Return the builds whose name begins with ``prefix``; of one name, only that.
+
+    Raises:
+        UserError: there is none.
+    """
+    builds = read_builds()
+    found = [one for one in builds if one.name.startswith(prefix)]
+    if not found:
+        names = ", ".join(one.name for one in builds)
+        raise UserError(f"no build {prefix}", hint=f"there are {names}")
+    exact = [one for one in found if one.name == prefix]
+    return exact or [one for one in found if nightly or not one.nightly]
+
+
+def judge(engine: Engine, wanted: Build, jobs: int, progress: Progress) -> StageResult:
+    """Build and validate ``wanted``; an ERROR if it cannot be built."""
+
+    def work() -> StageResult:
+        toolchain = image.ensure(engine, image.toolchain(wanted.toolchain), progress)
+        tree = open_tree(engine, toolchain, None, progress, package=wanted.package)
+        made = kbuild.build(
+            engine,
+            tree,
+            wanted.variant,
+            toolchain,
+            Store(cache_dir() / "store"),
+            progress=progress,
+            jobs=jobs,
+        )
+        found = kernel_build.find(made.directory)
+        stage = validate.stage(found, wanted.name, jobs, progress)
+        tools = made.manifest.toolchain
+        compiler = tools.get("clang", tools.get("gcc", wanted.toolchain))
+        seconds = f"built in {made.manifest.seconds:.0f} s"
+        notes = [f"{tree.name}, {compiler}, {seconds}", *filter(None, [tree.note])]
+        return replace(stage, notes=(*notes, *stage.notes))
+
+    return guard(Stage.VALIDATE, wanted.name, work)

@@ -30,10 +30,10 @@ class Starts:
         offset = np.asarray(addresses, np.uint64) - np.uint64(self.base)
         beyond = offset >= np.uint64(len(self.words) * 64)
         offset[beyond] = 0
-        word = self.words[(offset >> np.uint64(6)).astype(np.int64)]
+        place = (offset >> np.uint64(6)).view(np.int64)
+        word = self.words[place]
         bit = offset & np.uint64(63)
-        row = self.before[(offset >> np.uint64(6)).astype(np.int64)]
-        row = row + np.bitwise_count(word & ((_ONE << bit) - _ONE))
+        row = self.before[place] + np.bitwise_count(word & ((_ONE << bit) - _ONE))
         none = (word >> bit & _ONE == 0) | beyond
         row[none] = -1
         return row
@@ -48,7 +48,7 @@ def starts_of(insns: Insns) -> Starts | None:
     if width > WIDEST:
         return None
     bits = np.zeros(-(-width // 64) * 64, bool)
-    bits[(insns.address - np.uint64(base)).astype(np.int64)] = True
+    bits[(insns.address - np.uint64(base)).view(np.int64)] = True
     words = np.packbits(bits, bitorder="little").view("<u8")
     count = np.bitwise_count(words).astype(np.int64)
     return Starts(base, words, np.cumsum(count) - count)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from harness.elf.column import among
 from harness.elf.orc import OrcType
 from harness.elf.program import Program
 from harness.finding import Finding
@@ -88,17 +89,17 @@ def _dropped(columns: Columns, blind: list[tuple[int, int]]) -> set[int]:
     """
     program, insns = columns.program, columns.insns
     first, last = (np.array(side, np.uint64) for side in zip(*blind, strict=True))
-    target = insns.target[columns.branches]
-    at = holding(first, last, target)
-    at[at == holding(first, last, insns.address[columns.branches])] = -1
+    at = holding(first, last, insns.target[columns.branches])
     rows = np.flatnonzero(at >= 0)
     source = insns.address[columns.branches[rows]]
+    other = holding(first, last, source) != at[rows]
+    rows, source = rows[other], source[other]
     lost = holding(*_named(program), source) < 0
     lost &= columns.lookup.at(source) >> 40 & 15 == OrcType.UNDEFINED
     if columns.alternatives is not None:  # a replacement runs elsewhere
         used = columns.alternatives.replacementlen > 0
         texts = program.sections_at(columns.alternatives.replacement[used])
-        lost &= ~np.isin(program.sections_at(source), np.unique(texts))
+        lost &= ~among(program.sections_at(source), texts)
     entered = np.bincount(at[rows], minlength=len(blind))
     from_lost = np.bincount(at[rows[lost]], minlength=len(blind))
     return set(first[(entered > 0) & (entered == from_lost)].tolist())

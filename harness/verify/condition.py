@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives, AltFlag
+from harness.elf.column import among, distinct
 from harness.elf.feature import Features
 from harness.finding import Finding
 from harness.text.insn import I64, InsnKind
@@ -97,7 +98,7 @@ def _by_instruction(
     witnessed: npt.NDArray[np.bool_],
 ) -> Iterator[_Doubt]:
     for number, bits in _NEEDS.items():
-        entries = np.unique(patterns.entry[patterns.operation == number])
+        entries = distinct(patterns.entry[patterns.operation == number])
         entries = entries[entries != ORIGINAL]
         witnessed[entries] = True
         good = np.isin(alternatives.cpuid[entries], list(bits))
@@ -153,8 +154,8 @@ def _by_test(
             name = columns.features.name(int((byte[row] - usual) * 8 + bit[row]))
         message = f"until it is patched the site tests {name or 'another bit'}"
         yield _Doubt(int(last[row]), message, name)
-    early = np.flatnonzero(np.isin(alternatives.site, site))
-    early = np.setdiff1d(early, last)
+    early = np.flatnonzero(among(alternatives.site, site))
+    early = early[~among(early, last)]
     witnessed[early] = True
     plain = (alternatives.cpuid[early] == ALWAYS) & (alternatives.flags[early] == 0)
     for entry in early[~plain].tolist():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.elf.column import distinct
 from harness.text.effect import WORD, Effects, Form, effects_of
 from harness.text.insn import I64, InsnKind
 from harness.verify.edge import NO_ROW, EdgeKind
@@ -134,7 +135,7 @@ def _return_addresses(scope: Scope, ledger: Ledger) -> None:
     insns, ip = scope.columns.insns, scope.columns.lookup.ip
     live = _CALLS[insns.kind] & scope.defined & ~scope.inside
     odd = insns.covering(ip[scope.columns.index(ip) < 0])
-    odd = np.unique(odd[odd >= 0])
+    odd = distinct(odd[odd >= 0])
     odd = odd[live[odd]]
     direct = insns.target[odd] != 0
     direct[direct] = pushes_and_jumps(scope, odd[direct])

@@ -17,10 +17,9 @@ from harness.verify.frame.walked import Refusal
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
 from harness.verify.transfer import ENTRY, is_defined, step
-from harness.verify.window import WIDTH
+from harness.verify.window import AROUND, WIDTH, around
 
 SIGNAL = 1 << 44  # in a packed state
-_AROUND = 4  # instructions shown on each side
 
 
 class Rule(enum.StrEnum):
@@ -126,7 +125,7 @@ def refusals_of(
         declared, why = describe(refusal.state), _ANSWERS[refusal.answer]
         row = refusal.row if kind is None else refusal.source
         window = list(_excerpt(scope, row))
-        if abs(refusal.source - refusal.row) > _AROUND:
+        if abs(refusal.source - refusal.row) > AROUND:
             other = refusal.source if kind is None else refusal.row
             window += ["", *_excerpt(scope, other)]
         window.append(f"{why}: table {declared}, true {refusal.actual}"[:WIDTH])
@@ -154,7 +153,7 @@ def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:
     where = target if source == NO_ROW else int(insns.address[row])
     message = _MESSAGES[kind]
     window = [*_excerpt(scope, row)]
-    if kind not in _LEAVES and abs(_row(scope, target) - row) > _AROUND:
+    if kind not in _LEAVES and abs(_row(scope, target) - row) > AROUND:
         window += ["", *_excerpt(scope, _row(scope, target))]
     cause = ""
     if kind is EdgeKind.CALL:
@@ -198,7 +197,7 @@ def _row(scope: Scope, address: int) -> int:
 def _excerpt(scope: Scope, row: int) -> Iterator[str]:
     """The instructions around ``row``, one per line, with the table's state."""
     insns, program = scope.columns.insns, scope.columns.program
-    for near in range(max(0, row - _AROUND), min(len(insns), row + _AROUND + 1)):
+    for near in around(program, insns, row):
         insn = insns.at(near)
         text = format_insn(insn.code, insn.address)
         if insn.target:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.elf.column import among, distinct
 from harness.text.insn import I64, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
@@ -136,7 +137,7 @@ def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
     insns = scope.columns.insns
     target = insns.target[rows]
     asked = np.concatenate([target, insns.target[_last_calls(scope)]])
-    proved = prover.prove(np.unique(asked).tolist())
+    proved = prover.prove(distinct(asked).tolist())
     never = [address in proved for address in target.tolist()]
     nothing = ~defined(scope.behind(rows))
     ends = np.zeros(len(edges), bool)
@@ -175,7 +176,7 @@ def _fragments(scope: Scope, ledger: Ledger, edges: Edges) -> Bools:
     symbols = np.flatnonzero(edges.kind == EdgeKind.FUNCTION)
     target = edges.target[symbols]
     reached = ledger.reached[scope.columns.index(target)]
-    called = np.isin(target, edges.target[edges.kind == EdgeKind.CALL])
+    called = among(target, edges.target[edges.kind == EdgeKind.CALL])
     found[symbols] = reached & ~called
     return found
 
@@ -233,6 +234,4 @@ def _exports(flow: Flow) -> Exports | None:
     columns = flow.scope.columns
     if not columns.offers:
         return None
-    return exports_of(
-        flow.noreturn, np.unique(columns.insns.target[flow.ends]).tolist()
-    )
+    return exports_of(flow.noreturn, distinct(columns.insns.target[flow.ends]).tolist())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.elf.alternative import Alternatives, AltFlag
+from harness.elf.column import distinct
 from harness.finding import Finding
 from harness.text.insn import I64, U64, InsnKind
 from harness.text.patch import ORIGINAL, Streams
@@ -105,16 +106,16 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
     site = streams.site[stream]
     own = (streams.entry[stream] == ORIGINAL) & long[site]
     padding = own & (insns.size == 1) & (insns.code[:, 0] == 0x90)
-    for at in np.unique(site[padding]).tolist():
+    for at in distinct(site[padding]).tolist():
         yield _Wrong(at, "it has padding, and is longer than every replacement")
     start = alternatives.site_address[site]
     end = start + alternatives.site_length[site].astype(np.uint64)
     away = (insns.target < start) | (insns.target > end)
     leaves = own & np.isin(insns.kind, _LEAVES) & away & (insns.end < end)
-    for at in np.unique(site[leaves]).tolist():
+    for at in distinct(site[leaves]).tolist():
         yield _Wrong(at, "it goes on behind a jump that never comes back")
     direct = (alternatives.flags & AltFlag.DIRECT_CALL) != 0
-    calls = np.unique(alternatives.site[direct])
+    calls = distinct(alternatives.site[direct])
     calls = calls[long[calls]]
     for at in calls[alternatives.site_length[calls] != _CALL_MEMORY].tolist():
         size = int(alternatives.site_length[at])

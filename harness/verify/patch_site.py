@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.elf.column import among, distinct
 from harness.elf.orc import OrcType
 from harness.elf.sites import SiteTable, parse_sites
 from harness.finding import Finding
@@ -69,8 +70,8 @@ class _List:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Instructions as lists see them, by address."""
+class _Branches:
+    """The direct branches, by address."""
 
     address: U64
     kind: U8
@@ -98,7 +99,7 @@ class _Code:
     """
 
     columns: Columns
-    branches: _Places
+    branches: _Branches
     texts: I64
     lists: dict[SiteTable, _List]
 
@@ -145,17 +146,17 @@ def _read(columns: Columns) -> _Code:
     found = {table: parse_sites(program, table) for table in _KINDS}
     there = {table: sites for table, sites in found.items() if sites is not None}
     rows = columns.branches
-    branches = _Places(insns.address[rows], insns.kind[rows], insns.target[rows])
+    branches = _Branches(insns.address[rows], insns.kind[rows], insns.target[rows])
     lists = {}
     for table, sites in there.items():
-        where = branches if table in _TO_BRANCHES else insns
+        where = branches if table in _TO_BRANCHES else columns
         row = where.index(sites.address)
         lists[table] = _List(table, sites.address, sites.target, row)
     texts = np.zeros(0, np.uint64)
     if columns.alternatives is not None:
         used = columns.alternatives.replacementlen > 0
         texts = columns.alternatives.replacement[used]
-    return _Code(columns, branches, np.unique(program.sections_at(texts)), lists)
+    return _Code(columns, branches, distinct(program.sections_at(texts)), lists)
 
 
 def _return_thunk(code: _Code) -> U64:
@@ -175,8 +176,8 @@ def _indirect_thunks(code: _Code) -> U64:
         if _INDIRECT_THUNK not in str(program.location(place))
     ]
     if len(others) < len(goes):  # or it has no names at all
-        goes = goes[~np.isin(goes, np.array(others, np.uint64))]
-    return np.union1d(goes, _external(code, _INDIRECT_THUNK))
+        goes = goes[~among(goes, np.array(others, np.uint64))]
+    return distinct(np.concatenate([goes, _external(code, _INDIRECT_THUNK)]))
 
 
 def _external(code: _Code, prefix: str) -> U64:
@@ -198,7 +199,7 @@ def _trampolines(code: _Code) -> U64:
     goes = _targets(code, SiteTable.STATIC_CALL_SITES)
     others = [
         place
-        for place in goes[~_among(goes, found)].tolist()
+        for place in goes[~among(goes, found)].tolist()
         if str(program.location(place)).startswith(_TRAMPOLINE)
     ]
     known = np.concatenate([found, np.array(others, np.uint64)])
@@ -228,7 +229,7 @@ def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
         if len(code.branches.address):
             good &= np.isin(code.branches.kind[row], _KINDS[each.table])
             if len(goes):
-                good &= _among(code.branches.target[row], goes)
+                good &= among(code.branches.target[row], goes)
     elif len(insns):
         good &= np.isin(insns.kind[row], _KINDS[each.table])
         if each.table is SiteTable.SMP_LOCKS:
@@ -244,7 +245,7 @@ def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
 
 def _repeated(addresses: U64) -> U64:
     ordered = np.sort(addresses)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return distinct(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _missing(
@@ -252,11 +253,11 @@ def _missing(
 ) -> Iterator[Finding]:
     """Branches to ``goes`` that ``table`` does not have."""
     branches = code.branches
-    at = np.flatnonzero(_among(branches.target, goes))
+    at = np.flatnonzero(among(branches.target, goes))
     at = at[~code.listed(table)[at]]
     # up to 5.15 objtool lists none of those in replacements, which are patched later
     section = code.columns.program.sections_at(branches.address[at])
-    unused = np.isin(section, code.texts) & ~_covered(code, table, section)
+    unused = among(section, code.texts) & ~_covered(code, table, section)
     if unused.any():
         notes.append(f".{table}: {int(unused.sum())} in replacements are not listed")
     for row in _seen(code, table, at[~unused], notes).tolist():
@@ -280,20 +281,11 @@ def _covered(code: _Code, table: SiteTable, section: I64) -> Mask:
     """Whether ``table`` has any place in each of the sections."""
     places = code.lists[table].address
     covered = np.zeros(len(section), bool)
-    for number in np.unique(section[section >= 0]).tolist():
+    for number in distinct(section[section >= 0]).tolist():
         bounds = code.columns.program.sections[number]
         inside = (places >= bounds.address) & (places < bounds.end)
         covered |= (section == number) & bool(inside.any())
     return covered
-
-
-def _among(addresses: U64, wanted: U64) -> Mask:
-    """Like isin; ``wanted`` lie close together, so that most are out of the question."""
-    if not len(wanted):
-        return np.zeros(len(addresses), bool)
-    found = (addresses >= wanted.min()) & (addresses <= wanted.max())
-    found[found] = np.isin(addresses[found], wanted)
-    return np.asarray(found)
 
 
 def _bare_returns(code: _Code, notes: list[str]) -> Iterator[Finding]:
@@ -310,7 +302,7 @@ def _bare_returns(code: _Code, notes: list[str]) -> Iterator[Finding]:
     rows = rows[_covered(code, SiteTable.RETURN_SITES, section)]
     rows = rows[insns.code[rows, 1] != 0xCC]
     if columns.alternatives is not None:
-        rows = rows[~np.isin(insns.address[rows], columns.alternatives.site_address)]
+        rows = rows[~among(insns.address[rows], columns.alternatives.site_address)]
     called = columns.lookup.at(insns.address[rows]) >> 40 & 15 == OrcType.CALL
     if others := len(rows) - int(called.sum()):
         notes.append(f"{others} bare returns where no call returns from")
@@ -330,10 +322,10 @@ def _keys(code: _Code) -> Iterator[Finding]:
         message = "a jump is a tail call, and only a jump: the entry says otherwise"
         yield _finding(code.columns, int(each.address[at]), Rule.KEY, message)
     key, goes = each.key & ~_FLAGS, branches.target[each.row]
-    pairs = np.unique(np.stack([goes, key]), axis=1)
-    odd = np.isin(pairs[0], _repeated(pairs[0])) | np.isin(
-        pairs[1], _repeated(pairs[1])
-    )
+    pairs = np.stack([goes, key])[:, np.lexsort((key, goes))]
+    new = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
+    pairs = pairs[:, np.append(True, new)[: len(key)]]
+    odd = among(pairs[0], _repeated(pairs[0])) | among(pairs[1], _repeated(pairs[1]))
     program = code.columns.program
     for trampoline, wrong in pairs[:, odd].T.tolist():
         names = [str(program.location(place)) for place in (trampoline, wrong)]
@@ -359,7 +351,7 @@ def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
     covered = _covered(code, SiteTable.CALL_SITES, section)
     notes.append(f"{int((~covered).sum())} calls are in sections without call depth")
     rows = rows[covered]
-    rows = rows[~np.isin(branches.target[rows], np.append(special, _fentry(code)))]
+    rows = rows[~among(branches.target[rows], np.append(special, _fentry(code)))]
     functions = program.symbols.address[program.symbols.functions]
     for row in rows.tolist():
         address, goes = int(branches.address[row]), int(branches.target[row])

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives
+from harness.elf.column import distinct
 from harness.finding import Finding
 from harness.text.insn import I64, U64, InsnKind
 from harness.text.patch import ORIGINAL, Streams
@@ -43,7 +44,7 @@ def _tiles(columns: Columns, alternatives: Alternatives) -> Iterator[Finding]:
     start = alternatives.replacement[entries]
     end = start + alternatives.replacementlen[entries]
     section = columns.program.sections_at(start)
-    for here in np.unique(section[section >= 0]).tolist():
+    for here in distinct(section[section >= 0]).tolist():
         inside = section == here
         bounds = columns.program.sections[here]
         yield from _row(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.column import among, distinct
 from harness.text.insn import I64, U64, InsnKind
 from harness.verify.columns import Columns
 from harness.verify.successor import Bools, defined
@@ -65,7 +66,7 @@ class Scope:
             first, last = self.lent[[0, -1]]
             row = self.columns.index(addresses)
             near = np.flatnonzero((row >= first) & (row <= last))
-            known = near[np.isin(row[near], self.lent)]
+            known = near[among(row[near], self.lent)]
             states[known] = self.state[row[known]]
         return states
 
@@ -178,7 +179,7 @@ def _lend(state: I64, falls: Bools, jumps: I64, goes: I64, unstated: I64) -> I64
         source, target = source[wanted], target[wanted]
         state[target] = state[source]
         empty[target] = False
-        new = np.unique(target)
+        new = distinct(target)
         got.append(new)
         steps = new[falls[new]]
         hops = np.array([row for row in new.tolist() if row in within], np.int64)

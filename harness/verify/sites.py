@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives
+from harness.elf.column import among, distinct
 from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.insn import I64, Insn, InsnKind
@@ -149,10 +150,10 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     loud |= jump & _defined(target_state) & (target_state != table[owner, 0])
     call = (insns.kind == InsnKind.CALL) & (insns.target != 0)
     loud |= call & own
-    targets = np.unique(insns.target[call & ~own])
+    targets = distinct(insns.target[call & ~own])
     judged = [context.callees.at(target).returns for target in targets.tolist()]
     odd = targets[[returns is not Returns.BALANCED for returns in judged]]
-    loud |= call & np.isin(insns.target, odd)
+    loud |= call & among(insns.target, odd)
     busy[owner[loud]] = True
     # nothing can be said where the table says nothing
     busy &= _defined(table[:, 0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.column import distinct
 from harness.errors import FormatError
 from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.text.operand import Encoding, parse_encoding
@@ -38,7 +39,7 @@ def find_switches(scope: Scope, jumps: Iterable[int], thunks: Thunks) -> Switche
     for row in jumps:
         if (table := _table(scope, row, thunks)) is not None:
             tables[row] = table
-    starts = np.unique(np.array(list(tables.values()), np.uint64))
+    starts = distinct(np.array(list(tables.values()), np.uint64))
     targets = {}
     for row, table in tables.items():
         after = starts[np.searchsorted(starts, np.uint64(table), side="right") :]
@@ -134,7 +135,7 @@ def _read(scope: Scope, row: int, table: int, stop: int) -> U64:
     # a function's own entry is a pointer's target, not a case's
     entries = scope.is_function(words) & (scope.at(words) == ENTRY)
     wrong = np.flatnonzero(entries | ~_near(scope, row, words))
-    return np.unique(words[: wrong[0] if len(wrong) else len(words)])
+    return distinct(words[: wrong[0] if len(wrong) else len(words)])
 
 
 def _near(scope: Scope, row: int, addresses: U64) -> I64:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from harness.elf.column import among
 from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType, describe
 from harness.elf.program import Program
 from harness.elf.symbol import STT_OBJECT
 from harness.finding import Finding
-from harness.text.insn import I64, U64, Insns
-from harness.text.patch import Streams
+from harness.text.insn import I64, U64
 from harness.verify.columns import Columns, Part
 
 _AROUND = 4  # entries shown on each side of a bad one
@@ -44,7 +44,7 @@ def check_table(columns: Columns) -> Part:
         *_duplicates(program, ordered),
         *_fields(program, ordered),
         *_terminators(program, ordered),
-        *_off_boundary(program, ordered, columns.insns, columns.streams),
+        *_off_boundary(columns, ordered),
     )
     return Part(findings, notes=tuple(_notes(program, table, ordered)))
 
@@ -149,24 +149,20 @@ def _terminators(program: Program, table: OrcTable) -> Iterator[Finding]:
             )
 
 
-def _off_boundary(
-    program: Program,
-    table: OrcTable,
-    insns: Insns,
-    streams: Streams | None,
-) -> Iterator[Finding]:
+def _off_boundary(columns: Columns, table: OrcTable) -> Iterator[Finding]:
     """Entries that start where no instruction of any text does.
 
     A boundary of a replacement only is legal inside a site.
     """
-    off = np.flatnonzero(insns.index(table.ip) < 0)
-    off = off[~np.isin(table.ip[off], _ends(program))]
+    program, streams = columns.program, columns.streams
+    off = np.flatnonzero(columns.index(table.ip) < 0)
+    off = off[~among(table.ip[off], _ends(program))]
     if streams is not None and len(off):
-        off = off[~np.isin(table.ip[off], streams.insns.address)]
+        off = off[~among(table.ip[off], streams.insns.address)]
     if not len(off):
         return
     in_code = _may_be_code(program, table.ip[off])
-    inside = insns.covering(table.ip[off]) >= 0
+    inside = columns.insns.covering(table.ip[off]) >= 0
     for row, code, within in zip(
         off.tolist(), in_code.tolist(), inside.tolist(), strict=True
     ):

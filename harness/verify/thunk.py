@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.elf.column import among
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, U64, Insn, InsnKind, Insns
@@ -48,7 +49,7 @@ class Thunks:
         """Tell of each of ``rows``, direct calls or jumps, whether it goes by a thunk."""
         targets = self.insns.target[rows].tolist()
         by_code = np.array([self.register(target) >= 0 for target in targets], bool)
-        by_table = np.isin(self.insns.address[rows], self.sites)
+        by_table = among(self.insns.address[rows], self.sites)
         return np.asarray(by_code | by_table)
 
     def _judge(self, target: int) -> int:

@@ -17,7 +17,7 @@ from harness.text.insn import Insn, Insns
 
 WIDTH = 100
 LINES = 25
-_AROUND = 4  # instructions shown on each side of a bad one
+AROUND = 4  # instructions shown on each side of a bad one
 _OFFSET = 9
 _ORC = 26
 
@@ -63,12 +63,23 @@ def excerpt(program: Program, insns: Insns, address: int) -> tuple[str, ...]:
     """Return the instructions around ``address``, one per line."""
     row = int(insns.covering(np.array([address], np.uint64))[0])
     lines = []
-    for near in range(max(0, row - _AROUND), min(len(insns), row + _AROUND + 1)):
+    for near in around(program, insns, row):
         insn = insns.at(near)
         mark = "->" if near == row else "  "
         place = f"{program.location(insn.address)!s:<40}"
         lines.append(f"{mark} {place} {_text(program, insn)}"[:WIDTH])
     return tuple(lines)
+
+
+def around(program: Program, insns: Insns, row: int) -> range:
+    """Return the rows near ``row`` that are of its section: another's are no context."""
+    section = program.section_at(int(insns.address[row]))
+    first, last = max(0, row - AROUND), min(len(insns), row + AROUND + 1)
+    if section is not None:
+        bounds = np.array([section.address, section.end], np.uint64)
+        begin, end = np.searchsorted(insns.address[first:last], bounds).tolist()
+        first, last = first + begin, first + end
+    return range(first, last)
 
 
 def _rows(columns: Sequence[Column], table: Sequence[int]) -> set[int]:

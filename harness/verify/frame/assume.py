@@ -37,11 +37,12 @@ class Assumption(enum.IntEnum):
 
 
 def shape(
-    frame: Frame, state: int, answer: Answer, loaded: int | None
+    frame: Frame, state: int, answer: Answer, loaded: int | None, *, makes: bool
 ) -> Assumption | None:
     """Tell why ``state``, which ``frame`` does not bear out, may be taken.
 
-    ``loaded`` is the register that the instruction before gave an unknown value.
+    ``loaded`` is the register that the instruction before gave an unknown value,
+    ``makes`` tells whether it may have put a return address on top of the stack.
     None: there is no such reason, it is wrong.
     """
     entry = entry_of(state)
@@ -53,7 +54,7 @@ def shape(
         return None
     if entry.type in (OrcType.REGS, OrcType.REGS_PARTIAL) and _saved(frame, state):
         return Assumption.SAVED
-    return Assumption.MADE if state == ENTRY and _made(frame) else None
+    return Assumption.MADE if makes and state == ENTRY and _made(frame) else None
 
 
 def _saved(frame: Frame, state: int) -> bool:

@@ -19,7 +19,9 @@ from harness.verify.frame.operation import VOLATILE, Form, Operation, operation
 from harness.verify.frame.site import Passage, SiteRows, passages_of, sites_of
 from harness.verify.noreturn import Ways
 from harness.verify.scope import Scope
-from harness.verify.transfer import is_defined
+from harness.verify.transfer import ENTRY, is_defined
+
+_PUSH_WORD = 0x68  # push $n, four bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,24 @@ class Bodies:
         encoding = parse_encoding(self.scope.columns.insns.at(row).code)
         word = encoding.opcode == 0x8B and encoding.wide and encoding.mod != 3
         return encoding.reg if word else None
+
+    def makes(self, row: int) -> bool:
+        """Whether ``row`` may put a return address of the code's own on top.
+
+        It pushes an address of code (kretprobes), drops its caller's just before it
+        returns (srso), or restores flags that lay on it (ftrace).
+        """
+        insn = self.scope.columns.insns.at(row)
+        if insn.kind is InsnKind.PUSH and insn.code[0] == _PUSH_WORD:
+            value = int.from_bytes(insn.code[1:5], "little", signed=True)
+            pushed = np.array([value], np.int64).astype(np.uint64)
+            return bool(self.scope.columns.program.in_code(pushed)[0])
+        body, n = self.of(row), row - self.of(row).first
+        if body.state[n] != ENTRY:
+            return insn.kind is InsnKind.POPF
+        last = row + 1 < body.last and body.kind[n + 1] == InsnKind.RET
+        operation = body.operations[n]
+        return last and operation.form is Form.LEA and operation.reg == SP
 
     def _make(self, index: int) -> Body:
         first = self.starts[index - 1] if index else 0

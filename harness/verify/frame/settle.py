@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.column import distinct
 from harness.elf.hint import parse_hints
 from harness.text.insn import I64, U8, InsnKind
 from harness.verify.callee import Callees
@@ -98,7 +99,7 @@ def _wanted(scope: Scope, doubtful: Edges) -> list[int]:
     """Return the rows that must be executed to settle ``doubtful``."""
     target = scope.columns.insns.index(doubtful.target)
     source = np.where(doubtful.source == NO_ROW, target, doubtful.source)
-    rows: list[int] = np.unique(source[source >= 0]).tolist()
+    rows: list[int] = distinct(source[source >= 0]).tolist()
     return rows
 
 
@@ -107,9 +108,10 @@ def _begins(scope: Scope, bodies: Bodies) -> list[int]:
     insns = scope.columns.insns
     padding = insns.of_kind(InsnKind.NOP, InsnKind.TRAP)
     blind = ~scope.defined & scope.falls & ~scope.inside & ~padding
-    into = np.append(scope.defined[1:] & (insns.address[1:] == insns.end[:-1]), False)
+    blind[:-1] &= scope.defined[1:]
+    blind[scope.gaps] = False
     rows = set(_dying_sites(scope))
-    for row in np.flatnonzero(blind & into).tolist():
+    for row in np.flatnonzero(blind).tolist():
         first = bodies.of(row).first
         if row + 1 == bodies.of(row + 1).first:
             continue  # what lies in front of a function

@@ -318,7 +318,9 @@ class Walker:
         found = place(frame, state)
         if found is not None and found != FRAME and copied(frame, found):
             return self._put(source, row, taken(frame, state, address))
-        why = shape(frame, state, answer, self._loaded(source, frame))
+        makes = state == ENTRY and self.bodies.makes(source)
+        loaded = self._loaded(source, frame)
+        why = shape(frame, state, answer, loaded, makes=makes)
         if why is None and (moved := self._moved(source, state)) is not None:
             return moved
         if why is None:

@@ -243,13 +243,17 @@ def test_a_demand_that_cannot_be_met(monkeypatch: pytest.MonkeyPatch) -> None:
         choose("udis86")
 
 
-def test_the_variable_is_the_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ORC_HARNESS_DECODER chooses; that the slow engine is used has a reason."""
+@pytest.mark.parametrize("missing", ["", "it was not built"])
+def test_the_variable_is_the_demand(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """ORC_HARNESS_DECODER chooses, and is the reason, were Zydis built or not."""
+    monkeypatch.setattr(engine_zydis, "missing", lambda: missing)
     monkeypatch.setenv("ORC_HARNESS_DECODER", "capstone")
     door.default_decoder.cache_clear()
     try:
         assert door.default_decoder() is Decoder.CAPSTONE
-        assert door.slow_because() != ""
+        assert door.slow_because() == "ORC_HARNESS_DECODER demands it"
     finally:
         door.default_decoder.cache_clear()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,11 +48,34 @@ class KernelBuild:
         return (*self.kernels, *self.relocatables, *self.modules)
 
 
+class NothingThere(UserError):
+    """The path exists, and holds nothing to validate."""
+
+
+def find_each(paths: Iterable[Path]) -> tuple[list[KernelBuild], dict[Path, str]]:
+    """Look at all ``paths``; return what is there, and why nothing is in the others.
+
+    Raises:
+        UserError: one does not exist, or all hold nothing to validate.
+    """
+    builds, without = [], {}
+    last: NothingThere | None = None
+    for path in paths:
+        try:
+            builds.append(find(path))
+        except NothingThere as exc:
+            without[path], last = exc.message, exc
+    if last is not None and not builds:
+        raise last
+    return pair(builds), without
+
+
 def find(path: Path) -> KernelBuild:
     """Look at ``path`` and say what is there.
 
     Raises:
-        UserError: it does not exist, or holds nothing to validate.
+        UserError: it does not exist.
+        NothingThere: it holds nothing to validate.
     """
     if path.is_dir():
         found = _directory(path)
@@ -63,7 +86,7 @@ def find(path: Path) -> KernelBuild:
             f"{path} does not exist", hint="name a kernel build directory or a file"
         )
     if not found.files:
-        raise UserError(
+        raise NothingThere(
             f"{path} has no vmlinux, vmlinux.o, bzImage or .ko",
             hint="build the kernel first, or name the directory given to make O=",
         )

@@ -16,7 +16,7 @@ from harness.cli.console import board
 from harness.cli.outcome import show
 from harness.result import Stage, StageResult, run_result
 from harness.stages import validate
-from harness.stages.guard import guard
+from harness.stages.guard import guard, skipped
 
 
 def command(
@@ -49,8 +49,8 @@ def command(
     are joined by their release, and need no debug packages. A file that was validated
     before, as it is now and by the same code, gets the verdict that it got then.
     """
-    builds = kernel_build.pair([kernel_build.find(path) for path in paths])
-    names = _names([build.root for build in builds])
+    builds, without = kernel_build.find_each(paths)
+    names = _names([*(build.root for build in builds), *without])
     started = datetime.now(UTC)
     workers = jobs or os.cpu_count() or 1
     with board() as lines:
@@ -75,7 +75,10 @@ def command(
         result = run_result(
             "validate",
             ", ".join(map(str, paths)),
-            map(stage, builds),
+            [
+                *map(stage, builds),
+                *(skipped(Stage.VALIDATE, names[p], why) for p, why in without.items()),
+            ],
             started=started,
         )
     show(result, output)

@@ -104,6 +104,19 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "--format" in done.stdout
 
 
+def test_an_empty_directory_among_others_is_skipped(tmp_path: Path) -> None:
+    """/lib/modules/* has some of kernels that are gone: the others are validated."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "core.o").write_bytes(ElfWriter().build())
+
+    done = run("validate", *sorted(tmp_path.iterdir()), "--format", "json")
+
+    reasons = {s["variant"]: s["reason"] for s in json.loads(done.stdout)["stages"]}
+    assert done.returncode == 0
+    assert reasons["empty"].endswith("empty has no vmlinux, vmlinux.o, bzImage or .ko")
+    assert run("validate", tmp_path / "empty").returncode == 2
+
+
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     """Each has its own row, under the path that people gave."""
     paths = [tmp_path / name / "core.o" for name in "ab"]

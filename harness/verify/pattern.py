@@ -35,8 +35,8 @@ class Patterns:
     """The patterns of all entries.
 
     Attributes:
-        pattern: u64[entries], of the original, the replacement and its place among
-            the site's.
+        pattern: u64[entries], of the original, the replacement, its place among the
+            site's and how many these are.
         original: u64[sites], of the original alone.
         replacement: u64[entries], of the replacement alone.
         telling: bool[entries], the texts are no mere fence, jump or MSR write.
@@ -82,6 +82,7 @@ def patterns_of(
     where[streams.entry[replaced]] = replaced
     original = np.flatnonzero(streams.entry == ORIGINAL)[alternatives.site]
     nth = np.arange(len(alternatives)) - alternatives.site_first[alternatives.site]
+    nth += alternatives.site_count[alternatives.site].astype(np.int64) << 16
     pattern = hashes[where] * _SPREAD ^ hashes[original]
     return Patterns(
         pattern=pattern * _SPREAD ^ nth.astype(np.uint64),

@@ -71,6 +71,13 @@ def test_two_of_a_kind_are_another_macro() -> None:
     assert messages(many_sites([some] * 90 + [other] * 2)) == []
 
 
+def test_sites_with_further_replacements_are_another_macro() -> None:
+    """ALTERNATIVE and ALTERNATIVE_2 of the same call are for different reasons."""
+    barrier = (PV_CALL, [Replacement(CLI, XENPV)])
+    longer = (PV_CALL, [Replacement(CLI, 4 * 32), Replacement(NOPS, XENPV)])
+    assert messages(many_sites([barrier, barrier, barrier, longer])) == []
+
+
 def test_two_sites_are_no_majority() -> None:
     """One against two is no proof."""
     good = (PV_CALL, [Replacement(CLI, XENPV, flags=1)])

@@ -287,6 +287,30 @@ def test_jump_table_behind_a_base() -> None:
     assert rules(program(14, 17)) == ["text/jump-table f+0xc"]
 
 
+@pytest.mark.parametrize(
+    ("load", "add", "known"),
+    [
+        ("48630481", "4801c8", True),  # movslq (%rcx,%rax,4),%rax; add %rcx,%rax
+        ("48630c81", "4803c1", False),  # the base is overwritten: no such switch
+        ("48631481", "4803c1", False),  # what is loaded is not what is added
+        ("48630481", "4803c1", True),  # add %rcx,%rax in its other encoding
+    ],
+)
+def test_jump_table_of_distances(load: str, add: str, known: bool) -> None:
+    """Code that may lie anywhere adds an entry to its table's address."""
+    away = (RODATA - (TEXT + 8)).to_bytes(4, "little").hex()
+    code = "53" + f"488d0d{away}" + load + add + "ffe0" + "5bc3" + "5bc3"
+
+    def program(*cases: int) -> Program:
+        far = (TEXT + case - RODATA for case in cases)
+        data = b"".join(struct.pack("<i", distance) for distance in far) + bytes(4)
+        rows = [(0, IN), (1, PUSHED), (18, IN), (19, PUSHED), (20, IN), (21, UND)]
+        return kernel(code, rows, F, [(".rodata", data, RODATA)])
+
+    assert (rules(program(17, 19)) == []) is known
+    assert ("text/jump-table f+0xf" in rules(program(17, 20))) is known
+
+
 def test_aux_code_has_the_state_of_who_jumps_there() -> None:
     """A section without states is the continuation of those who jump there."""
 

@@ -108,7 +108,7 @@ def scope_of(columns: Columns) -> Scope:
         state = state.copy()
         lent = _lend(state, falls, jumps, goes, lent)
         stated[lent] = True
-    away = insns.address[1:] != insns.address[:-1] + insns.size[:-1]
+    away = np.diff(insns.address) != insns.size[:-1]
     inside = _inside(columns)
     own = ~inside[jumps]
     symbols = columns.program.symbols

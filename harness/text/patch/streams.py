@@ -179,14 +179,15 @@ def _decode_cells(
     era: Era,
 ) -> tuple[Insns, I64]:
     """Decode the streams in one go; return instructions and the stream of each."""
-    width = cells.shape[1]
-    starts = np.arange(len(cells), dtype=np.uint64) * np.uint64(width)
-    insns = decode_all(cells.reshape(-1), 0, starts)
-    owner, within = np.divmod(insns.address.astype(np.int64), width)
+    used = np.arange(cells.shape[1]) < (length + _GUARD)[:, None]
+    starts = np.cumsum(length + _GUARD) - (length + _GUARD)
+    insns = decode_all(cells[used], 0, starts.view(np.uint64))
+    owner = np.searchsorted(starts, insns.address.view(np.int64), side="right") - 1
+    within = insns.address.view(np.int64) - starts[owner]
     keep = np.flatnonzero(within < length[owner])
     insns, owner, within = insns.take(keep), owner[keep], within[keep]
     address = home[owner] + within.astype(np.uint64)
-    goes = insns.target.astype(np.int64) - owner * width
+    goes = insns.target.view(np.int64) - starts[owner]
     inside = (goes >= 0) & (goes <= size[owner])
     stays = (
         inside if era.relocates_all else inside | ~_alone(insns, within, size[owner])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.elf.column import distinct
 from harness.elf.symbol import STT_FUNC, STT_NOTYPE
 from harness.text.insn import CODE_BYTES, InsnKind
 from harness.text.operand import SP, parse_encoding
@@ -40,7 +41,7 @@ class Body:
         passages: row of an alternative site -> its other texts.
         after: row -> rows where control goes on besides what instructions tell.
         operations: what each does to a frame.
-        telling: whether a claim may not hold any more behind it.
+        touched: mask of registers, behind it claims that count from them are open.
         steady: whether it has a state, as the one before it does, and is in no site.
         restored: mask of volatile registers from which %rsp is restored.
     """
@@ -57,7 +58,7 @@ class Body:
     passages: dict[int, Passage]
     after: dict[int, list[int]]
     operations: list[Operation]
-    telling: list[bool]
+    touched: list[int]
     steady: list[bool]
     restored: int
 
@@ -145,7 +146,7 @@ class Bodies:
         target = insns.target[part]
         branch = np.flatnonzero(target)
         goes = np.full(last - first, -1, np.int64)
-        goes[branch] = insns.index(target[branch])
+        goes[branch] = self.scope.columns.index(target[branch])
         jumps = branch[kind[branch] != InsnKind.CALL]
         blob = insns.code[part].tobytes()
         sizes = insns.size[part].tolist()
@@ -170,7 +171,7 @@ class Bodies:
             passages_of(self.scope.columns, sites),
             self._after(first, last, kinds, sites),
             operations,
-            [each.telling for each in operations],
+            [each.touched for each in operations],
             (stated & np.append(False, stated[:-1]) & ~within).tolist(),
             _restored(operations),
         )
@@ -182,7 +183,7 @@ class Bodies:
         ways, after = self.ways, dict[int, list[int]]()
         begin, end = np.searchsorted(ways.source, [first, last]).tolist()
         over = {(site.row, site.behind) for site in sites}
-        goes = self.scope.columns.insns.index(ways.target[begin:end])
+        goes = self.scope.columns.index(ways.target[begin:end])
         source = ways.source[begin:end]
         for row, other in zip(source.tolist(), goes.tolist(), strict=True):
             if other >= 0 and (row, other) not in over:
@@ -212,5 +213,5 @@ def bodies_of(scope: Scope, ways: Ways) -> Bodies:
     """Return the bodies of ``scope``, cut at functions and labels in assembly."""
     symbols = scope.columns.program.symbols
     code = np.isin(symbols.kind, (STT_FUNC, STT_NOTYPE)) & (symbols.section >= 0)
-    rows = scope.columns.insns.index(symbols.address[code])
-    return Bodies(scope, ways, sorted({*rows[rows >= 0].tolist()}))
+    rows = scope.columns.index(symbols.address[code])
+    return Bodies(scope, ways, distinct(rows[rows >= 0]).tolist())

@@ -66,6 +66,16 @@ def is_call(state: int) -> bool:
     return state >> 40 & 15 == OrcType.CALL
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def bases_of(state: int) -> int:
+    """Return the mask of the registers that ``state`` counts from, as far as one may.
+
+    %rsp is among them, below which nothing stays, and so is the caller's %rbp.
+    """
+    register = BASE_REGISTER.get(entry_of(state).sp_reg, SP)
+    return 1 << SP | 1 << BP | 1 << register
+
+
 def place(frame: Frame, state: int) -> int | None:
     """Return where ``state`` says that the frame is; None if unknown.
 

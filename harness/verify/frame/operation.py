@@ -10,9 +10,10 @@ import functools
 from dataclasses import dataclass
 
 from harness.text.insn import InsnKind
-from harness.text.operand import BP, SP, Encoding, parse_encoding
+from harness.text.operand import SP, Encoding, parse_encoding
 from harness.text.writes import writes
 
+ALL = (1 << 16) - 1  # registers
 VOLATILE = sum(1 << register for register in (0, 1, 2, 6, 7, 8, 9, 10, 11))
 NOWHERE = -1
 
@@ -59,11 +60,14 @@ class Operation:
     size: int = 0
 
     @property
-    def telling(self) -> bool:
-        """Whether a claim that held before may not hold behind it."""
+    def touched(self) -> int:
+        """Mask of the registers that a claim must not count from to hold behind it.
+
+        What may change the stack touches all.
+        """
         if self.form in (Form.QUIET, Form.LOAD, Form.MOVE, Form.LEA, Form.FLOW):
-            return bool((self.lost | self.written) & _BASES)
-        return True
+            return self.lost | self.written
+        return ALL
 
     @property
     def builds(self) -> bool:
@@ -80,8 +84,6 @@ class Operation:
 
 
 _GIVES = (Form.POP, Form.MOVE, Form.LOAD, Form.LEA, Form.SWAP_MEMORY)
-# registers from which a claim can count
-_BASES = sum(1 << register for register in (SP, BP, 0, 2, 7, 10, 13))
 _STORES = (Form.STORE, Form.SWAP_MEMORY, Form.WIPE, Form.LEAVE, Form.ENTER)
 _NOTHING = Operation(Form.QUIET, 0)
 _CALL = Operation(Form.CALL, VOLATILE)

@@ -26,6 +26,7 @@ from harness.verify.frame.body import Bodies, Body
 from harness.verify.frame.claim import (
     Answer,
     ask,
+    bases_of,
     copied,
     describe_frame,
     place,
@@ -122,7 +123,7 @@ class Walker:
         """Bring ``frame`` from ``source`` to ``row`` and put the claim there to it."""
         if row == self.bodies.end:
             return
-        if (taken := self._put(source, row, frame.copy())) is not None:
+        if (taken := self._put(source, row, frame)) is not None:
             self._join(row, taken)
 
     def _run(self, row: int, frame: Frame) -> None:
@@ -131,8 +132,8 @@ class Walker:
         first, operations, states = body.first, body.operations, body.state
         executed, after, seen = self.walked.executed, body.after, self._seen
         passages = body.passages
-        telling, end = body.telling, body.last
-        asked = -1  # the state that was put to the frame as it is
+        touched, end = body.touched, body.last
+        asked, bases = -1, 0  # the state that was put to the frame as it is
         while True:
             executed.add(row)
             operation = operations[row - first]
@@ -141,7 +142,7 @@ class Walker:
             if operation.form or frame.live & operation.lost:
                 if not self._do(body, row - first, frame):
                     return
-                if telling[row - first]:
+                if touched[row - first] & bases:
                     asked = -1
             row += 1
             if row == end or row in body.joined or row in seen:
@@ -152,7 +153,9 @@ class Walker:
                 if taken is None:
                     return
                 frame = taken
-            asked = states[row - first]
+            if asked != states[row - first]:
+                asked = states[row - first]
+                bases = bases_of(asked)
 
     def _stands(self, body: Body, row: int, frame: Frame) -> bool:
         """Whether the claim at ``row`` holds, and nothing else is to be asked there."""

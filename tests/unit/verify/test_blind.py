@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.elf.feature import Features
-from harness.elf.orc import OrcEntry
+from harness.elf.orc import OrcEntry, OrcType
 from harness.elf.program import Program
 from harness.verify.blind import check_blind
 from harness.verify.columns import Part, read_columns
@@ -37,13 +37,18 @@ def names(program: Program) -> list[str]:
 
 
 def program(
-    pieces: Sequence[tuple[str, bytes, bool]], explained: Sequence[int] = ()
+    pieces: Sequence[tuple[str, bytes, bool]],
+    explained: Sequence[int] = (),
+    blind: OrcEntry = UND,
 ) -> Program:
-    """Pieces of code, 16 bytes apart: (name, code, has a state), "" for no symbol."""
+    """Pieces of code, 16 bytes apart: (name, code, has a state), "" for no symbol.
+
+    What has no state has the entry ``blind``.
+    """
     writer = ElfWriter()
     text, rows = bytearray(), list[tuple[int, OrcEntry]]()
     for _, code, known in pieces:
-        rows.append((len(text), call(8) if known else UND))
+        rows.append((len(text), call(8) if known else blind))
         text += code.ljust(16, b"\xcc")
     rows.append((len(text), UND))
     section = writer.section(".text", bytes(text), flags=ALLOC | EXEC)
@@ -67,6 +72,19 @@ def test_a_function_without_a_state() -> None:
     assert parts(some).counts == {"functions": 3, "blind functions": 1}
     (finding,) = parts(some).findings
     assert finding.message.startswith("the table says nothing of its 5 bytes")
+
+
+END = OrcEntry(0, 0, 0, 0, OrcType.END_OF_STACK, False)
+
+
+def test_a_function_that_ends_the_stack() -> None:
+    """The caller is lost as well, unless the function loads a stack of its own."""
+    assert names(program([("f", BODY, True), ("g", BODY, False)], blind=END)) == ["g"]
+    # mov 0(%rip),%rsp; jmp .; the same behind a push
+    start = bytes.fromhex("488b2500000000 ebfe")
+    assert names(program([("start_cpu0", start, False)], blind=END)) == []
+    assert names(program([("g", b"\x53" + start, False)], blind=END)) == ["g"]
+    assert names(program([("g", start, False)])) == ["g"]
 
 
 def test_padding_needs_no_state() -> None:

@@ -198,8 +198,8 @@ def test_one_wrong_entry_is_one_place() -> None:
         ("4889e3 4829c4 4889dc c3", [(0, call(8))], ("+6 untold",)),
         # mov %rsp,%rax; call; mov %rax,%rsp: a callee overwrites %rax
         ("4889e0 e800100000 4889c4 c3", [(0, call(8))], ("+11 loaded",)),
-        # push $1; push $2 and a claim that a constant is a return address
-        ("6a01 53 c3", [(0, call(8)), (2, call(8)), (3, call(8))], ("+3 elsewhere",)),
+        # push $1; push %rbx and a claim that the constant is a return address
+        ("6a01 53 c3", [(0, call(8)), (2, call(8)), (3, call(8))], ("+2 elsewhere",)),
     ],
 )
 def test_wrong(code: str, rows: Rows, expected: tuple[str, ...]) -> None:
@@ -286,11 +286,42 @@ def test_copied_interrupt_words() -> None:
     assert walked(code.replace("ff7218", "ff7210"), rows)
 
 
-def test_own_return_address() -> None:
-    """A constant that the code pushed may be a return address, a register may not."""
-    # push $0x1234; push %rbx; pop %rbx; ret
-    rows = [(0, call(8)), (6, call(16)), (7, call(8))]
-    assert walked("6834120000 53 5b c3", rows) == ("+5 made",)
+OWN = [
+    # push $f; push %rbx; pop %rbx; ret
+    ("6800000081 53 5b c3", [(0, call(8)), (6, call(16)), (7, call(8))], 5),
+    # lea 8(%rsp),%rsp; ret
+    ("488d642408 c3", [(0, call(8))], 5),
+    # pushf; pushf; xor %eax,%eax; mov %rax,8(%rsp); popf; ret
+    (
+        "9c9c 31c0 4889442408 9d c3",
+        [(0, call(8)), (1, call(16)), (2, call(24)), (10, call(8))],
+        10,
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "rows", "at"), OWN, ids=["push", "drop", "flags"])
+def test_own_return_address(code: str, rows: Rows, at: int) -> None:
+    """Code may put a return address of its own on top of the stack."""
+    assert walked(code, rows)[-1] == f"+{at} made"
+
+
+NOT_OWN = [
+    ("6834120000 53 5b c3", [(0, call(8)), (6, call(16)), (7, call(8))], 5),
+    ("488d642408 90 c3", [(0, call(8))], 5),  # what is dropped is lost
+    ("31c0 50 90 c3", [(0, call(8))], 3),  # push %rax
+    ("31c0 58 90 c3", [(0, call(8))], 3),  # pop %rax
+    ("58 c3", [(0, call(8))], 1),
+    # sub $16,%rsp; add $8,%rsp; ret
+    ("4883ec10 4883c408 c3", [(0, call(8)), (4, call(24)), (8, call(8))], 8),
+]
+
+
+@pytest.mark.parametrize(("code", "rows", "at"), NOT_OWN)
+def test_no_return_address(code: str, rows: Rows, at: int) -> None:
+    """In the middle of a function the claim of its start needs a reason, as any does."""
+    assert walked(code, rows)[0].startswith(f"+{at} ")
+    assert not [said for said in walked(code, rows) if "made" in said]
 
 
 def test_ways_that_no_instruction_tells() -> None:

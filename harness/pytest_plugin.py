@@ -195,19 +195,23 @@ def orc_verdict(kernel_object: KernelObject) -> Verdict:
     A file that cannot be read fails the test with the reason.
     """
     try:
-        return _verdict(kernel_object.path, kernel_object.kernel.build.cpufeatures)
+        return _verdict(kernel_object.path, kernel_object.kernel.build)
     except HarnessError as exc:
         pytest.fail(f"ERROR: no verdict: {exc}", pytrace=False)
 
 
 @functools.cache
-def _verdict(path: Path, cpufeatures: Path | None) -> Verdict:
+def _verdict(path: Path, build: kernel_build.KernelBuild) -> Verdict:
     from harness.elf.feature import parse_cpufeatures
     from harness.elf.program import load
     from harness.verify.check import check
+    from harness.verify.many import ask_kernel
 
-    names = None if cpufeatures is None else parse_cpufeatures(cpufeatures.read_text())
-    return check(load(path), features=names)
+    header = build.cpufeatures
+    names = None if header is None else parse_cpufeatures(header.read_text())
+    asked = build.kernels[:1] if path in build.modules else ()
+    kernel = next(map(ask_kernel, asked), None)
+    return check(load(path), features=names, kernel=kernel)
 
 
 @pytest.fixture(scope="session")

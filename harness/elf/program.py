@@ -144,6 +144,13 @@ class Program:
         found[found] = (addresses - starts[index])[found] < sizes[index][found]
         return np.where(found, index, -1)
 
+    def objects_at(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Tell by numbers which of ``addresses`` are code of one of several files."""
+        names = [section.object for section in self.sections]
+        numbers = {name: number for number, name in enumerate(sorted({*names}))}
+        objects = np.array([*map(numbers.__getitem__, names), -1], np.int64)
+        return np.asarray(objects[self.sections_at(addresses)])
+
     def in_code(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Tell which of ``addresses`` lie in a section that holds code."""
         code = np.array([s.executable for s in self.sections] + [False], dtype=bool)

@@ -51,6 +51,7 @@ def stage(
             given=given,
             archived=archived,
             beside=[vmlinux] if vmlinux else [],
+            kernel=next(iter(found.kernels), vmlinux),
         )
         progress(f"validated {len(checked)} files", len(checked), len(checked))
         return _judged(found, name, checked, known_in)

@@ -15,6 +15,7 @@ from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.condition import check_conditions
 from harness.verify.dwarf import check_dwarf
 from harness.verify.flow import check_flow
+from harness.verify.kernel import Kernel, kernel_of
 from harness.verify.length import check_lengths
 from harness.verify.paravirt import check_paravirt
 from harness.verify.patch_site import check_patch_sites
@@ -34,13 +35,15 @@ def check(
     threads: int | None = None,
     offers: bool = False,
     frames: FrameRows | None = None,
+    kernel: Kernel | None = None,
 ) -> Verdict:
     """Validate ``program``: its ORC table against its code and its alternatives.
 
     ``features`` names the feature bits; without it the names are those that the
     image (of ``vmlinux``, if ``program`` is a module) holds itself. With ``offers``
     the verdict says what ``program`` exports to modules. ``frames`` is what the
-    compiler told of its own, to be compared.
+    compiler told of its own, to be compared, ``kernel`` what the kernel of a module
+    tells of it (by default ``vmlinux`` is asked).
 
     Raises:
         FormatError: a section that must be read has no layout that we know.
@@ -52,7 +55,11 @@ def check(
         note = "carries no ORC: nothing to validate"
         verdict = Verdict((), {}, (*program.notes, note), 0.0)
     else:
-        verdict = check_columns(replace(columns, offers=offers, frames=frames))
+        if kernel is None and vmlinux is not None:
+            kernel = kernel_of(vmlinux)
+        verdict = check_columns(
+            replace(columns, offers=offers, frames=frames, kernel=kernel)
+        )
     if vmlinux is not None and verdict.reliances:
         verdict = verdict.answered([exports(vmlinux, threads)])
     return replace(verdict, seconds=time.perf_counter() - started)

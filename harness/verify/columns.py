@@ -23,6 +23,7 @@ from harness.text.decode import decode_program
 from harness.text.insn import I64, U64, Insns
 from harness.text.patch import Streams, build_streams
 from harness.text.starts import Starts, starts_of
+from harness.verify.kernel import Kernel
 from harness.verify.lookup import Lookup, lookup_of
 from harness.verify.pattern import Patterns, patterns_of
 from harness.verify.transfer import UNDEFINED
@@ -38,6 +39,7 @@ class Columns:
     ``dataclasses.replace`` makes a mutant: what is derived is derived anew.
     ``offers``: modules are checked, too, and want to know about its exports.
     ``frames``: what its compiler told, where somebody wants that compared.
+    ``kernel``: what the kernel of a module tells, where that is at hand.
     """
 
     program: Program
@@ -48,6 +50,7 @@ class Columns:
     features: Features
     offers: bool = False
     frames: FrameRows | None = None
+    kernel: Kernel | None = None
 
     @functools.cached_property
     def lookup(self) -> Lookup:

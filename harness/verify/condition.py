@@ -6,6 +6,8 @@ No stack state shows a wrong ``cpuid`` or flag. Three witnesses do:
 * the original: static_cpu_has() tests the feature's bit itself until it is patched
   (_static_cpu_has() in arch/x86/include/asm/cpufeature.h);
 * the other sites: those of one macro have the same texts and the same condition.
+
+Others are those of the same object and of its kernel, never of another module.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from harness.text.insn import I64, InsnKind
 from harness.text.operation import of_code
 from harness.text.patch import ORIGINAL
 from harness.verify.columns import Columns, Part
+from harness.verify.kernel import Condition
 from harness.verify.pattern import Patterns
 from harness.verify.window import excerpt
 
@@ -84,7 +87,7 @@ def check_conditions(columns: Columns) -> Part:
         *_by_instruction(columns, alternatives, patterns, witnessed),
         *_by_call(columns, alternatives),
         *_by_test(columns, alternatives, witnessed),
-        *_by_majority(columns.features, alternatives, patterns, witnessed),
+        *_by_majority(columns, alternatives, patterns, witnessed),
     ):
         doubts.setdefault(doubt.entry, doubt)
     findings = [_finding(columns, alternatives, doubts[e]) for e in sorted(doubts)]
@@ -131,13 +134,26 @@ def _by_call(columns: Columns, alternatives: Alternatives) -> Iterator[_Doubt]:
 def _by_test(
     columns: Columns, alternatives: Alternatives, witnessed: npt.NDArray[np.bool_]
 ) -> Iterator[_Doubt]:
-    """The byte and the bit that the original tests, against the last entry's cpuid.
-
-    An entry before it makes the site jump to "no" from the start.
-    """
+    """The byte and the bit that the original tests, against the last entry's cpuid."""
     site, byte, bit = _tested(columns, alternatives)
-    if not len(site):
-        return
+    objects = columns.program.objects_at(alternatives.site_address[site])
+    for one in distinct(objects).tolist():
+        own = objects == one
+        tests = site[own], byte[own], bit[own]
+        yield from _tests_of_one(columns, alternatives, tests, witnessed)
+
+
+def _tests_of_one(
+    columns: Columns,
+    alternatives: Alternatives,
+    tests: tuple[I64, I64, I64],
+    witnessed: npt.NDArray[np.bool_],
+) -> Iterator[_Doubt]:
+    """Compare ``tests`` (site, byte, bit) of one object.
+
+    An entry before the last one makes the site jump to "no" from the start.
+    """
+    site, byte, bit = tests
     last = alternatives.site_first[site] + alternatives.site_count[site] - 1
     cpuid = alternatives.cpuid[last].astype(np.int64)
     base = byte - (cpuid >> 3)
@@ -191,8 +207,32 @@ def _tested(columns: Columns, alternatives: Alternatives) -> tuple[I64, I64, I64
     return rows[single].astype(np.int64), byte[single], bit[single]
 
 
+def known_conditions(
+    alternatives: Alternatives, patterns: Patterns
+) -> tuple[Condition, ...]:
+    """Return what a kernel's sites tell of its modules'."""
+    entries = np.flatnonzero(patterns.telling & ~_instructed(patterns))
+    pairs = _pairs(alternatives, patterns, entries)
+    kinds, count = np.unique(pairs, axis=1, return_counts=True)
+    return tuple(zip(*kinds.tolist(), count.tolist(), strict=True))
+
+
+def _instructed(patterns: Patterns) -> npt.NDArray[np.bool_]:
+    """Entries of which an instruction tells the condition."""
+    found = np.zeros(len(patterns.pattern), bool)
+    entry = patterns.entry[among(patterns.operation, np.array([*_NEEDS]))]
+    found[entry[entry != ORIGINAL]] = True
+    return found
+
+
+def _pairs(alternatives: Alternatives, patterns: Patterns, entries: I64) -> I64:
+    """i64[2, n], of each entry the pattern and the condition."""
+    condition = alternatives.flags.astype(np.int64) << 16 | alternatives.cpuid
+    return np.stack([patterns.pattern[entries].view(np.int64), condition[entries]])
+
+
 def _by_majority(
-    features: Features,
+    columns: Columns,
     alternatives: Alternatives,
     patterns: Patterns,
     witnessed: npt.NDArray[np.bool_],
@@ -202,26 +242,54 @@ def _by_majority(
     Two that differ in the same way are another macro with the same texts. Where an
     instruction has told already the others are not asked: CLAC is for LASS, too.
     """
-    condition = alternatives.flags.astype(np.int64) << 16 | alternatives.cpuid
     entries = np.flatnonzero(patterns.telling & ~witnessed)
-    pairs = np.stack([patterns.pattern[entries].view(np.int64), condition[entries]])
-    kinds, kind, count = np.unique(
-        pairs, axis=1, return_inverse=True, return_counts=True
-    )
-    _, group = np.unique(kinds[0], return_inverse=True)
-    total = np.bincount(group, weights=count).astype(np.int64)
-    most = np.zeros(len(total), np.int64)
-    np.maximum.at(most, group, count)
-    agreed = (most >= _ENOUGH) & (total - most <= np.maximum(1, total // _RARE))
-    kind = kind.reshape(-1)
-    witnessed[entries[agreed[group[kind]]]] = True
-    odd = agreed[group] & (count == 1)
-    for row in np.flatnonzero(odd[kind]).tolist():
-        peers = np.flatnonzero(group == group[kind[row]])
-        usual = int(kinds[1, peers[count[peers].argmax()]])
-        name = condition_name(features, usual & 0xFFFF, usual >> 16)
-        message = f"{most[group[kind[row]]]} sites with these texts are for {name}"
-        yield _Doubt(int(entries[row]), message, name)
+    pairs = _pairs(alternatives, patterns, entries)
+    objects = columns.program.objects_at(alternatives.address[entries])
+    known = columns.kernel.conditions if columns.kernel else ()
+    others = np.array(known, np.int64).reshape(-1, 3).T
+    for one in distinct(objects).tolist():
+        own = np.flatnonzero(objects == one)
+        near = others[:, among(others[0], pairs[0, own])]
+        votes = _Votes(pairs[:, own], near)
+        witnessed[entries[own[votes.agreed]]] = True
+        for row in np.flatnonzero(votes.odd).tolist():
+            many, usual = votes.others(row)
+            name = condition_name(columns.features, usual & 0xFFFF, usual >> 16)
+            message = f"{many} sites with these texts are for {name}"
+            yield _Doubt(int(entries[own[row]]), message, name)
+
+
+class _Votes:
+    """What the sites of one object and of its kernel say of each of its entries.
+
+    Attributes:
+        agreed: bool[entries], nearly all with its texts have one condition.
+        odd: bool[entries], it is the only one that has not.
+    """
+
+    def __init__(self, pairs: I64, others: I64) -> None:
+        """Count ``pairs``, an object's, and ``others``, which come with a number."""
+        every = np.concatenate([pairs, others[:2]], axis=1)
+        weight = np.append(np.ones(pairs.shape[1], np.int64), others[2])
+        self._kinds, kind = np.unique(every, axis=1, return_inverse=True)
+        kind = kind.reshape(-1)
+        self._count = np.bincount(kind, weights=weight).astype(np.int64)
+        _, self._group = np.unique(self._kinds[0], return_inverse=True)
+        total = np.bincount(self._group, weights=self._count).astype(np.int64)
+        self._most = np.zeros(len(total), np.int64)
+        np.maximum.at(self._most, self._group, self._count)
+        rest = total - self._most
+        agreed = (self._most >= _ENOUGH) & (rest <= np.maximum(1, total // _RARE))
+        self._kind = kind[: pairs.shape[1]]
+        self.agreed = agreed[self._group[self._kind]]
+        self.odd = self.agreed & (self._count[self._kind] == 1)
+
+    def others(self, row: int) -> tuple[int, int]:
+        """Return how many have another condition than ``row``, and which."""
+        group = self._group[self._kind[row]]
+        peers = np.flatnonzero(self._group == group)
+        usual = peers[self._count[peers].argmax()]
+        return int(self._most[group]), int(self._kinds[1, usual])
 
 
 def condition_name(features: Features, cpuid: int, flags: int) -> str:

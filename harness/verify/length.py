@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.column import distinct
+from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.insn import I64, U64, InsnKind
 from harness.text.patch import ORIGINAL, Streams
@@ -45,7 +46,7 @@ def check_lengths(columns: Columns) -> Part:
         *_by_entry(alternatives),
         *_by_nesting(alternatives),
         *_by_text(alternatives, streams),
-        *_by_peers(alternatives, patterns),
+        *_by_peers(columns.program, alternatives, patterns),
     ):
         wrong.setdefault(one.site, one)
     return Part(
@@ -122,13 +123,17 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
         yield _Wrong(at, f"a call through memory has {_CALL_MEMORY} bytes, not {size}")
 
 
-def _by_peers(alternatives: Alternatives, patterns: Patterns) -> Iterator[_Wrong]:
+def _by_peers(
+    program: Program, alternatives: Alternatives, patterns: Patterns
+) -> Iterator[_Wrong]:
     """Sites whose original is that of their like and something more, or less.
 
-    Like are sites with the same replacements on the same conditions. The fewer of
+    Like are an object's sites with the same replacements on the same conditions. The fewer of
     two kinds are the wrong ones.
     """
     like = _like(alternatives, patterns)
+    objects = program.objects_at(alternatives.site_address).astype(np.uint64)
+    like ^= objects * np.uint64(0x9E3779B97F4A7C15)
     whole = like ^ patterns.original
     kinds, kind, count = np.unique(whole, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(patterns.entry == ORIGINAL)

@@ -19,7 +19,8 @@ from harness.elf.feature import Features
 from harness.errors import HarnessError
 from harness.kernel_build import MODULE_SUFFIXES
 from harness.verify import archive
-from harness.verify.verdict import Checked
+from harness.verify.kernel import Kernel
+from harness.verify.verdict import Checked, Verdict
 
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
 GROUP_BYTES = 1 << 20  # of files in a group, as they are, packed or not
@@ -35,11 +36,17 @@ class Given:
         features: names of the feature bits; without it those that an image holds.
         offers: other files are validated too, and may rely on the file's exports.
         dwarf: the table is compared with .debug_frame, too.
+        kernel: what the kernel of modules tells of them; nothing else depends on it.
     """
 
     features: Features | None = None
     offers: bool = False
     dwarf: bool = False
+    kernel: Kernel | None = None
+
+    def of(self, paths: Group) -> Given:
+        """Return what counts for ``paths``, all of which are modules or none is."""
+        return self if _is_module(paths[0]) else replace(self, kernel=None)
 
 
 NOTHING = Given()
@@ -52,18 +59,24 @@ def check_many(
     given: Given = NOTHING,
     archived: bool = True,
     beside: Iterable[Path] = (),
+    kernel: Path | None = None,
 ) -> list[Checked]:
     """Validate many files, in ``jobs`` processes; results are in the order of path.
 
     Unless ``archived``, verdicts that were given before neither count nor are kept.
     What they rely on in each other is answered from all of them and from the files
-    ``beside``, whose own verdicts are not asked for.
+    ``beside``, whose own verdicts are not asked for. ``kernel`` is that of the modules
+    among them.
     """
     asked = set(paths)
     others = set(beside) - asked
     groups = [*group(asked), *group(others)]
     given = replace(given, offers=len(asked) + len(others) > 1)
-    keys = {some: archive.key(some, given) if archived else None for some in groups}
+    if kernel is not None and any(map(_is_module, asked)):
+        given = replace(given, kernel=ask_kernel(kernel, archived=archived))
+    keys = {
+        some: archive.key(some, given.of(some)) if archived else None for some in groups
+    }
     old = {some: archive.recall(key, some) for some, key in keys.items()}
     new = _check([some for some in groups if not old[some]], jobs, given)
     results = [one for known in old.values() for one in known]
@@ -81,17 +94,39 @@ def group(paths: Iterable[Path]) -> list[Group]:
     groups: list[Group] = []
     some: dict[str, Path] = {}
     size = 0
-    for path in sorted(paths):
+    for path in sorted(paths, key=lambda path: (_is_module(path), path)):
         bytes_ = path.stat().st_size if path.exists() else 0
         if bytes_ > GROUP_BYTES or not path.name.endswith((*MODULE_SUFFIXES, ".o")):
             groups.append((path,))
             continue
-        if some and (size + bytes_ > GROUP_BYTES or path.name in some):
+        full = size + bytes_ > GROUP_BYTES or path.name in some
+        if some and (full or _is_module(path) != _is_module(next(iter(some.values())))):
             groups.append(tuple(some.values()))
             some, size = {}, 0
         some[path.name] = path
         size += bytes_
     return [*groups, tuple(some.values())] if some else groups
+
+
+def _is_module(path: Path) -> bool:
+    return path.name.endswith(MODULE_SUFFIXES)
+
+
+def ask_kernel(path: Path, *, archived: bool = True) -> Kernel | None:
+    """Read what the kernel ``path`` tells of its modules; None if it cannot be read."""
+    name = archive.key((path,), "kernel") if archived else None
+    for known in archive.recall(name, (path,)):
+        return known.verdict.kernel if known.verdict else None
+    from harness.elf.program import load
+    from harness.verify.kernel import kernel_of
+
+    try:
+        found = kernel_of(load(path))
+    except HarnessError:
+        return None  # its own verdict says why
+    verdict = Verdict((), {}, (), 0.0, kernel=found)
+    archive.remember(name, (path,), [Checked((path,), verdict)])
+    return found
 
 
 def check_file(
@@ -110,6 +145,7 @@ def check_file(
             threads=threads,
             offers=given.offers,
             frames=read_debug_frame(path) if given.dwarf else None,
+            kernel=given.of((path,)).kernel,
         )
         return Checked((path,), verdict)
     except HarnessError as exc:
@@ -128,7 +164,11 @@ def check_group(
     try:
         program, others = load_together(paths, ".orc_unwind")
         verdict = check(
-            program, features=given.features, threads=threads, offers=given.offers
+            program,
+            features=given.features,
+            threads=threads,
+            offers=given.offers,
+            kernel=given.of(paths).kernel,
         )
     except HarnessError:  # of one of them, or they do not go together
         return [check_file(path, given, threads) for path in paths]

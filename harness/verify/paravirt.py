@@ -20,7 +20,13 @@ from harness.finding import Finding
 from harness.text.decode import format_insn
 from harness.text.insn import I64, Insn
 from harness.text.patch import Era, NopTable, nop_tables
-from harness.text.patch.paravirt import Action, Paravirt, decoded, read_paravirt
+from harness.text.patch.paravirt import (
+    Action,
+    Operation,
+    Paravirt,
+    decoded,
+    read_paravirt,
+)
 from harness.variant import Platform
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
@@ -125,7 +131,13 @@ def _context(columns: Columns) -> _Context | None:
     if found is None:
         return None
     era = Era.E2 if columns.streams is None else columns.streams.era
-    sites = read_paravirt(columns.program, found, era)
+    given = [
+        Operation(slot, function, name, Action(action), code, calls)
+        for slot, function, name, action, code, calls in (
+            columns.kernel.operations if columns.kernel else ()
+        )
+    ]
+    sites = read_paravirt(columns.program, found, era, given)
     width = int(sites.length.max(initial=0)) + 1
     column = np.arange(width, dtype=np.uint64)
     table = columns.lookup.at(np.add.outer(sites.address, column))
@@ -209,15 +221,16 @@ def _judged(context: _Context, number: int) -> Iterator[tuple[str, _Defective]]:
 
 
 def _report(context: _Context, walked: list[int]) -> list[Finding]:
-    """Judge the sites; return one finding per rule and cause, which counts them.
+    """Judge the sites; return one finding per object, rule and cause, with their number.
 
     There are hundreds of sites per operation, which all have its defect.
     """
-    first: dict[tuple[Rule, str], tuple[str, _Defective]] = {}
-    places: Counter[tuple[Rule, str]] = Counter()
+    first: dict[tuple[Rule, str, int], tuple[str, _Defective]] = {}
+    places: Counter[tuple[Rule, str, int]] = Counter()
+    objects = context.columns.program.objects_at(context.sites.address)
     for number in walked:
         for name, found in _judged(context, number):
-            key = (_RULES[found.defect.rule], name)
+            key = (_RULES[found.defect.rule], name, int(objects[number]))
             first.setdefault(key, (name, found))
             places[key] += 1
     return [
@@ -226,9 +239,9 @@ def _report(context: _Context, walked: list[int]) -> list[Finding]:
                 context.columns.program, found.site, found.texts, found.defect, name
             ),
             rule=rule.value,
-            occurrences=places[rule, name],
+            occurrences=places[rule, name, owner],
         )
-        for (rule, _), (name, found) in first.items()
+        for (rule, _, owner), (name, found) in first.items()
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.finding import Finding
+from harness.verify.kernel import Kernel
 
 _SHOWN = 5  # names in a note
 
@@ -45,6 +46,7 @@ class Verdict:
         cached: it was given before, on the same bytes (``archive.py``).
         reliances: what it holds only with, and nobody has answered for.
         exports: what the program offers to modules, if that was asked.
+        kernel: what it tells of modules, if only that was asked.
     """
 
     findings: tuple[Finding, ...]
@@ -54,6 +56,7 @@ class Verdict:
     cached: bool = False
     reliances: tuple[Reliance, ...] = ()
     exports: Exports | None = None
+    kernel: Kernel | None = None
 
     def answered(self, exports: Iterable[Exports]) -> Verdict:
         """Return the verdict with what others export known.

@@ -38,6 +38,9 @@ class Replacement:
     instrlen: int = 0
 
 
+Site = tuple[bytes, Sequence[Replacement]]
+
+
 def a_site(
     original: bytes,
     replacements: Sequence[Replacement],
@@ -90,10 +93,13 @@ def a_site(
     return writer.program("victim.o")
 
 
-def many_sites(
-    sites: Sequence[tuple[bytes, Sequence[Replacement]]], behind: bytes = b"\xc3"
-) -> Program:
-    """Return an object with sites one behind the other, an `nopl` after each.
+def many_sites(sites: Sequence[Site], behind: bytes = b"\xc3") -> Program:
+    """Return an object, see :func:`sites_of`."""
+    return sites_of(sites, behind).program("victim.o")
+
+
+def sites_of(sites: Sequence[Site], behind: bytes = b"\xc3") -> ElfWriter:
+    """Write an object with sites one behind the other, an `nopl` after each.
 
     ``behind`` is the code after them. The state is sp+8 everywhere.
     """
@@ -114,4 +120,4 @@ def many_sites(
     writer.symbol("victim", section, 0, len(text))
     add_orc(writer, section, [(0, call(8)), (len(text), UND)])
     add_alternatives(writer, section, bytes(code), rows)
-    return writer.program("victim.o")
+    return writer

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -167,11 +168,12 @@ def read_paravirt(
     program: Program,
     sites: Parainstructions,
     era: Era,
-    kernel: Program | None = None,
+    operations: Sequence[Operation] = (),
 ) -> Paravirt:
     """Tell the operation of each of ``sites``.
 
-    A module's pointers lie in its ``kernel``; without it nothing is known of them.
+    A module's pointers lie in its kernel, whose ``operations`` they are (see
+    :func:`read_operations`); without them nothing is known of a module's.
     """
     length = sites.length.astype(np.int64)
     width = np.minimum(length, _WIDTH)
@@ -187,10 +189,17 @@ def read_paravirt(
     np.minimum.at(shortest, operation, length)
     jumping = np.zeros(len(slots), np.int64)
     np.maximum.at(jumping, operation, jumps)
-    image = _Image(program, kernel)
-    operations = tuple(
-        image.operation(int(at), jump=bool(jump), length=int(least))
-        for at, jump, least in zip(slots, jumping, shortest, strict=True)
+    image = _Image(program)
+    given = {base + one.slot: one for one in operations if base}
+    found = tuple(
+        _fitted(
+            replace(given[at], slot=at) if at in given else image.operation(at),
+            jump=bool(jump),
+            length=least,
+        )
+        for at, jump, least in zip(
+            slots.tolist(), jumping.tolist(), shortest.tolist(), strict=True
+        )
     )
     return Paravirt(
         sites.address,
@@ -198,9 +207,28 @@ def read_paravirt(
         sites.type.astype(np.int64),
         jumps,
         operation,
-        operations,
+        found,
         base,
         era,
+    )
+
+
+def read_operations(kernel: Program) -> tuple[Operation, ...]:
+    """Return the operations of the linked ``kernel``; slots count from its pv_ops.
+
+    None before 4.20, which had a structure for each group of operations.
+    """
+    symbols = kernel.symbols
+    index = symbols.find_index(_OPS)
+    if index is None or kernel.relocatable:
+        return ()
+    base, size = int(symbols.address[index]), int(symbols.size[index])
+    image = _Image(kernel)
+    found = (image.operation(at) for at in range(base, base + size, _POINTER))
+    return tuple(
+        replace(one, slot=one.slot - base)
+        for one in found
+        if one.action is not Action.UNKNOWN
     )
 
 
@@ -220,61 +248,65 @@ def _slots(address: U64, cells: U8) -> U64:
 class _Image:
     """What the image tells of operations."""
 
-    def __init__(self, program: Program, kernel: Program | None) -> None:
-        self._kernel = kernel or program
-        self._shift = 0
-        if kernel is not None and kernel is not program:
-            here, there = program.symbols.find(_OPS), kernel.symbols.find(_OPS)
-            self._shift = (there - here) if here and there else 0
-        self._readable = kernel is not None or not program.relocatable
-        self._vsmp = self._kernel.symbols.find("vsmp_patch") is not None
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._vsmp = program.symbols.find("vsmp_patch") is not None
         self._data = b"".join(map(self._object, _PATCH_DATA))
 
-    def operation(self, slot: int, *, jump: bool, length: int) -> Operation:
-        """Tell the operation of the pointer at ``slot``."""
-        function = self._pointer(slot + self._shift) if self._readable and slot else 0
+    def operation(self, slot: int) -> Operation:
+        """Tell the operation of the pointer at ``slot``, called from a long site."""
+        readable = slot and not self._program.relocatable
+        function = self._pointer(slot) if readable else 0
         if not function:
             return Operation(slot, 0, "", Action.UNKNOWN)
-        names = names_at(self._kernel, function)
+        names = names_at(self._program, function)
         if names & _NOTHING:
             return Operation(slot, function, min(names & _NOTHING), Action.NOTHING)
         for name in sorted(names & _INLINED.keys()):
             code = bytes.fromhex(_INLINED[name][0])
-            if self._inlines(code, _INLINED[name][1]) and len(code) <= length:
+            if self._inlines(code, _INLINED[name][1]):
                 calls = self._vsmp and name in _VSMP_CALLS
                 return Operation(slot, function, name, Action.INLINE, code, calls)
-        name = min(names, default="")
-        if length < _NEAR:
-            return Operation(slot, function, name, Action.UNKNOWN)
-        action = Action.JUMP if jump else Action.CALL
-        return Operation(slot, function, name, action)
+        return Operation(slot, function, min(names, default=""), Action.CALL)
 
     def _inlines(self, code: bytes, label: str) -> bool:
         if code in self._data:
             return True
-        start = self._kernel.symbols.find(f"start_{label}")
-        end = self._kernel.symbols.find(f"end_{label}")
+        start = self._program.symbols.find(f"start_{label}")
+        end = self._program.symbols.find(f"end_{label}")
         if start is None or end is None or end - start != len(code):
             return False
-        return self._kernel.read(start, end - start).tobytes() == code
+        return self._program.read(start, end - start).tobytes() == code
 
     def _object(self, name: str) -> bytes:
-        symbols = self._kernel.symbols
+        symbols = self._program.symbols
         index = symbols.find_index(name)
         if index is None or symbols.section[index] < 0:
             return b""
         at = int(symbols.address[index])
-        section = self._kernel.section_at(at)
+        section = self._program.section_at(at)
         if section is None:
             return b""
         size = min(int(symbols.size[index]) or _PATCH_BYTES, section.end - at)
-        return self._kernel.read(at, size).tobytes()
+        return self._program.read(at, size).tobytes()
 
     def _pointer(self, at: int) -> int:
-        section = self._kernel.section_at(at)
+        section = self._program.section_at(at)
         if section is None or not section.data.size or at + _POINTER > section.end:
             return 0
-        return int(self._kernel.read(at, _POINTER).view("<u8")[0])
+        return int(self._program.read(at, _POINTER).view("<u8")[0])
+
+
+def _fitted(operation: Operation, *, jump: bool, length: int) -> Operation:
+    """Return what is made of a site of ``length`` bytes."""
+    if operation.action is Action.INLINE and len(operation.code) <= length:
+        return operation
+    if operation.action not in (Action.INLINE, Action.CALL):
+        return operation
+    action = Action.JUMP if jump else Action.CALL
+    if length < _NEAR:
+        action = Action.UNKNOWN
+    return replace(operation, action=action, code=b"", vsmp_calls=False)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from harness.text.patch.choice import Machine, chosen
 from harness.text.patch.era import nop_tables
 from harness.text.patch.kind import Era, NopTable
 from harness.text.patch.nops import nops, text
-from harness.text.patch.paravirt import Paravirt, read_paravirt
+from harness.text.patch.paravirt import Paravirt, read_operations, read_paravirt
 from harness.text.patch.pointer import Pointers
 from harness.text.patch.streams import ORIGINAL, Streams
 from harness.variant import Platform
@@ -161,7 +161,8 @@ def patcher_of(
     """Return the patcher of ``program``; a module's pointers lie in its ``kernel``."""
     found = parse_parainstructions(program)
     era = Era.E2 if streams is None else streams.era
-    paravirt = None if found is None else read_paravirt(program, found, era, kernel)
+    operations = read_operations(kernel) if kernel and program.relocatable else ()
+    paravirt = None if found is None else read_paravirt(program, found, era, operations)
     if table not in nop_tables(kernel or program, era):
         table = NopTable.P6
     return Patcher(program, alternatives, streams, paravirt, table)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import app
-from tests.builders.elfwriter import ElfWriter
+from tests.builders.elfwriter import ET_EXEC, ElfWriter
 
 # Each of them takes longer to import than a small kernel takes to validate.
 HEAVY = {"docker", "pydantic", "junitparser", "pytest", "elftools", "rich.progress"}
@@ -49,10 +49,10 @@ def test_help_imports_no_command() -> None:
 
 def test_validate_imports_what_reads_kernels(tmp_path: Path) -> None:
     """numpy it needs; what builds, boots and writes documents it does not."""
-    path = tmp_path / "empty.o"
-    path.write_bytes(ElfWriter().build())
+    (tmp_path / "empty.ko").write_bytes(ElfWriter().build())
+    (tmp_path / "vmlinux").write_bytes(ElfWriter(ET_EXEC).build())
 
-    first, second = (imported("validate", path) for _ in range(2))
+    first, second = (imported("validate", tmp_path) for _ in range(2))
 
     assert "harness.verify.check" in first
     assert not first & (HEAVY | {"harness.matrix", "harness.boot"})

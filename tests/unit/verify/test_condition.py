@@ -8,6 +8,7 @@ from harness.elf.feature import Features
 from harness.elf.program import Program
 from harness.verify.columns import read_columns
 from harness.verify.condition import check_conditions
+from harness.verify.kernel import kernel_of
 from tests.builders.elfwriter import (
     ALLOC,
     EXEC,
@@ -83,6 +84,21 @@ def test_two_sites_are_no_majority() -> None:
     good = (PV_CALL, [Replacement(CLI, XENPV, flags=1)])
     bad = (PV_CALL, [Replacement(CLI, XENPV)])
     assert messages(many_sites([good, good, bad])) == []
+
+
+def test_the_kernel_is_a_witness_for_its_modules() -> None:
+    """A module has one site of a macro, its kernel all the others."""
+    good = (PV_CALL, [Replacement(CLI, XENPV, flags=1)])
+    module = read_columns(many_sites([(PV_CALL, [Replacement(CLI, XENPV)])]), NAMES)
+    assert module is not None
+    kernel = kernel_of(many_sites([good] * 3))
+
+    part = check_conditions(replace(module, kernel=kernel))
+
+    assert check_conditions(module).findings == ()
+    (finding,) = part.findings
+    assert "3 sites with these texts are for not XENPV" in finding.message
+    assert part.counts == {"conditions witnessed": 1}
 
 
 def test_fences_are_for_anything() -> None:

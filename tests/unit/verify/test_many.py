@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.elf.feature import Features
 from harness.errors import FormatError
 from harness.finding import number
 from harness.verify import archive
+from harness.verify.kernel import Kernel
 from harness.verify.many import Given, check_file, check_group, check_many, group
 from harness.verify.verdict import Checked
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
+from tests.builders.site import XENPV, Replacement, Site, sites_of
 
 
 def object_bytes(state: int = 8, **sections: bytes) -> bytes:
@@ -74,10 +79,10 @@ def test_small_modules_are_put_together(
     groups = group(tmp_path / name for name in sizes)
 
     assert [[str(p.relative_to(tmp_path)) for p in some] for some in groups] == [
+        ["vmlinux"],
         ["a/large.ko"],
         ["a/core.ko", "a/main.ko.xz"],
         ["b/core.ko", "b/next.ko"],
-        ["vmlinux"],
         ["b/other.ko"],
     ]
 
@@ -112,6 +117,56 @@ def test_together_is_as_alone(tmp_path: Path) -> None:
     assert together.verdict.counts == total
     assert findings
     assert [*together.verdict.findings] == [*number(findings)]
+
+
+ONE = (bytes.fromhex("ff1500000000"), [Replacement(b"\xfa", XENPV, flags=1)])
+OTHER = (ONE[0], [Replacement(b"\xfa", XENPV)])
+LONGER = (ONE[0] + b"\x31\xc0", ONE[1])
+MACROS = (ONE, ONE, OTHER, LONGER)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(MACROS), min_size=1, max_size=5), max_size=4))
+def test_no_module_is_a_witness_for_another(sites: list[list[Site]]) -> None:
+    """Sites of one macro in many modules: the verdict on each is that on it alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = []
+        for nth, some in enumerate([[ONE], *sites]):
+            paths.append(Path(directory) / f"m{nth}.ko")
+            paths[-1].write_bytes(sites_of(some).build())
+        alone = [one for path in paths if (one := check_file(path).verdict)]
+
+        (together,) = check_group(tuple(paths))
+
+    assert together.verdict is not None
+    total: Counter[str] = Counter()
+    for verdict in alone:
+        total.update(verdict.counts)
+    findings = number(f for verdict in alone for f in verdict.findings)
+    assert together.verdict.counts == total
+    assert [*together.verdict.findings] == [*findings]
+
+
+def test_the_kernel_is_asked_once(tmp_path: Path) -> None:
+    """What it tells of its modules is kept, and counts for modules alone."""
+    kernel, module = tmp_path / "vmlinux", tmp_path / "some.ko"
+    kernel.write_bytes(sites_of([ONE] * 3).build())
+    module.write_bytes(sites_of([OTHER]).build())
+    rules = []
+    for _ in range(2):
+        of_module, of_kernel = check_many([kernel, module], kernel=kernel)
+        assert of_module.verdict is not None
+        assert of_kernel.verdict is not None
+        assert of_kernel.verdict.counts["conditions witnessed"] == 3
+        rules += [finding.rule for finding in of_module.verdict.findings]
+    assert of_module.verdict.cached
+
+    kernel.write_bytes(sites_of([ONE] * 2).build())
+    of_module, _ = check_many([kernel, module], kernel=kernel)
+
+    assert rules == ["alternative/condition"] * 2
+    assert of_module.verdict is not None
+    assert of_module.verdict.findings == ()
 
 
 def test_a_bad_module_does_not_spoil_its_group(tmp_path: Path) -> None:
@@ -153,7 +208,7 @@ def test_truncated_file(tmp_path: Path) -> None:
 
 def stored(tmp_path: Path, **sections: bytes) -> Path:
     """Write a clean object with ``sections`` besides."""
-    path = tmp_path / "core.o"
+    path = tmp_path / "core.ko"
     path.write_bytes(object_bytes(**sections))
     return path
 
@@ -185,6 +240,10 @@ def changed_features(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     return Given(Features({1: "SOME"}, 20, "test"))
 
 
+def changed_kernel(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    return Given(kernel=Kernel(conditions=((1, 2, 3),)))
+
+
 def changed_decoder(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     monkeypatch.setenv("ORC_HARNESS_DECODER", "capstone")
     return Given()
@@ -202,6 +261,7 @@ def changed_us(path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
         changed_annotation,
         changed_features,
         changed_decoder,
+        changed_kernel,
         changed_us,
     ],
 )
@@ -222,7 +282,7 @@ def test_a_file_of_another_name_has_a_verdict_of_its_own(tmp_path: Path) -> None
     """Its findings say that name."""
     path = stored(tmp_path)
     check_many([path])
-    other = path.rename(tmp_path / "other.o")
+    other = path.rename(tmp_path / "other.ko")
 
     (checked,) = check_many([other])
 

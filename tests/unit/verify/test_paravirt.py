@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.elf.feature import image_features
@@ -14,14 +15,20 @@ from harness.text.patch.choice import Machine
 from harness.text.patch.nops import K8_NOPS
 from harness.variant import Platform
 from harness.verify.columns import Columns, Part, read_columns
+from harness.verify.kernel import kernel_of
 from harness.verify.paravirt import Rule, check_paravirt, defective
 from harness.verify.view import verify_view
 from tests.builders.elfwriter import (
     ALLOC,
     ET_EXEC,
     EXEC,
+    LOCAL,
     OBJECT,
+    R_64,
+    R_PC32,
+    SECTION,
     UND,
+    UNDEF,
     ElfWriter,
     add_orc,
     call,
@@ -201,6 +208,39 @@ def test_an_entry_for_another_operation() -> None:
     """The kernel patches by the entry's type, not by what the code calls."""
     rules = [f.rule for f in found(a_kernel("native_irq_disable", types=[3]))]
     assert rules == ["paravirt/type"]
+
+
+def a_module(*names: str) -> Program:
+    """A module whose ``victim`` calls the natives named, by the kernel's pointers."""
+    writer = ElfWriter()
+    text = b"\xff\x15\0\0\0\0" * len(names) + b"\xc3"
+    section = writer.section(".text", text, flags=ALLOC | EXEC)
+    writer.symbol("victim", section, 0, len(text))
+    entries = b"".join(struct.pack("<QBB6x", 0, ORDER.index(name), 6) for name in names)
+    table = writer.section(".parainstructions", entries)
+    ops = writer.symbol("pv_ops", UNDEF)
+    code = writer.symbol("", section, kind=SECTION, binding=LOCAL)
+    for n, name in enumerate(names):
+        writer.relocation(section, 6 * n + 2, R_PC32, ops, 8 * ORDER.index(name) - 4)
+        writer.relocation(table, 16 * n, R_64, code, 6 * n)
+    add_orc(writer, section, [(0, call(8)), (len(text), UND)])
+    return writer.program("victim.ko")
+
+
+def test_the_kernel_tells_the_operations_of_its_modules() -> None:
+    """Alone a module shows none of them."""
+    names = ("native_save_fl", "native_load_idt", "native_irq_disable")
+    columns = columns_of(a_module(*names))
+    unknown = "paravirt sites of unknown operation"
+
+    alone = check_paravirt(columns)
+    told = check_paravirt(replace(columns, kernel=kernel_of(a_kernel())))
+
+    assert alone.findings == ()
+    assert alone.counts[unknown] == 3
+    (finding,) = told.findings
+    assert finding.key == "paravirt/state:inlined native_save_fl"
+    assert told.counts[unknown] == 0
 
 
 def test_every_rule_is_documented() -> None:

@@ -95,10 +95,12 @@ def command(
         code = _plants(_named(group), runtime.value, workers, output)
     elif kernels:
         from_mirror = shipped.chosen(group, nightly)
-        code = _silent(shipped.judge, from_mirror, runtime.value, workers, output)
+        code = _silent(
+            "Debian's mirror", shipped.judge, from_mirror, runtime, workers, output
+        )
     elif builds:
         of_ours = built.chosen(group, nightly)
-        code = _silent(built.judge, of_ours, runtime.value, workers, output)
+        code = _silent("our builds", built.judge, of_ours, runtime, workers, output)
     elif handmade:
         code = _objects(runtime.value, workers, output)
     else:
@@ -250,17 +252,18 @@ def _plants(
 
 
 def _silent(
+    origin: str,
     judge: Callable[[Engine, Wanted, int, Progress], StageResult],
     wanted: Sequence[Wanted],
-    runtime: str,
+    runtime: options.Runtime,
     jobs: int,
     output: options.Format,
 ) -> ExitCode:
     started = datetime.now(UTC)
-    with board() as lines, connect(runtime) as engine:
+    with board() as lines, connect(runtime.value) as engine:
         engine.reap()
         stages = [judge(engine, one, jobs, lines(one.name)) for one in wanted]
-    result = run_result("kernels", "Debian's mirror", stages, started=started)
+    result = run_result("kernels", origin, stages, started=started)
     show(result, output)
     if output is options.Format.TEXT:
         for stage in stages:

@@ -15,6 +15,7 @@ from harness.text.insn import I64, U64, Insns
 
 WIDEST = 1 << 28  # bytes from the first to the last instruction
 _ONE = np.uint64(1)
+_CHUNK = 1 << 18  # rows at a time, so that memory is used again
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ def starts_of(insns: Insns) -> Starts | None:
     if width > WIDEST:
         return None
     bits = np.zeros(-(-width // 64) * 64, bool)
-    bits[(insns.address - np.uint64(base)).view(np.int64)] = True
+    for first in range(0, len(insns), _CHUNK):
+        some = insns.address[first : first + _CHUNK]
+        bits[(some - np.uint64(base)).view(np.int64)] = True
     words = np.packbits(bits, bitorder="little").view("<u8")
     count = np.bitwise_count(words).astype(np.int64)
     return Starts(base, words, np.cumsum(count) - count)

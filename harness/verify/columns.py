@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -70,10 +71,8 @@ class Columns:
 
     def spread(self, values: npt.NDArray[T], before: T) -> npt.NDArray[T]:
         """Give each instruction the value of its entry; ``before`` the first one."""
-        spread = np.empty(len(self.insns), values.dtype)
-        spread[: self._runs[0]] = before
-        spread[self._runs[0] :] = np.repeat(values, np.diff(self._runs))
-        return spread
+        holds = np.diff(self._runs, prepend=0)
+        return np.repeat(np.append(before, values), holds)
 
     @functools.cached_property
     def starts(self) -> Starts | None:
@@ -131,7 +130,10 @@ def read_columns(
     table = parse_orc(program)
     if table is None:
         return None
-    alternatives = parse_alternatives(program)
-    streams = None if alternatives is None else build_streams(program, alternatives)
-    insns = decode_program(program, threads)
-    return Columns(program, table, insns, alternatives, streams, features)
+    with ThreadPoolExecutor(1) as pool:
+        insns = pool.submit(decode_program, program, threads)  # mostly without the GIL
+        alternatives = parse_alternatives(program)
+        streams = None
+        if alternatives is not None:
+            streams = build_streams(program, alternatives)
+        return Columns(program, table, insns.result(), alternatives, streams, features)

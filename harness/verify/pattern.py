@@ -24,10 +24,8 @@ _ANYTHING = [
     of_code(bytes.fromhex(code))
     for code in ("e900000000", "eb00", "0faee8", "0faef0", "0f30", "c3", "cc")
 ]
-_POSITIONS = np.random.default_rng(20201215).integers(
-    1 << 20, 1 << 62, 256, np.uint64
-) | np.uint64(1)
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_POSITIONS = np.cumprod(np.full(256, 0xD6E8FEB86659FD93, np.uint64))  # all odd
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,9 @@ def shape(
     None: there is no such reason, it is wrong.
     """
     entry = entry_of(state)
-    if answer is Answer.UNTOLD and loaded == BASE_REGISTER.get(entry.sp_reg, SP):
-        return Assumption.LOADED
+    based = BASE_REGISTER.get(entry.sp_reg, SP)
+    if answer is Answer.UNTOLD and loaded == based and based in (SP, BP):
+        return Assumption.LOADED  # others get the frame's address from %rsp
     if answer is Answer.BP and loaded == BP and frame.switched:
         return Assumption.LOADED
     if frame.anchor is not Anchor.CALL:

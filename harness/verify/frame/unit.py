@@ -271,14 +271,13 @@ class Walker:
         return None
 
     def _enters(self, source: int, row: int, frame: Frame) -> bool:
-        """Whether a jump goes to a function that claims to have no frame."""
+        """Whether a jump goes for good to what claims to have no frame.
+
+        A fault does, into a new frame.
+        """
         body = self.bodies.of(source)
-        if not self.bodies.named(row):
-            return False
-        if frame.anchor is Anchor.CALL and not _leaves(frame):
-            return True
-        faults = body.kind[source - body.first] == InsnKind.END  # into a new frame
-        return faults or self.bodies.stateless(row)
+        faults = body.kind[source - body.first] == InsnKind.END
+        return self.bodies.named(row) and (faults or not _leaves(frame))
 
     def _loaded(self, source: int, frame: Frame) -> int | None:
         """Return the register that ``source`` gave a value that nothing tells."""

@@ -96,3 +96,13 @@ def test_assumed_with_a_hint_only() -> None:
     assert rules(None) == []
     assert rules((3,)) == []
     assert rules((0,)) == ["text/hint"]
+
+
+def test_into_code_without_a_state() -> None:
+    """Who jumps there for good may, and nobody whose own frame lives on."""
+    # push %rbx; jmp f.cold; int3; f.cold: pop %rbx; ret
+    lives: Rows = [(0, call(8)), (1, call(16)), (4, UND)]
+    assert settled("53 eb01 cc 5b c3", lives, cold=4).refusals
+    # push %rbx; pop %rbx; jmp f.cold; int3; f.cold: ret
+    gone: Rows = [(0, call(8)), (1, call(16)), (2, call(8)), (5, UND)]
+    assert not settled("53 5b eb01 cc c3", gone, cold=5).refusals

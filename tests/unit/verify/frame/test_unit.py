@@ -198,6 +198,8 @@ def test_one_wrong_entry_is_one_place() -> None:
         ("4889e3 4829c4 4889dc c3", [(0, call(8))], ("+6 untold",)),
         # mov %rsp,%rax; call; mov %rax,%rsp: a callee overwrites %rax
         ("4889e0 e800100000 4889c4 c3", [(0, call(8))], ("+11 loaded",)),
+        # mov (%rbx),%rdi; ud2 and a claim that this loads a stack
+        ("488b3b 0f0b", [(0, call(8)), (3, based(OrcReg.DI, 8))], ("+3 untold",)),
         # push $1; push %rbx and a claim that the constant is a return address
         ("6a01 53 c3", [(0, call(8)), (2, call(8)), (3, call(8))], ("+2 elsewhere",)),
     ],

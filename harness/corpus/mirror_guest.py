@@ -17,15 +17,15 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 BLOCK = 1 << 16
 TRIES = 8  # packages that the index names and the mirror has no more
-WANTED = {
-    "-dbg": ["*/vmlinux-*", "*/vmlinux"],
-    "": ["*.ko", "*.ko.xz", "*.ko.zst", "*.ko.gz", "*/boot/config-*"],
-}
+SYMBOLS = ["*/vmlinux-*", "*/vmlinux"]
+CONFIG = ["*/boot/config-*", "*/lib/modules/*/config"]
+MODULES = ["*.ko", "*.ko.xz", "*.ko.zst", "*.ko.gz", *CONFIG]
 
 
 def apt(lists: str, command: str, *arguments: str) -> str:
@@ -67,6 +67,18 @@ def choose(names: list[str], series: str, flavour: str) -> tuple[list[str], str]
     if of_series:
         return chosen, ""
     return chosen, f"no {series}x {flavour} any more: took {chosen[0]}"
+
+
+def parts(package: str, names: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the packages that make up the kernel ``package``, and what of them to keep.
+
+    Its modules and its configuration are in packages of their own since 2026.
+    """
+    yield f"{package}-dbg", SYMBOLS
+    version = package.removeprefix("linux-image-")
+    split = [f"linux-modules-{version}", f"linux-base-{version}"]
+    for name in (package, *(name for name in split if name in names)):
+        yield name, MODULES
 
 
 def _is_other(version: str) -> bool:
@@ -134,7 +146,7 @@ def main(out: str, series: str, flavour: str, have: str) -> None:
         for name in ("lists/partial", "cache/archives/partial"):
             Path(lists, name).mkdir(parents=True)
         apt(lists, "get", "update")
-        names = apt(lists, "cache", "pkgnames", "linux-image-").split()
+        names = apt(lists, "cache", "pkgnames", "linux-").split()
         packages, note = choose(names, series, flavour)
         if not packages:
             sys.exit(note)
@@ -143,8 +155,8 @@ def main(out: str, series: str, flavour: str, have: str) -> None:
                 print(f"@same {package}")
                 break
             try:
-                for suffix, patterns in WANTED.items():
-                    stream(lists, package + suffix, out, patterns)
+                for part, patterns in parts(package, names):
+                    stream(lists, part, out, patterns)
             except urllib.error.HTTPError as exc:  # the index names what is gone
                 note = f"{package} is gone from the mirror ({exc.code}): took an older"
                 continue

@@ -174,7 +174,7 @@ def _keep(path: Path, made: Path) -> None:
         return
     if path.name.startswith("vmlinux"):
         path.replace(made / "vmlinux")
-    elif path.name.startswith("config-"):
+    elif path.name.startswith("config-") or path.name == "config":
         path.replace(made / ".config")
     else:
         path.replace(made / "modules" / path.name)

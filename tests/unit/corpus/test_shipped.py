@@ -14,7 +14,7 @@ import pytest
 
 from harness.container.job import Exit, Mount
 from harness.corpus import mirror_guest, shipped
-from harness.corpus.mirror_guest import choose
+from harness.corpus.mirror_guest import choose, parts
 from harness.corpus.shipped import Kernel, chosen, fetch, read_kernels
 from harness.errors import FormatError, InfraError, UserError
 from harness.progress import silent
@@ -90,6 +90,14 @@ def test_a_package_that_the_index_names_and_the_mirror_dropped(
     assert f"@done {image}\n" in said
     assert "@fallback" in said
     assert "is gone from the mirror (404)" in said
+
+
+def test_a_kernel_whose_modules_are_in_another_package() -> None:
+    """They are taken from there; nothing is asked for that there is not."""
+    image, modules = "linux-image-7.2.13-amd64", "linux-modules-7.2.13-amd64"
+
+    assert [name for name, _ in parts(image, [image])] == [f"{image}-dbg", image]
+    assert dict(parts(image, [image, modules]))[modules] == mirror_guest.MODULES
 
 
 def a_package(content: dict[str, bytes], where: Path) -> bytes:
@@ -194,6 +202,13 @@ FILES = {
 }
 
 
+SPLIT = {
+    "usr/lib/debug/lib/modules/7.2.1/vmlinux": b"kernel",
+    "usr/lib/modules/7.2.1/config": b"CONFIG_ORC=y\n",
+    "usr/lib/modules/7.2.1/kernel/a.ko.xz": b"module",
+}
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache, and an image that is there."""
@@ -207,9 +222,12 @@ def get(engine: FakeEngine) -> shipped.Fetched:
     return fetch(engine, KERNEL, silent)  # type: ignore[arg-type]
 
 
-def test_what_is_fetched_lies_as_a_build_does(home: Path) -> None:
+@pytest.mark.parametrize("files", [FILES, SPLIT])
+def test_what_is_fetched_lies_as_a_build_does(
+    files: dict[str, bytes], home: Path
+) -> None:
     """Kernel, configuration and modules, and the version on record."""
-    fetched = get(FakeEngine(FILES, "@package a b 1\n@done linux-image-6.12.1\n"))
+    fetched = get(FakeEngine(files, "@package a b 1\n@done linux-image-6.12.1\n"))
 
     assert fetched == shipped.Fetched(home, "linux-image-6.12.1", "")
     assert (home / "vmlinux").read_bytes() == b"kernel"

@@ -66,7 +66,9 @@ def flow_of(columns: Columns) -> Flow:
     switches = enter_indirect(scope, ledger, thunks, by_thunk)
     doubtful = ledger.doubtful
     relied = _external(scope, doubtful)
-    targets = frozenset(columns.insns.target[doubtful.source[relied]].tolist())
+    ending = np.concatenate([doubtful.source[relied], _last_calls(scope)])
+    targets = frozenset(columns.insns.target[ending].tolist())
+    targets &= columns.program.externals.keys()
     prover = Noreturn(scope, thunks, _ways(scope, switches, sides), targets)
     ends = relied | _ends(scope, doubtful, prover)
     never = doubtful.source[ends]
@@ -119,11 +121,10 @@ def _calls_behind(scope: Scope, edges: Edges) -> Bools:
 
 def _external(scope: Scope, edges: Edges) -> Bools:
     """Steps over calls of other objects' functions: which of ``edges``."""
-    calls = _calls_behind(scope, edges)
-    target = scope.columns.insns.target[np.maximum(edges.source, 0)]
     external = np.zeros(len(edges), bool)
-    at = np.flatnonzero(calls)
-    external[at] = scope.columns.program.sections_at(target[at]) < 0
+    at = np.flatnonzero(_calls_behind(scope, edges))
+    targets = scope.columns.insns.target[edges.source[at]].tolist()
+    external[at] = [target in scope.columns.program.externals for target in targets]
     return external
 
 

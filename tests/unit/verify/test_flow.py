@@ -94,6 +94,13 @@ def test_call() -> None:
     assert calls[0].key == "text/call:callee g"
 
 
+def test_call_of_nothing() -> None:
+    """Nobody answers for what is called where no object has anything."""
+    code = "53" + "e800001000" + "5bc3"  # push; call; pop; ret
+    rows = [(0, IN), (1, PUSHED), (6, UND)]
+    assert rules(kernel(code, rows, F)) == ["text/step f+0x1"]
+
+
 def test_call_that_only_pushes() -> None:
     """A call to the next instruction leaves its return address on the stack."""
     code = "e801000000" + "cc" + "4883c408" + "c3"
@@ -131,6 +138,23 @@ def test_tail_to_another_object() -> None:
     assert rules(jumping("e900000000", (0, IN))) == []
     pushed = jumping("53" + "e900000000", (0, IN), (1, PUSHED))
     assert rules(pushed) == ["text/tail f+0x1"]
+    # assembly goes on elsewhere with the registers that it saved
+    registers = jumping("90" + "4154" + "e900000000", (0, regs(0)), (3, regs(8)))
+    assert "text/tail f+0x3" not in rules(registers)
+
+
+def test_a_function_that_ends_with_a_call_of_another_object() -> None:
+    """Nothing of it is behind the call, so that it does not return, nor does it."""
+    code = "e800000000" + "53" + "e8f5ffffff" + "c3"  # f: call away; g: push; call f
+    writer = ElfWriter()
+    text = writer.section(".text", bytes.fromhex(code), flags=ALLOC | EXEC)
+    for name, place, size in (("f", 0, 5), ("g", 5, 6), ("h", 11, 1)):
+        writer.symbol(name, text, place, size)
+    away = writer.symbol("away", UNDEF, kind=0)
+    writer.relocation(text, 1, R_PLT32, away, -4)
+    add_orc(writer, text, [(0, IN), (6, PUSHED), (11, IN), (12, UND)])
+
+    assert rules(writer.program("f.o")) == []
 
 
 def test_return_address() -> None:

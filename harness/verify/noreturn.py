@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.column import among
 from harness.elf.export import parse_exports
 from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.text.operand import parse_encoding
@@ -165,7 +166,7 @@ def exports_of(prover: Noreturn, relied: Iterable[int]) -> Exports:
     start = np.array(sorted(set(offered.values())), np.uint64)
     first = np.searchsorted(insns.address, start)
     last = np.searchsorted(insns.address, _extent(scope, start))
-    ways_out = np.concatenate([[0], np.cumsum(_ways_out(scope))])
+    ways_out = np.concatenate([[0], np.cumsum(_ways_out(scope, prover.relied))])
     asked = start[(ways_out[last] == ways_out[first]) & (last > first)].tolist()
     proved = prover.prove([*asked, *relied])
     silent = {name for name, address in offered.items() if address in proved}
@@ -183,10 +184,11 @@ def _extent(scope: Scope, start: U64) -> U64:
     return np.where(starts[at] == start, start + sizes[at], start)
 
 
-def _ways_out(scope: Scope) -> Bools:
-    """Returns, and jumps to a return (a thunk)."""
-    kind = scope.columns.insns.kind
-    out = kind == InsnKind.RET
-    goes = scope.goes
-    out[scope.branch[(goes >= 0) & (kind[np.maximum(goes, 0)] == InsnKind.RET)]] = True
+def _ways_out(scope: Scope, relied: frozenset[int]) -> Bools:
+    """Returns, and jumps to a return (a thunk) or to other objects."""
+    insns, goes = scope.columns.insns, scope.goes
+    out = insns.kind == InsnKind.RET
+    silent = np.array(sorted(relied), np.uint64)
+    away = ~among(insns.target[scope.branch], silent)
+    out[scope.branch[np.where(goes < 0, away, out[goes])]] = True
     return np.asarray(out)

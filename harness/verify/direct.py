@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.elf.column import distinct
+from harness.elf.orc import OrcType
 from harness.text.effect import WORD, Effects, Form, effects_of
 from harness.text.insn import I64, InsnKind
 from harness.verify.edge import NO_ROW, EdgeKind
@@ -19,6 +20,9 @@ from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
 _CALLS = np.isin(np.arange(256), (InsnKind.CALL, InsnKind.CALL_INDIRECT))
+
+_REGISTERS = (OrcType.REGS, OrcType.REGS_PARTIAL)
+_TYPE = 40  # where a packed state has it
 
 
 def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> tuple[I64, Effects]:
@@ -71,7 +75,8 @@ def _pass_sites(scope: Scope, ledger: Ledger) -> None:
 def _branches(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
     """A jump changes nothing; one out of the object is a tail call.
 
-    Jumps by a thunk are returned, not entered.
+    Unless it passes on a frame of registers: only assembly does, and only the other
+    object tells what is expected there. Jumps by a thunk are returned, not entered.
     """
     insns = scope.columns.insns
     live = scope.defined[scope.branch]
@@ -83,6 +88,7 @@ def _branches(scope: Scope, ledger: Ledger, thunks: Thunks) -> I64:
     external = np.zeros(len(source), bool)
     external[lost] = scope.columns.program.sections_at(target[lost]) < 0
     holds = np.where(external, here == ENTRY, there == here)
+    holds[lost] |= external[lost] & np.isin(here[lost] >> _TYPE & 0xF, _REGISTERS)
     odd = np.flatnonzero(~holds)
     by_thunk = odd[thunks.use(source[odd])]
     entered = np.ones(len(source), bool)

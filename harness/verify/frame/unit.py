@@ -190,7 +190,9 @@ class Walker:
         leaves = kind in (InsnKind.RET, InsnKind.JMP_INDIRECT)
         leaves &= row not in body.after
         beyond = kind in (InsnKind.JMP, InsnKind.JCC) and goes < 0
-        if leaves or beyond or row in self.routes.exits:
+        if beyond and frame.anchor is Anchor.IRET:
+            pass  # assembly goes on in another object, with the registers that it saved
+        elif leaves or beyond or row in self.routes.exits:
             self._exit(body, n, frame)
         elif row in self.routes.tables:
             pass  # through a thunk, to where `after` says

@@ -39,7 +39,7 @@ def check_dwarf(columns: Columns) -> Part:
     told = claims >= 0
     differs = told & (claims != columns.state)
     begins = np.flatnonzero(differs & ~np.append(False, differs[:-1]))
-    jumps = np.flatnonzero(np.isin(columns.insns.kind, (InsnKind.JMP, InsnKind.JCC)))
+    jumps = np.flatnonzero(columns.insns.of_kind(InsnKind.JMP, InsnKind.JCC))
     jumps = jumps[np.argsort(columns.insns.target[jumps], kind="stable")]
     judge = _Judge(columns, claims, differs, jumps, columns.insns.target[jumps])
     findings = []

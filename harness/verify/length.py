@@ -112,7 +112,7 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
     start = alternatives.site_address[site]
     end = start + alternatives.site_length[site].astype(np.uint64)
     away = (insns.target < start) | (insns.target > end)
-    leaves = own & np.isin(insns.kind, _LEAVES) & away & (insns.end < end)
+    leaves = own & insns.of_kind(*_LEAVES) & away & (insns.end < end)
     for at in distinct(site[leaves]).tolist():
         yield _Wrong(at, "it goes on behind a jump that never comes back")
     direct = (alternatives.flags & AltFlag.DIRECT_CALL) != 0

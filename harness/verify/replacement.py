@@ -81,7 +81,7 @@ def _targets(
     start = alternatives.site_address[streams.site[stream]]
     length = alternatives.site_length[streams.site[stream]].astype(np.uint64)
     out = (insns.target < start) | (insns.target > start + length)
-    out &= np.isin(insns.kind, _BRANCHES) & (insns.target > 0)
+    out &= insns.of_kind(*_BRANCHES) & (insns.target > 0)
     rows = np.flatnonzero(out & (streams.entry[stream] != ORIGINAL))
     target, inverse = np.unique(insns.target[rows], return_inverse=True)
     named = _starts(program.symbols.address, target)

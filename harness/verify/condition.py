@@ -241,12 +241,15 @@ def _by_majority(
 
     Two that differ in the same way are another macro with the same texts. Where an
     instruction has told already the others are not asked: CLAC is for LASS, too.
+    A module may have a macro of its kernel's for a feature of its own (UNTRAIN_RET_VM):
+    against it only what the kernel has many times is a witness.
     """
     entries = np.flatnonzero(patterns.telling & ~witnessed)
     pairs = _pairs(alternatives, patterns, entries)
     objects = columns.program.objects_at(alternatives.address[entries])
     known = columns.kernel.conditions if columns.kernel else ()
     others = np.array(known, np.int64).reshape(-1, 3).T
+    others = others[:, among(others[0], others[0, others[2] >= _RARE])]
     for one in distinct(objects).tolist():
         own = np.flatnonzero(objects == one)
         near = others[:, among(others[0], pairs[0, own])]

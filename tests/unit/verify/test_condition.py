@@ -91,14 +91,27 @@ def test_the_kernel_is_a_witness_for_its_modules() -> None:
     good = (PV_CALL, [Replacement(CLI, XENPV, flags=1)])
     module = read_columns(many_sites([(PV_CALL, [Replacement(CLI, XENPV)])]), NAMES)
     assert module is not None
-    kernel = kernel_of(many_sites([good] * 3))
+    kernel = kernel_of(many_sites([good] * 20))
 
     part = check_conditions(replace(module, kernel=kernel))
 
     assert check_conditions(module).findings == ()
     (finding,) = part.findings
-    assert "3 sites with these texts are for not XENPV" in finding.message
+    assert "20 sites with these texts are for not XENPV" in finding.message
     assert part.counts == {"conditions witnessed": 1}
+
+
+def test_a_module_has_the_kernels_macro_for_a_feature_of_its_own() -> None:
+    """A few sites of the kernel are no witness against a module's only one."""
+    untrain = (PV_CALL, [Replacement(CLI, XENPV)])
+    module = read_columns(many_sites([(PV_CALL, [Replacement(CLI, 4 * 32)])]), NAMES)
+    assert module is not None
+
+    part = check_conditions(
+        replace(module, kernel=kernel_of(many_sites([untrain] * 8)))
+    )
+
+    assert part.findings == ()
 
 
 def test_fences_are_for_anything() -> None:

@@ -104,11 +104,13 @@ def _duplicates(program: Program, table: OrcTable) -> Iterator[Finding]:
 def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
     """Codes that the format does not have, and what contradicts itself.
 
-    A frame based on what it leads to, an interrupt (``signal``) without its frame.
+    A frame based on what it leads to, an interrupt (``signal``) without its frame,
+    an interrupt's frame with %rbp elsewhere than among its registers.
     """
-    interrupted = (OrcType.REGS, OrcType.REGS_PARTIAL)
+    interrupted = np.isin(table.type, (OrcType.REGS, OrcType.REGS_PARTIAL))
     bad = table.illegal | (table.sp_reg == OrcReg.PREV_SP)
-    bad |= table.signal & ~np.isin(table.type, interrupted)
+    bad |= table.signal & ~interrupted
+    bad |= interrupted & (table.bp_reg != OrcReg.UNDEFINED)
     for row in np.flatnonzero(bad).tolist():
         yield _finding(
             program,

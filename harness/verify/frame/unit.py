@@ -206,7 +206,11 @@ class Walker:
         self._leave(frame, None if body.kind[n] == InsnKind.RET else -1)
         if not is_defined(body.state[n]) or row in body.inside:
             return
-        if answer := _leaves(frame):
+        answer = _leaves(frame)
+        returns = body.kind[n] == InsnKind.RET and frame.anchor is Anchor.IRET
+        if returns and frame.get(SP) == FRAME:
+            answer = Answer.ANCHOR  # no return address, but the interrupt's words
+        if answer:
             self._refuse(row, row, ENTRY, answer, frame)
 
     def _call(self, body: Body, n: int, frame: Frame) -> bool:

@@ -326,6 +326,13 @@ def test_no_return_address(code: str, rows: Rows, at: int) -> None:
     assert not [said for said in walked(code, rows) if "made" in said]
 
 
+def test_return_into_an_interrupt() -> None:
+    """What ends an interrupt is iret: a return takes its words for an address."""
+    rows = [(0, regs(partial=True))]
+    assert walked("fc 48cf", rows) == ()  # cld; iretq
+    assert walked("fc c3", rows) == ("+1 anchor",)
+
+
 def test_ways_that_no_instruction_tells() -> None:
     """Fixups are followed with the frame of the instruction that faults."""
     # push %rbx; nop; pop %rbx; ret; fixup: pop %rbx; ret

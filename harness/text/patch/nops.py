@@ -201,14 +201,19 @@ def _stays(insn: Insn, home: int, length: int) -> bool:
 
     One that is relocated may lead into the site, too: to its end, for one.
     """
-    relative = int.from_bytes(insn.code[1:5], "little", signed=True)
-    return 0 <= insn.end + relative - home <= length
+    return 0 <= _by_bytes(insn) - home <= length
+
+
+def _by_bytes(insn: Insn) -> int:
+    """Return where a direct jump would go from here, were it not relocated."""
+    return insn.end + int.from_bytes(insn.code[1:5], "little", signed=True)
 
 
 def _swallowed(insns: Sequence[Insn]) -> tuple[list[Insn], frozenset[int]]:
     """E4: a jump to the end of the NOPs behind it counts as the first of them.
 
-    Returns also where those jumps are.
+    __optimize_nops() reads the jump before it is relocated. Returns also where
+    those jumps are.
     """
     result, jumps = list(insns), []
     for at, insn in enumerate(insns):
@@ -217,7 +222,7 @@ def _swallowed(insns: Sequence[Insn]) -> tuple[list[Insn], frozenset[int]]:
         behind = at + 1
         while behind < len(insns) and is_nop(insns[behind].code):
             behind += 1
-        if behind > at + 1 and insns[behind - 1].end == insn.target:
+        if behind > at + 1 and insns[behind - 1].end == _by_bytes(insn):
             size = insn.size
             result[at] = Insn(insn.address, size, InsnKind.NOP, 0, NOPS[size])
             jumps.append(insn.address)

@@ -12,7 +12,7 @@ from harness.corpus.built import Build, chosen
 
 
 @pytest.mark.build
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("build", chosen("", nightly=False), ids=lambda one: one.name)
 def test_a_clean_build_of_another_kind(build: Build) -> None:
     """It is looked at whole, and has no new finding."""

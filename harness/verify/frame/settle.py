@@ -27,7 +27,7 @@ from harness.verify.frame.walked import Refusal, Walked
 from harness.verify.noreturn import Ways
 from harness.verify.scope import Scope
 from harness.verify.successor import defined
-from harness.verify.transfer import ENTRY, is_defined
+from harness.verify.transfer import ENTRY, UNDEFINED, is_defined
 
 _FAR = 4  # rounds of looking for those who jump to a fragment
 _PADDING = (InsnKind.NOP, InsnKind.TRAP)
@@ -232,7 +232,8 @@ def _unhinted(scope: Scope, walker: Walker) -> Iterator[Refusal]:
     """Yield the claims that were taken where an object with hints has none.
 
     One may stand anywhere between the entry and the row that it holds for. A stack
-    that is loaded under an unchanged state needs none: objtool does not see it.
+    that is loaded under an unchanged state needs none: objtool does not see it. Nor
+    does no state behind it: that is what objtool says of a frame it lost.
     """
     columns = scope.columns
     hints = parse_hints(columns.program, columns.table)
@@ -241,7 +242,7 @@ def _unhinted(scope: Scope, walker: Walker) -> Iterator[Refusal]:
     ip, hinted = columns.lookup.ip, np.sort(hints.ip)
     for (source, row), why in walker.walked.assumed.items():
         state = int(scope.state[row])
-        if why is Assumption.WITHOUT or state == int(scope.state[source]):
+        if why is Assumption.WITHOUT or state in (UNDEFINED, int(scope.state[source])):
             continue
         address = columns.insns.address[row]
         entry = ip[max(int(np.searchsorted(ip, address, side="right")) - 1, 0)]

@@ -98,6 +98,21 @@ def test_assumed_with_a_hint_only() -> None:
     assert rules((0,)) == ["text/hint"]
 
 
+def test_a_lost_frame_needs_no_hint() -> None:
+    """No state behind a stack that is loaded is what objtool says by itself."""
+    # mov %rax,%rsp; nop; jmp to itself (no_context() of 5.10 leaves the stack so)
+    code = "4889c4 90 ebfe"
+
+    def rules(lost: OrcEntry) -> list[str]:
+        writer = program(code, [(0, call(8)), (3, lost)], hints=(0,))
+        columns = read_columns(writer.program(), Features({}, 0, "test"))
+        assert columns is not None
+        return [finding.rule for finding in check_flow(columns).findings]
+
+    assert rules(UND) == []
+    assert rules(OrcEntry(0, 0, 0, 0, OrcType.END_OF_STACK, False)) == ["text/hint"]
+
+
 def test_into_code_without_a_state() -> None:
     """Who jumps there for good may, and nobody whose own frame lives on."""
     # push %rbx; jmp f.cold; int3; f.cold: pop %rbx; ret

@@ -88,11 +88,12 @@ def _short(label: str) -> str:
 def _cause(program: Program, texts: Sequence[Text], defect: Defect) -> str:
     """Name the mechanism: the odd callee, else a hash of texts and disagreement.
 
-    The hash leaves out what differs from place to place: frame size, addresses.
+    An odd callee is odd to all who call it in one state; another state is another
+    bug. The hash leaves out what differs from place to place: frame size, addresses.
     """
     callee = program.location(defect.callee) if defect.callee else None
-    if callee is not None and not callee.offset:
-        return f"callee {callee.symbol}"
+    if callee is not None and not callee.offset and defect.declared is not None:
+        return f"callee {callee.symbol} under {describe(defect.declared)}"
     parts = [defect.rule.value, str(defect.offset), _difference(defect)]
     if defect.rule is not Rule.EXIT:  # texts may leave wrongly for one reason
         parts.append(str(defect.stream))

@@ -66,9 +66,18 @@ def test_host_kills_what_was_started_with_the_block(host, tmp_path):
         while "ready" not in running.output():
             time.sleep(0.01)
         assert running.alive()
-    pid = int((tmp_path / "pid").read_text())
-    state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    state = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+
+    def lives() -> bool:
+        try:
+            return state.read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    deadline = time.monotonic() + 10  # it is killed, and has yet to die
+    while lives() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not lives()
 
 
 def test_abort_ends_what_other_threads_run(host):

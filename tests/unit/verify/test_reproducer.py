@@ -63,7 +63,8 @@ def test_it_takes_a_callee_along_if_the_finding_needs_it() -> None:
     )
     columns = read_columns(program, image_features(program))
     assert columns is not None
-    findings = [f for f in check_columns(columns).findings if f.cause == "callee odd"]
+    cause = "callee odd under sp+8 regs(partial)"
+    findings = [f for f in check_columns(columns).findings if f.cause == cause]
     assert findings
 
     cut = reproducer.reproduce(columns, findings[0], "", {})

@@ -6,11 +6,7 @@ image of its toolchain from the source that Debian has, and found in the store a
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from harness import kernel_build
 from harness.artifacts import Store
@@ -19,7 +15,7 @@ from harness.build.tree import PACKAGE, open_tree
 from harness.cache import cache_dir
 from harness.container import image
 from harness.container.job import Engine
-from harness.errors import FormatError, UserError
+from harness.corpus import catalog
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages import validate
@@ -46,36 +42,15 @@ class Build:
         return variant(self.platform, self.profile, extra)
 
 
-_BUILDS = TypeAdapter(dict[str, Build])
-
-
-def read_builds(path: Path = CONFIGS / "builds.toml") -> list[Build]:
-    """Read the builds of ``path``, in its order.
+def chosen(prefix: str, nightly: bool) -> list[Build]:
+    """Return the builds whose name begins with ``prefix``; the nightly on request.
 
     Raises:
         FormatError: the file is not TOML of that shape.
-    """
-    try:
-        data = tomllib.loads(path.read_text())
-        named = {name: {"name": name, **entry} for name, entry in data.items()}
-        return list(_BUILDS.validate_python(named).values())
-    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as exc:
-        raise FormatError(f"{path} holds no builds: {exc}") from exc
-
-
-def chosen(prefix: str, nightly: bool) -> list[Build]:
-    """Return the builds whose name begins with ``prefix``; of one name, only that.
-
-    Raises:
         UserError: there is none.
     """
-    builds = read_builds()
-    found = [one for one in builds if one.name.startswith(prefix)]
-    if not found:
-        names = ", ".join(one.name for one in builds)
-        raise UserError(f"no build {prefix}", hint=f"there are {names}")
-    exact = [one for one in found if one.name == prefix]
-    return exact or [one for one in found if nightly or not one.nightly]
+    entries = catalog.read(CONFIGS / "builds.toml", Build)
+    return catalog.choose(entries, prefix, nightly=nightly)
 
 
 def judge(engine: Engine, wanted: Build, jobs: int, progress: Progress) -> StageResult:

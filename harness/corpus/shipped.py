@@ -10,19 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from harness import kernel_build
 from harness.cache import cache_dir, locked, require_space
 from harness.container import image
 from harness.container.job import Engine, Limits, Mount, own
-from harness.errors import FormatError, InfraError, UserError
+from harness.corpus import catalog
+from harness.errors import InfraError
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages import validate
@@ -60,36 +58,15 @@ class Fetched:
     note: str
 
 
-_KERNELS = TypeAdapter(dict[str, Kernel])
-
-
-def read_kernels(path: Path = CONFIGS / "kernels.toml") -> list[Kernel]:
-    """Read the kernels of ``path``, in its order.
+def chosen(prefix: str, nightly: bool) -> list[Kernel]:
+    """Return the kernels whose name begins with ``prefix``; the nightly on request.
 
     Raises:
         FormatError: the file is not TOML of that shape.
-    """
-    try:
-        data = tomllib.loads(path.read_text())
-        named = {name: {"name": name, **entry} for name, entry in data.items()}
-        return list(_KERNELS.validate_python(named).values())
-    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as exc:
-        raise FormatError(f"{path} holds no kernels: {exc}") from exc
-
-
-def chosen(prefix: str, nightly: bool) -> list[Kernel]:
-    """Return the kernels whose name begins with ``prefix``, large ones on request.
-
-    Raises:
         UserError: there is none.
     """
-    kernels = read_kernels()
-    found = [one for one in kernels if one.name.startswith(prefix)]
-    if not found:
-        names = ", ".join(one.name for one in kernels)
-        raise UserError(f"no kernel {prefix}", hint=f"there are {names}")
-    exact = [one for one in found if one.name == prefix]
-    return exact or [one for one in found if nightly or not one.nightly]
+    entries = catalog.read(CONFIGS / "kernels.toml", Kernel)
+    return catalog.choose(entries, prefix, nightly=nightly)
 
 
 def fetch(engine: Engine, kernel: Kernel, progress: Progress) -> Fetched:

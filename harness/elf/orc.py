@@ -27,6 +27,7 @@ from harness.errors import FormatError
 
 ENTRY_SIZE = 6
 IP_SIZE = 4
+SIGNAL = 1 << 44  # in a packed state
 
 
 class OrcFormat(enum.StrEnum):
@@ -124,7 +125,7 @@ class OrcTable:
         state |= self.sp_reg.astype(np.int64) << 32
         state |= self.bp_reg.astype(np.int64) << 36
         state |= self.type.astype(np.int64) << 40
-        state |= self.signal.astype(np.int64) << 44
+        state |= self.signal * SIGNAL
         return state
 
     @property
@@ -170,7 +171,7 @@ def pack(entry: OrcEntry) -> int:
         | entry.sp_reg << 32
         | entry.bp_reg << 36
         | entry.type << 40
-        | int(entry.signal) << 44
+        | entry.signal * SIGNAL
     )
 
 
@@ -182,7 +183,7 @@ def unpack(state: int) -> OrcEntry:
         sp_reg=state >> 32 & 15,
         bp_reg=state >> 36 & 15,
         type=state >> 40 & 15,
-        signal=bool(state >> 44 & 1),
+        signal=bool(state & SIGNAL),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from harness.elf.orc import OrcType, describe
+from harness.elf.orc import SIGNAL, OrcType, describe
 from harness.finding import Finding
 from harness.text.decode import format_insn
 from harness.text.insn import I64
@@ -18,8 +18,6 @@ from harness.verify.scope import Scope
 from harness.verify.successor import Bools
 from harness.verify.transfer import ENTRY, is_defined, step
 from harness.verify.window import AROUND, WIDTH, around
-
-SIGNAL = 1 << 44  # in a packed state
 
 
 class Rule(enum.StrEnum):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.debug_frame import RBP, RSP, SAME, UNTOLD, FrameRows
-from harness.elf.orc import OrcReg, OrcType, describe
+from harness.elf.orc import SIGNAL, OrcReg, OrcType, describe
 from harness.finding import Finding
 from harness.text.insn import I64, U64, InsnKind
 from harness.verify.columns import Columns, Part
@@ -79,7 +79,7 @@ def _claims(columns: Columns, rows: FrameRows) -> I64:
         end = start + alternatives.site_length[order].astype(np.uint64)
         site = np.searchsorted(start, insns.address, side="right").astype(np.int64) - 1
         told &= (site < 0) | (insns.address >= end[np.maximum(site, 0)])
-    signal = state & (1 << 44)
+    signal = state & SIGNAL
     return np.where(told, packed[at] | signal, claim)
 
 

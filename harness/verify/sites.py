@@ -24,6 +24,7 @@ from harness.verify.columns import Columns, Part
 from harness.verify.evidence import Text, finding_of
 from harness.verify.judge import Defect, Rule, Texts, judge, judge_text
 from harness.verify.lookup import Lookup
+from harness.verify.successor import defined
 from harness.verify.variant import Variants
 from harness.verify.walk import Site, Walk, walk
 
@@ -97,16 +98,12 @@ def check_sites(columns: Columns) -> Part:
         "variants": len(streams),
         "boundaries": len(streams.insns),
         "walked sites": len(walked),
-        "blind sites": int((~_defined(table[:, 0])).sum()),
+        "blind sites": int((~defined(table[:, 0])).sum()),
         "merge equal": merged_equal,
     }
     size = alternatives.entry_size
     note = f"alternatives of era {era}, {size} bytes per entry"
     return Part(tuple(findings), counts, (note,))
-
-
-def _defined(states: I64) -> npt.NDArray[np.bool_]:
-    return np.asarray((states >> 40 & 15) > 1)
 
 
 def _uneven(context: _Context) -> Iterator[Finding]:
@@ -147,7 +144,7 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     own = (insns.target >= start) & (insns.target <= end)
     jump = np.isin(insns.kind, (InsnKind.JMP, InsnKind.JCC)) & ~own
     target_state = context.lookup.at(insns.target)
-    loud |= jump & _defined(target_state) & (target_state != table[owner, 0])
+    loud |= jump & defined(target_state) & (target_state != table[owner, 0])
     call = (insns.kind == InsnKind.CALL) & (insns.target != 0)
     loud |= call & own
     targets = distinct(insns.target[call & ~own])
@@ -156,7 +153,7 @@ def _needs_walk(context: _Context) -> npt.NDArray[np.bool_]:
     loud |= call & among(insns.target, odd)
     busy[owner[loud]] = True
     # nothing can be said where the table says nothing
-    busy &= _defined(table[:, 0])
+    busy &= defined(table[:, 0])
     busy[streams.site[~streams.whole]] = True
     return np.asarray(busy)
 

@@ -29,6 +29,7 @@ from harness.verify.flow import check_flow
 from harness.verify.listing import insn_text
 from harness.verify.paravirt import defective
 from harness.verify.sites import check_sites
+from harness.verify.successor import defined
 from harness.verify.transfer import ENTRY
 from harness.verify.variant import Variants
 
@@ -110,7 +111,7 @@ def _exits(
     call = streams.insns.kind[exits.row[replaced]] == InsnKind.CALL
     state = columns.lookup.at(target)
     before = columns.lookup.at(streams.insns.address[exits.row[replaced]])
-    odd = call & code & _defined(state) & (state != ENTRY) & ~_pushed(before, state)
+    odd = call & code & defined(state) & (state != ENTRY) & ~_pushed(before, state)
     variants = Variants(alternatives, columns.features, streams.era)
     for found, rule, message in (
         (lost, Rule.TARGET, "a text goes to the inside of another site"),
@@ -130,10 +131,6 @@ def _inside(alternatives: Alternatives, target: U64) -> npt.NDArray[np.bool_]:
     end = start + alternatives.site_length[order].astype(np.uint64)
     at = np.maximum(np.searchsorted(start, target, side="right") - 1, 0)
     return np.asarray((target > start[at]) & (target < end[at]))
-
-
-def _defined(state: I64) -> npt.NDArray[np.bool_]:
-    return np.asarray((state >> 40 & 15) > 1)
 
 
 def _pushed(before: I64, state: I64) -> npt.NDArray[np.bool_]:

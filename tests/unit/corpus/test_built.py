@@ -9,8 +9,8 @@ import pytest
 from harness.artifacts import Artifacts
 from harness.build.tree import Tree
 from harness.container.image import Image, recipes
-from harness.corpus import built
-from harness.corpus.built import Build, chosen, judge, read_builds
+from harness.corpus import built, catalog
+from harness.corpus.built import Build, chosen, judge
 from harness.errors import BuildError, FormatError, UserError
 from harness.kconfig import Setting, read_fragments
 from harness.progress import silent
@@ -19,7 +19,7 @@ from harness.result import Status
 
 def test_the_builds_that_are_listed() -> None:
     """Four series with their compilers always; features and `full` at night."""
-    builds = read_builds()
+    builds = chosen("", nightly=True)
 
     always = {(one.toolchain, one.package) for one in builds if not one.nightly}
     assert always == {
@@ -32,7 +32,9 @@ def test_the_builds_that_are_listed() -> None:
     assert {one.profile for one in builds} == {"small", "full"}
 
 
-@pytest.mark.parametrize("build", read_builds(), ids=lambda build: build.name)
+@pytest.mark.parametrize(
+    "build", chosen("", nightly=True), ids=lambda build: build.name
+)
 def test_every_build_can_be_asked_for(build: Build) -> None:
     """Its toolchain has a recipe, and its fragments do not contradict each other."""
     assert f"toolchain-{build.toolchain}" in recipes()
@@ -58,7 +60,7 @@ def test_a_name_and_a_prefix() -> None:
 
 def test_an_unknown_build() -> None:
     """The error lists them."""
-    with pytest.raises(UserError, match=r"no build 2\.4") as caught:
+    with pytest.raises(UserError, match=r"nothing is called 2\.4") as caught:
         chosen("2.4", nightly=True)
     assert "6.12-clang" in (caught.value.hint or "")
 
@@ -68,7 +70,7 @@ def test_damaged_data(tmp_path: Path) -> None:
     (tmp_path / "builds.toml").write_text("[b]\npackage = 'linux-source-6.1'")
 
     with pytest.raises(FormatError, match=r"builds\.toml holds no builds"):
-        read_builds(tmp_path / "builds.toml")
+        catalog.read(tmp_path / "builds.toml", Build)
 
 
 def test_a_kernel_that_does_not_build(

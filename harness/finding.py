@@ -7,8 +7,9 @@ diff cleanly and a baseline survives a rebuild.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,6 +30,48 @@ class Location:
 
     def __str__(self) -> str:
         return f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
+
+
+class Lines(Sequence[str]):
+    """Lines that are drawn when somebody looks, as the tuple that they are then.
+
+    Most findings share their cause with another and are never shown. Whoever writes
+    them down, as a pickle or as JSON, gets the tuple.
+    """
+
+    def __init__(self, draw: Callable[[], Iterable[str]]) -> None:
+        self._draw = draw
+        self._drawn: tuple[str, ...] | None = None
+
+    def _lines(self) -> tuple[str, ...]:
+        if self._drawn is None:
+            self._drawn = tuple(self._draw())
+        return self._drawn
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, at: int | slice) -> str | tuple[str, ...]:
+        return self._lines()[at]
+
+    def __len__(self) -> int:
+        return len(self._lines())
+
+    def __eq__(self, other: object) -> bool:
+        return self._lines() == (tuple(other) if isinstance(other, Lines) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._lines())
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, _source: object, handler: Callable[[object], Mapping[str, object]]
+    ) -> Mapping[str, object]:
+        return handler(tuple[str, ...])
+
+    def __reduce__(self) -> tuple[type[tuple[str, ...]], tuple[tuple[str, ...]]]:
+        return tuple, (self._lines(),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +103,7 @@ class Finding:
     platforms: tuple[str, ...] = ()
     cause: str = ""
     ordinal: int = 0
-    window: tuple[str, ...] = ()
+    window: tuple[str, ...] | Lines = ()
     reproduce: str = ""
     occurrences: int = 1
     blame: str = ""

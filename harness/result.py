@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import ExitCode, FormatError
-from harness.finding import Finding
+from harness.finding import Finding, Lines
 
 SCHEMA = "orc-harness/1"
 
@@ -151,6 +151,6 @@ def plain(value: object) -> object:
         return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | Lines):
         return [plain(each) for each in value]
     return value

@@ -196,8 +196,9 @@ def join(ours: Iterable[Finding], theirs: Iterable[Finding]) -> list[Finding]:
     joined: list[Finding] = []
     for finding in ours:
         place = (finding.location.symbol, finding.location.offset)
-        words = tuple(f"{t.rule}: {t.message}" for t in said.get(place, ()))
-        joined.append(replace(finding, window=(*finding.window, *words)))
+        if words := [f"{t.rule}: {t.message}" for t in said.get(place, ())]:
+            finding = replace(finding, window=(*finding.window, *words))
+        joined.append(finding)
     seen = {(f.location.symbol, f.location.offset) for f in joined}
     rest = (
         their for place, there in said.items() if place not in seen for their in there

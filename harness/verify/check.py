@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
-from harness.finding import number
+from harness.finding import Finding, number
 from harness.verify.blind import check_blind
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.condition import check_conditions
@@ -83,13 +83,24 @@ def check_columns(columns: Columns) -> Verdict:
         counts |= part.counts
         notes += part.notes
     return Verdict(
-        findings=tuple(number(f for part in parts for f in part.findings)),
+        findings=_drawn_once(number(f for part in parts for f in part.findings)),
         counts=counts,
         notes=tuple(notes),
         seconds=time.perf_counter() - started,
         reliances=tuple(r for part in parts for r in part.reliances),
         exports=next((part.exports for part in parts if part.exports), None),
     )
+
+
+def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Keep only the first window of each cause: no other is ever shown."""
+    seen = set[str]()
+    kept = []
+    for finding in findings:
+        again = finding.key in seen
+        seen.add(finding.key)
+        kept.append(replace(finding, window=()) if again else finding)
+    return tuple(kept)
 
 
 # What is checked, in printing order.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from harness.elf.orc import SIGNAL, OrcType, describe
-from harness.finding import Finding
+from harness.finding import Finding, Lines
 from harness.text.decode import format_insn
 from harness.text.insn import I64
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
@@ -122,18 +122,16 @@ def refusals_of(
             kind = None
         declared, why = describe(refusal.state), _ANSWERS[refusal.answer]
         row = refusal.row if kind is None else refusal.source
-        window = list(_excerpt(scope, row))
-        if abs(refusal.source - refusal.row) > AROUND:
-            other = refusal.source if kind is None else refusal.row
-            window += ["", *_excerpt(scope, other)]
-        window.append(f"{why}: table {declared}, true {refusal.actual}"[:WIDTH])
+        far = abs(refusal.source - refusal.row) > AROUND
+        other = refusal.source if kind is None else refusal.row
+        verdict = f"{why}: table {declared}, true {refusal.actual}"
         yield Finding(
             rule=_rule(refusal.answer, kind).value,
             location=program.location(int(insns.address[row])),
             message=why if kind is None else _MESSAGES[EdgeKind(kind)],
             declared=declared,
             actual=refusal.actual,
-            window=tuple(window),
+            window=_window(scope, row, other if far else row, verdict),
         )
 
 
@@ -150,13 +148,12 @@ def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:
     declared, actual = _sides(scope, kind, source, target)
     where = target if source == NO_ROW else int(insns.address[row])
     message = _MESSAGES[kind]
-    window = [*_excerpt(scope, row)]
-    if kind not in _LEAVES and abs(_row(scope, target) - row) > AROUND:
-        window += ["", *_excerpt(scope, _row(scope, target))]
+    there = row if kind in _LEAVES else _row(scope, target)
+    other = there if abs(there - row) > AROUND else row
     cause = ""
     if kind is EdgeKind.CALL:
         cause = f"callee {program.location(target)}"
-    window.append(f"{message}: table {declared}, true {actual or 'unknown'}"[:WIDTH])
+    verdict = f"{message}: table {declared}, true {actual or 'unknown'}"
     return Finding(
         rule=Rule[kind.name].value,
         location=program.location(where),
@@ -164,7 +161,7 @@ def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:
         declared=declared,
         actual=actual,
         cause=cause,
-        window=tuple(window),
+        window=_window(scope, row, other, verdict),
     )
 
 
@@ -190,6 +187,19 @@ def _row(scope: Scope, address: int) -> int:
     """The instruction at ``address``, or the nearest before it."""
     at = np.searchsorted(scope.columns.insns.address, np.uint64(address), side="right")
     return max(int(at) - 1, 0)
+
+
+def _window(scope: Scope, row: int, other: int, verdict: str) -> Lines:
+    """The instructions around ``row``, those around ``other``, and the verdict."""
+
+    def draw() -> Iterator[str]:
+        yield from _excerpt(scope, row)
+        if other != row:
+            yield ""
+            yield from _excerpt(scope, other)
+        yield verdict[:WIDTH]
+
+    return Lines(draw)
 
 
 def _excerpt(scope: Scope, row: int) -> Iterator[str]:

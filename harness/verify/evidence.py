@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.elf.orc import describe, unpack
 from harness.elf.program import Program
-from harness.finding import Finding
+from harness.finding import Finding, Lines
 from harness.text.insn import Insn
 from harness.text.operand import parse_encoding
 from harness.verify.judge import Defect, Rule
@@ -70,7 +70,9 @@ def finding_of(
         variant="" if fits_none else bad.label,
         platforms=tuple(sorted(platforms)),
         cause=cause or _cause(program, texts, defect),
-        window=draw(program, columns, site.table, defect.offset, verdict),
+        window=Lines(
+            lambda: draw(program, columns, site.table, defect.offset, verdict)
+        ),
     )
 
 

@@ -119,7 +119,7 @@ def dump(reproducer: Reproducer) -> bytes:
     """Return ``reproducer`` as indented JSON."""
     from pydantic_core import to_json
 
-    return to_json(reproducer, indent=1) + b"\n"
+    return to_json(reproducer, indent=1, fallback=list) + b"\n"
 
 
 def load(path: Path) -> Reproducer:

@@ -5,13 +5,14 @@ One column per variant, the table's own column last, an arrow on the bad row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.elf.orc import describe
 from harness.elf.program import Program
+from harness.finding import Lines
 from harness.text.decode import format_insn
 from harness.text.insn import Insn, Insns
 
@@ -59,16 +60,18 @@ def draw(
     return (*lines, *(line[:WIDTH] for line in verdict))
 
 
-def excerpt(program: Program, insns: Insns, address: int) -> tuple[str, ...]:
+def excerpt(program: Program, insns: Insns, address: int) -> Lines:
     """Return the instructions around ``address``, one per line."""
+    return Lines(lambda: _excerpt(program, insns, address))
+
+
+def _excerpt(program: Program, insns: Insns, address: int) -> Iterator[str]:
     row = int(insns.covering(np.array([address], np.uint64))[0])
-    lines = []
     for near in around(program, insns, row):
         insn = insns.at(near)
         mark = "->" if near == row else "  "
         place = f"{program.location(insn.address)!s:<40}"
-        lines.append(f"{mark} {place} {_text(program, insn)}"[:WIDTH])
-    return tuple(lines)
+        yield f"{mark} {place} {_text(program, insn)}"[:WIDTH]
 
 
 def around(program: Program, insns: Insns, row: int) -> range:

@@ -15,8 +15,9 @@ from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.file import Bytes
 from harness.elf.orc import ENTRY_SIZE, IP_SIZE, parse_orc
 from harness.elf.program import Program
+from harness.text.code import CODE_BYTES
 from harness.text.decode import decode_all
-from harness.text.insn import CODE_BYTES, Insns, join
+from harness.text.insn import Insns, join
 from harness.text.patch import build_streams
 from harness.verify.columns import Columns
 

@@ -68,9 +68,8 @@ def _within(
 def _push_pop(columns: Columns) -> npt.NDArray[np.bool_]:
     """``push %reg`` and ``pop %reg`` in their short forms."""
     insns = columns.insns
-    opcode = np.where(
-        insns.code[:, 0] & 0xF0 == 0x40, insns.code[:, 1], insns.code[:, 0]
-    )
+    code = insns.code[:]
+    opcode = np.where(code[:, 0] & 0xF0 == 0x40, code[:, 1], code[:, 0])
     short = (opcode & 0xF0 == _PUSH) & (insns.size <= 2)
     return np.asarray(short & _kinds(columns, InsnKind.PUSH, InsnKind.POP))
 
@@ -85,13 +84,13 @@ def _neutral(columns: Columns) -> npt.NDArray[np.bool_]:
 
 def _adjusts(columns: Columns) -> npt.NDArray[np.bool_]:
     return _kinds(columns, InsnKind.STACK) & np.isin(
-        columns.insns.code[:, 1], (0x81, 0x83)
+        columns.insns.code[:][:, 1], (0x81, 0x83)
     )
 
 
 def _frames(columns: Columns) -> npt.NDArray[np.bool_]:
     """``mov %rsp,%rbp`` and ``leave``."""
-    code = columns.insns.code
+    code = columns.insns.code[:]
     moves = (code[:, :3] == np.frombuffer(b"\x48\x89\xe5", np.uint8)).all(axis=1)
     return np.asarray(moves | _kinds(columns, InsnKind.LEAVE))
 

@@ -132,24 +132,25 @@ def _decode(
 
 def decode_pieces(
     pieces: list[tuple[U8, int, U64]],
+    texts: list[tuple[U8, int]],
     threads: int | None = None,
     decoder: Decoder | None = None,
 ) -> Insns:
     """Decode ``(data, address, starts)`` of each piece, in address order.
 
-    Pieces must begin and end at instruction boundaries.
+    Pieces must begin and end at instruction boundaries; ``texts`` are what they are
+    cut from, each with its address.
     """
     engine = decoder or default_decoder()
 
     def one(piece: tuple[U8, int, U64]) -> Rows:
         return _decode(engine, *piece, stretches(piece[0]))
 
-    codes = [(data, address) for data, address, _ in pieces]
     workers = threads or min(2, os.cpu_count() or 1)
     if workers == 1 or len(pieces) < 2:
-        return join(map(one, pieces), codes)
+        return join(map(one, pieces), texts)
     with ThreadPoolExecutor(workers) as pool:
-        return join(pool.map(one, pieces), codes)
+        return join(pool.map(one, pieces), texts)
 
 
 def decode_program(
@@ -167,7 +168,8 @@ def decode_program(
             data = section.data[at : last - section.address]
             known = starts[(starts >= first) & (starts < last)]
             pieces.append((data, first, known))
-    return decode_pieces(pieces, threads, decoder)
+    texts = [(section.data, section.address) for section in program.executable]
+    return decode_pieces(pieces, texts, threads, decoder)
 
 
 def _cuts(first: int, last: int, starts: U64) -> list[int]:

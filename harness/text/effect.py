@@ -84,13 +84,13 @@ def effects_of(insns: Insns, stores: I64 | None = None) -> Effects:
         active[stores] = True
     row = np.flatnonzero(active)
     kind = insns.kind[row]
-    code = np.ascontiguousarray(insns.code).view("<u8").reshape(-1, 2)[row, 0]
+    code = insns.code.words(row)
     form, delta = _common(kind, code)
     stacked = np.zeros(len(row), bool)
     known: dict[tuple[int, bytes], tuple[Form, int, int]] = {}
     for at in np.flatnonzero(form == _RARE).tolist():
         here = int(row[at])
-        key = int(kind[at]), insns.code[here, : insns.size[here]].tobytes()
+        key = int(kind[at]), insns.code.one(here, int(insns.size[here]))
         if key not in known:
             known[key] = effect_of(InsnKind(key[0]), key[1])
         form[at], delta[at], source = known[key]

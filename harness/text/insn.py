@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-CODE_BYTES = 16  # the longest x86 instruction has 15
+from harness.text import code
+from harness.text.code import Code
 
 U64 = npt.NDArray[np.uint64]
 U8 = npt.NDArray[np.uint8]
@@ -86,14 +87,14 @@ class Insns:
         size: u8[n] bytes.
         kind: u8[n], an InsnKind each.
         target: u64[n], where a direct branch goes, else 0.
-        code: u8[n, 16], the bytes from its start (beyond ``size``: those that follow).
+        code: their bytes.
     """
 
     address: U64
     size: U8
     kind: U8
     target: U64
-    code: U8
+    code: Code
 
     def __len__(self) -> int:
         return len(self.address)
@@ -137,7 +138,7 @@ class Insns:
             size,
             InsnKind(int(self.kind[index])),
             int(self.target[index]),
-            self.code[index, :size].tobytes(),
+            self.code.one(index, size),
         )
 
     def take(self, rows: npt.NDArray[np.int64] | slice) -> Insns:
@@ -147,22 +148,22 @@ class Insns:
             self.size[rows],
             self.kind[rows],
             self.target[rows],
-            self.code[rows],
+            self.code.take(rows),
         )
 
 
 def join(parts: list[Insns]) -> Insns:
-    """Return the instructions of ``parts``, which lie in address order."""
+    """Return the instructions of ``parts``, one after the other."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
         none = np.zeros(0, np.uint64)
         byte = np.zeros(0, np.uint8)
-        return Insns(none, byte, byte, none, np.zeros((0, CODE_BYTES), np.uint8))
+        return Insns(none, byte, byte, none, code.code_of(none, []))
     return Insns(
         np.concatenate([part.address for part in parts]),
         np.concatenate([part.size for part in parts]),
         np.concatenate([part.kind for part in parts]),
         np.concatenate([part.target for part in parts]),
-        np.concatenate([part.code for part in parts]),
+        code.join([part.code for part in parts]),
     )

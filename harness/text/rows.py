@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.text.insn import CODE_BYTES, U8, U64, Insns
+from harness.text.code import code_of
+from harness.text.insn import U8, U64, Insns
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +50,4 @@ def join(parts: Iterable[Rows], codes: Sequence[tuple[U8, int]]) -> Insns:
         columns[3].append(part.target)
     # the parts of a column are freed before the next one is joined
     address, size, kind, target = (np.concatenate(columns.pop(0)) for _ in range(4))
-    return Insns(address, size, kind, target, _code(address, codes))
-
-
-def _code(address: U64, codes: Sequence[tuple[U8, int]]) -> U8:
-    """Gather 16 bytes from each of ``address``; beyond their piece they are zero."""
-    cell = np.dtype((np.void, CODE_BYTES))
-    found = np.empty(len(address), cell)
-    for data, base in codes:
-        first = int(np.searchsorted(address, np.uint64(base)))
-        last = int(np.searchsorted(address, np.uint64(base + len(data))))
-        padded = np.concatenate([data, np.zeros(CODE_BYTES, np.uint8)])
-        # a cell starts at each byte, so that one of 16 bytes is copied at once
-        cells: npt.NDArray[np.void] = np.ndarray(len(data), cell, padded, strides=(1,))
-        found[first:last] = cells[
-            (address[first:last] - np.uint64(base)).astype(np.int64)
-        ]
-    return found.view(np.uint8).reshape(-1, CODE_BYTES)
+    return Insns(address, size, kind, target, code_of(address, codes))

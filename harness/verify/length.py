@@ -106,7 +106,7 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
     stream = np.repeat(np.arange(len(streams)), np.diff(streams.first))
     site = streams.site[stream]
     own = (streams.entry[stream] == ORIGINAL) & long[site]
-    padding = own & (insns.size == 1) & (insns.code[:, 0] == 0x90)
+    padding = own & (insns.size == 1) & (insns.code[:][:, 0] == 0x90)
     for at in distinct(site[padding]).tolist():
         yield _Wrong(at, "it has padding, and is longer than every replacement")
     start = alternatives.site_address[site]

@@ -194,7 +194,7 @@ def _trampolines(code: _Code) -> U64:
     """
     insns, program = code.columns.insns, code.columns.program
     ends = np.flatnonzero(insns.kind == InsnKind.UD)
-    ends = ends[(insns.code[ends, :3] == _TRAMPOLINE_END).all(axis=1)]
+    ends = ends[(insns.code[ends][:, :3] == _TRAMPOLINE_END).all(axis=1)]
     found = insns.address[ends] - np.uint64(5)
     goes = _targets(code, SiteTable.STATIC_CALL_SITES)
     others = [
@@ -233,7 +233,7 @@ def _foreign(code: _Code, each: _List, goes: U64) -> Iterator[Finding]:
     elif len(insns):
         good &= np.isin(insns.kind[row], _KINDS[each.table])
         if each.table is SiteTable.SMP_LOCKS:
-            first = insns.code[row, :2]  # lock is the second prefix of cmpxchgw
+            first = insns.code[row][:, :2]  # lock is the second prefix of cmpxchgw
             good &= (first[:, 0] == 0xF0) | (first == (0x66, 0xF0)).all(axis=1)
     for at in np.flatnonzero(~good).tolist():
         message = f"the entry in {_name(each.table)} is for another instruction"
@@ -300,7 +300,7 @@ def _bare_returns(code: _Code, notes: list[str]) -> Iterator[Finding]:
     rows = np.flatnonzero(insns.kind == InsnKind.RET)
     section = program.sections_at(insns.address[rows])
     rows = rows[_covered(code, SiteTable.RETURN_SITES, section)]
-    rows = rows[insns.code[rows, 1] != 0xCC]
+    rows = rows[insns.code[rows][:, 1] != 0xCC]
     if columns.alternatives is not None:
         rows = rows[~among(insns.address[rows], columns.alternatives.site_address)]
     called = columns.lookup.at(insns.address[rows]) >> 40 & 15 == OrcType.CALL
@@ -375,7 +375,7 @@ def _drops_return(code: _Code, function: int) -> bool:
     """Whether a function begins with `lea 8(%rsp),%rsp`: nobody returns to its call."""
     insns = code.columns.insns
     row = int(insns.index(np.array([function], np.uint64))[0])
-    return row >= 0 and insns.code[row, :5].tobytes() == b"\x48\x8d\x64\x24\x08"
+    return row >= 0 and insns.code.one(row, 5) == b"\x48\x8d\x64\x24\x08"
 
 
 def _finding(columns: Columns, address: int, rule: Rule, message: str) -> Finding:

@@ -62,10 +62,11 @@ def patterns_of(
     insns = streams.insns
     stream = np.repeat(np.arange(len(streams)), np.diff(streams.first))
     code_end = insns.end[streams.first[1:] - 1] - streams.fill.astype(np.uint64)
-    padding = (insns.size == 1) & (insns.code[:, 0] == 0x90)
+    code = insns.code[:]
+    padding = (insns.size == 1) & (code[:, 0] == 0x90)
     rows = np.flatnonzero((insns.address < code_end[stream]) & ~padding)
     stream = stream[rows]
-    operations = operation(insns.code[rows])
+    operations = operation(code[rows])
     first = insns.kind[np.minimum(streams.first[:-1], len(insns) - 1)]
     through = (first == InsnKind.CALL_INDIRECT)[streams.entry == ORIGINAL]
     calls = (insns.kind[rows] == InsnKind.CALL) & ~through[streams.site[stream]]

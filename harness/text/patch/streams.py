@@ -200,7 +200,7 @@ def _decode_cells(
 
 def _alone(insns: Insns, within: I64, size: I64) -> npt.NDArray[np.bool_]:
     """Branches that kernels before 6.5 relocate: they are all of a replacement."""
-    near = np.isin(insns.code[:, 0], (0xE8, 0xE9))
+    near = np.isin(insns.code[:][:, 0], (0xE8, 0xE9))
     return np.asarray(near & (within == 0) & (size == _NEAR))
 
 

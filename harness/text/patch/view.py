@@ -17,7 +17,7 @@ from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program, Section
 from harness.text.decode import decode_all
-from harness.text.insn import I64, U64, Insn, InsnKind, Insns
+from harness.text.insn import I64, U64, Insn, InsnKind, Insns, join
 from harness.text.patch.choice import Machine, chosen
 from harness.text.patch.era import nop_tables
 from harness.text.patch.kind import Era, NopTable
@@ -204,12 +204,7 @@ def spliced(insns: Insns, view: View) -> Insns:
     outside = (at < 0) | (insns.address >= view.end[np.maximum(at, 0)])
     old = insns.take(np.flatnonzero(outside))
     order = np.argsort(np.concatenate([old.address, fresh.address]), kind="stable")
-    return Insns(
-        *(
-            np.concatenate([getattr(old, name), getattr(fresh, name)])[order]
-            for name in ("address", "size", "kind", "target", "code")
-        )
-    )
+    return join([old, fresh]).take(order)
 
 
 def _decoded(view: View) -> Insns:

@@ -14,7 +14,8 @@ import numpy as np
 
 from harness.elf.column import distinct
 from harness.elf.symbol import STT_FUNC, STT_NOTYPE
-from harness.text.insn import CODE_BYTES, InsnKind
+from harness.text.code import CODE_BYTES
+from harness.text.insn import InsnKind
 from harness.text.operand import SP, parse_encoding
 from harness.verify.frame.operation import VOLATILE, Form, Operation, operation
 from harness.verify.frame.site import Passage, SiteRows, passages_of, sites_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
 from harness.finding import Finding, number
+from harness.verify.beside import beside
 from harness.verify.blind import check_blind
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.condition import check_conditions
@@ -25,6 +27,8 @@ from harness.verify.sites import check_sites
 from harness.verify.table import check_table
 from harness.verify.verdict import Exports, Verdict
 from harness.verify.view import check_views
+
+WORTH_A_FORK = 200_000  # instructions
 
 
 def check(
@@ -58,7 +62,8 @@ def check(
         if kernel is None and vmlinux is not None:
             kernel = kernel_of(vmlinux)
         verdict = check_columns(
-            replace(columns, offers=offers, frames=frames, kernel=kernel)
+            replace(columns, offers=offers, frames=frames, kernel=kernel),
+            alone=threads == 1,
         )
     if vmlinux is not None and verdict.reliances:
         verdict = verdict.answered([exports(vmlinux, threads)])
@@ -73,12 +78,19 @@ def exports(vmlinux: Program, threads: int | None = None) -> Exports:
     return check_flow(replace(columns, offers=True)).exports or Exports()
 
 
-def check_columns(columns: Columns) -> Verdict:
-    """Validate a program that is read already."""
+def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
+    """Validate a program that is read already; on two cores, unless ``alone``.
+
+    Half of the work on a kernel is to follow its text, the other half is all else.
+    """
     started = time.perf_counter()
     counts = {"orc entries": len(columns.table), "instructions": len(columns.insns)}
     notes = [*columns.program.notes, f"ORC format {columns.table.format}"]
-    parts = [one(columns) for one in CHECKS]
+    forked = not alone and len(columns.insns) > WORTH_A_FORK and _cores() > 1
+    if forked:
+        _ = columns.lookup, columns.starts  # what both halves need
+    with beside(lambda: [one(columns) for one in CHECKS[1:]], forked=forked) as others:
+        parts = [CHECKS[0](columns), *others()]
     for part in parts:
         counts |= part.counts
         notes += part.notes
@@ -92,6 +104,10 @@ def check_columns(columns: Columns) -> Verdict:
     )
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Keep only the first window of each cause: no other is ever shown."""
     seen = set[str]()
@@ -103,7 +119,7 @@ def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(kept)
 
 
-# What is checked, in printing order.
+# What is checked, in printing order. The first takes as long as all the others.
 CHECKS: tuple[Callable[[Columns], Part], ...] = (
     check_flow,
     check_sites,

@@ -1,0 +1,106 @@
+"""Beside: part of the work done by a forked copy of this process, at the same time.
+
+A fork costs a few milliseconds and copies nothing, where another process would have to
+read and decode the kernel again. The copy only computes: it prints nothing, starts no
+thread and ends without cleaning up. Whatever befalls it, its work gets done: by us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from harness.errors import HarnessError
+
+T = TypeVar("T")
+
+DEADLINE_S = 120.0  # then the copy is stuck
+
+
+class _Copy(Generic[T]):
+    """A forked process that does ``work``; :meth:`result` waits for it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._pipe, write = os.pipe()
+        try:
+            self._pid = os.fork()
+        except OSError:  # no room for one more: all is done here
+            self._pid = 0
+            os.close(write)
+            return
+        if not self._pid:
+            _work_and_exit(work, write)
+        os.close(write)
+
+    def result(self) -> T:
+        """Return what ``work`` returns, or raise what it raises.
+
+        Raises:
+            HarnessError: as the work did.
+        """
+        told = self._told() if self._pid else b""
+        if not told:
+            return self._work()
+        outcome: tuple[T | None, HarnessError | None] = pickle.loads(told)
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value] # one of both is there
+
+    def end(self) -> None:
+        """Leave no process and no pipe behind."""
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._pipe)
+
+    def _told(self) -> bytes:
+        """Return all that the copy wrote; nothing if it did not come to its end."""
+        parts: list[bytes] = []
+        ends = time.monotonic() + DEADLINE_S
+        while select.select([self._pipe], [], [], max(0.0, ends - time.monotonic()))[0]:
+            part = os.read(self._pipe, 1 << 20)
+            if not part:
+                told = b"".join(parts)
+                return told[:-1] if told.endswith(_WHOLE) else b""
+            parts.append(part)
+        return b""
+
+
+_WHOLE = b"."  # what a copy writes last
+
+
+def _work_and_exit(work: Callable[[], T], write: int) -> None:
+    try:
+        try:
+            told = pickle.dumps((work(), None))
+        except HarnessError as exc:
+            told = pickle.dumps((None, exc))
+        with os.fdopen(write, "wb") as pipe:
+            pipe.write(told + _WHOLE)
+    finally:
+        os._exit(0)  # what else went wrong goes wrong again where it is seen
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], T], *, forked: bool) -> Iterator[Callable[[], T]]:
+    """Yield what returns the result of ``work``, which is done meanwhile.
+
+    Unless ``forked`` it is done only then, and here.
+    """
+    if not forked:
+        yield work
+        return
+    copy = _Copy(work)
+    try:
+        yield copy.result
+    finally:
+        copy.end()

@@ -7,23 +7,25 @@ Two engines find the same: Zydis, fast and there if it was built
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import itertools
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from harness.elf.program import Program
 from harness.errors import UserError
 from harness.text import engine_zydis
-from harness.text.fill import stretches
-from harness.text.insn import I64, U8, U64, Insns
+from harness.text.insn import U8, U64, Insns
+from harness.text.piece import Piece, piece_of
 from harness.text.rows import Rows, join
 
-PIECE_BYTES = 512 << 10  # what one thread takes at a time
+PIECE_BYTES = 512 << 10  # what is looked through at a time
+SHARES = 2  # of the code, for each thread
 VARIABLE = "ORC_HARNESS_DECODER"
 
 
@@ -34,11 +36,13 @@ class Decoder(enum.Enum):
     ZYDIS = "zydis"
 
 
-_Engine = Callable[[U8, int, list[tuple[int, int]], I64], Rows]
+Decoding = Future[Insns]
+
+_Engine = Callable[[Sequence[Piece]], Rows]
 
 
-def _engine(decoder: Decoder) -> _Engine:
-    if decoder is Decoder.ZYDIS:
+def _engine(decoder: Decoder | None) -> _Engine:
+    if (decoder or default_decoder()) is Decoder.ZYDIS:
         return engine_zydis.decode
     from harness.text import engine_capstone  # slow to import: not where Zydis decodes
 
@@ -98,8 +102,7 @@ def decode(
     is resynchronised there. Long fill runs (:mod:`harness.text.fill`) are left out.
     What is no instruction has kind BAD, one byte each.
     """
-    engine = decoder or default_decoder()
-    rows = _decode(engine, data, address, starts, stretches(data))
+    rows = _engine(decoder)([piece_of(data, address, starts)])
     return join([rows], [(data, address)])
 
 
@@ -110,66 +113,55 @@ def decode_all(
     decoder: Decoder | None = None,
 ) -> Insns:
     """Decode like :func:`decode`, long fill runs included."""
-    engine = decoder or default_decoder()
-    parts = [(0, len(data))] if len(data) else []
-    return join([_decode(engine, data, address, starts, parts)], [(data, address)])
-
-
-def _decode(
-    engine: Decoder,
-    data: U8,
-    address: int,
-    starts: U64 | None,
-    parts: list[tuple[int, int]],
-) -> Rows:
-    known = np.zeros(0, np.int64)
-    if starts is not None:
-        base = np.uint64(address)
-        inside = starts[(starts >= base) & (starts - base < len(data))]
-        known = np.sort((inside - base).astype(np.int64))
-    return _engine(engine)(data, address, parts, known)
-
-
-def decode_pieces(
-    pieces: list[tuple[U8, int, U64]],
-    texts: list[tuple[U8, int]],
-    threads: int | None = None,
-    decoder: Decoder | None = None,
-) -> Insns:
-    """Decode ``(data, address, starts)`` of each piece, in address order.
-
-    Pieces must begin and end at instruction boundaries; ``texts`` are what they are
-    cut from, each with its address.
-    """
-    engine = decoder or default_decoder()
-
-    def one(piece: tuple[U8, int, U64]) -> Rows:
-        return _decode(engine, *piece, stretches(piece[0]))
-
-    workers = threads or min(2, os.cpu_count() or 1)
-    if workers == 1 or len(pieces) < 2:
-        return join(map(one, pieces), texts)
-    with ThreadPoolExecutor(workers) as pool:
-        return join(pool.map(one, pieces), texts)
+    rows = _engine(decoder)([piece_of(data, address, starts, whole=True)])
+    return join([rows], [(data, address)])
 
 
 def decode_program(
     program: Program, threads: int | None = None, decoder: Decoder | None = None
 ) -> Insns:
     """Decode all code of ``program``; instructions start at each function symbol."""
-    pieces = []
+    cuts = []
     symbols = program.symbols
     functions = symbols.functions
     for section in program.executable:
         starts = symbols.address[functions & (symbols.section == section.index)]
-        cuts = _cuts(section.address, section.end, starts)
-        for first, last in itertools.pairwise(cuts):
+        for first, last in itertools.pairwise(
+            _cuts(section.address, section.end, starts)
+        ):
             at = first - section.address
             data = section.data[at : last - section.address]
-            known = starts[(starts >= first) & (starts < last)]
-            pieces.append((data, first, known))
+            cuts.append((data, first, starts[(starts >= first) & (starts < last)]))
+    engine = _engine(decoder)
+
+    def some(share: list[tuple[U8, int, U64]]) -> Rows:
+        return engine([piece_of(*cut) for cut in share])
+
     texts = [(section.data, section.address) for section in program.executable]
-    return decode_pieces(pieces, texts, threads, decoder)
+    workers = threads or min(2, os.cpu_count() or 1)
+    if workers == 1 or len(cuts) < 2:
+        return join([some(cuts)], texts)
+    with ThreadPoolExecutor(workers) as pool:
+        return join(pool.map(some, _shares(cuts, workers * SHARES)), texts)
+
+
+def _shares(
+    cuts: list[tuple[U8, int, U64]], count: int
+) -> list[list[tuple[U8, int, U64]]]:
+    """Divide ``cuts`` in their order into ``count`` shares of about one size."""
+    ends = np.cumsum([len(data) for data, _, _ in cuts])
+    owner = (ends - 1) * count // max(1, ends[-1])
+    return [
+        [cuts[at] for at in np.flatnonzero(owner == one).tolist()]
+        for one in range(count)
+    ]
+
+
+@contextlib.contextmanager
+def decoding(program: Program, threads: int | None = None) -> Iterator[Decoding]:
+    """Decode ``program`` meanwhile, mostly without the GIL; ``result()`` waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(decode_program, program, threads)
 
 
 def _cuts(first: int, last: int, starts: U64) -> list[int]:

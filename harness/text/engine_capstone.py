@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import capstone
@@ -21,8 +22,9 @@ from harness.errors import InfraError
 from harness.text.classify import Ids, classify, targets
 from harness.text.insn import I64, U8
 from harness.text.length import XEN_PREFIX, measure
+from harness.text.piece import Piece
 from harness.text.resync import Sweep, resync
-from harness.text.rows import Rows
+from harness.text.rows import Rows, chain
 
 CHUNK_BYTES = 16 << 10  # what one cs_disasm call takes: 1 MB of its structures
 _LONGEST = 16
@@ -50,18 +52,20 @@ _IDS = Ids(
 )
 
 
-def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> Rows:
-    """Decode ``parts`` of ``data``, which is mapped at ``address``, by linear sweep.
+def decode(pieces: Sequence[Piece]) -> Rows:
+    """Decode ``pieces``, which are in address order, by linear sweep."""
+    return chain([_decode(piece) for piece in pieces])
 
-    ``parts`` are offsets [first, last); the sweep is put in step at the offsets
-    ``known``, which are sorted.
-    """
-    sweep = resync(_sweep(data, parts), data, parts, known, _sweep_all)
+
+def _decode(piece: Piece) -> Rows:
+    parts: list[tuple[int, int]] = list(map(tuple, piece.parts.tolist()))
+    swept = _sweep(piece.data, parts)
+    sweep = resync(swept, piece.data, parts, piece.known, _sweep_all)
     return Rows(
-        sweep.offset.astype(np.uint64) + np.uint64(address),
+        sweep.offset.astype(np.uint64) + np.uint64(piece.address),
         sweep.size.astype(np.uint8),
         sweep.kind,
-        targets(sweep, data, address),
+        targets(sweep, piece.data, piece.address),
     )
 
 

@@ -7,9 +7,11 @@ Python extension and needs no Python header.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import InfraError
-from harness.text.insn import I64, U8
 from harness.text.length import LONGEST, measure
+from harness.text.piece import Piece
 from harness.text.rows import Rows
 
-_INTERFACE = 2  # of zydis.c
+_INTERFACE = 3  # of zydis.c
+_HUGE = 16 << 20  # bytes from which large pages pay
 _Gap = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
 
 
@@ -33,7 +36,6 @@ class _Text(ctypes.Structure):
         ("stretch_count", ctypes.c_uint64),
         ("starts", ctypes.c_void_p),
         ("start_count", ctypes.c_uint64),
-        ("gap", _Gap),
     )
 
 
@@ -53,29 +55,27 @@ def missing() -> str:
     return loaded if isinstance(loaded, str) else ""
 
 
-def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> Rows:
-    """Decode ``parts`` of ``data``, which is mapped at ``address``, by linear sweep.
-
-    ``parts`` are offsets [first, last); the sweep is put in step at the offsets
-    ``known``, which are sorted.
-    """
+def decode(pieces: Sequence[Piece]) -> Rows:
+    """Decode ``pieces``, which are in address order, by linear sweep; in one call."""
     library = _load()
     if isinstance(library, str):
         raise InfraError(f"the zydis engine is not there: {library}")
-    flat = np.ascontiguousarray(data)
-    stretches = np.array(parts, np.int64).reshape(-1, 2)
-    starts = np.ascontiguousarray(known, np.int64)
-    text = _Text(
-        flat.ctypes.data,
-        address,
-        stretches.ctypes.data,
-        len(stretches),
-        starts.ctypes.data,
-        len(starts),
-        _gap,
+    flat = [np.ascontiguousarray(piece.data) for piece in pieces]  # kept meanwhile
+    texts = (_Text * len(pieces))(
+        *(
+            _Text(
+                data.ctypes.data,
+                piece.address,
+                piece.parts.ctypes.data,
+                len(piece.parts),
+                piece.known.ctypes.data,
+                len(piece.known),
+            )
+            for piece, data in zip(pieces, flat, strict=True)
+        )
     )
     # room for a row per byte: what is not used is never touched
-    most = sum(last - first for first, last in parts)
+    most = sum(int((piece.parts[:, 1] - piece.parts[:, 0]).sum()) for piece in pieces)
     rows = Rows(
         _room(most, np.uint64),
         _room(most, np.uint8),
@@ -88,15 +88,19 @@ def decode(data: U8, address: int, parts: list[tuple[int, int]], known: I64) -> 
         rows.kind.ctypes.data,
         rows.target.ctypes.data,
     )
-    if library.orc_zydis_decode(ctypes.byref(text), ctypes.byref(columns)):
+    if library.orc_zydis_decode(texts, len(pieces), _gap, ctypes.byref(columns)):
         raise InfraError("Zydis does not start", hint="reinstall libzydis")
     return rows.first(int(columns.count))
 
 
 def _room(rows: int, kind: type[Any]) -> npt.NDArray[Any]:
     """Memory of its own, which goes back when it is done with: malloc keeps it."""
-    size = np.dtype(kind).itemsize
-    return np.frombuffer(mmap.mmap(-1, max(1, rows * size)), kind, rows)
+    size = max(1, rows * np.dtype(kind).itemsize)
+    room = mmap.mmap(-1, size)
+    if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel may have none
+            room.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(room, kind, rows)
 
 
 def _measure(code: int, length: int) -> int:
@@ -119,6 +123,12 @@ def _load() -> ctypes.CDLL | str:
         library.orc_zydis_interface.restype = ctypes.c_uint32
         if library.orc_zydis_interface() != _INTERFACE:
             return f"{built[0].name} was built from another version: install again"
+        library.orc_zydis_decode.argtypes = (
+            ctypes.POINTER(_Text),
+            ctypes.c_uint64,
+            _Gap,
+            ctypes.POINTER(_Columns),
+        )
     except (OSError, AttributeError) as exc:
         return f"{built[0].name} does not load: {exc}"
     return library

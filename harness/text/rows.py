@@ -12,6 +12,8 @@ import numpy.typing as npt
 from harness.text.code import code_of
 from harness.text.insn import U8, U64, Insns
 
+_KINDS = (np.uint64, np.uint8, np.uint8, np.uint64)
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -35,14 +37,22 @@ class Rows:
         )
 
 
+def chain(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of ``parts`` as one."""
+    if len(parts) == 1:
+        return parts[0]
+    none = Rows(*(np.zeros(0, kind) for kind in _KINDS))
+    names = ("address", "size", "kind", "target")
+    columns = ([getattr(part, name) for part in (none, *parts)] for name in names)
+    return Rows(*map(np.concatenate, columns))
+
+
 def join(parts: Iterable[Rows], codes: Sequence[tuple[U8, int]]) -> Insns:
     """Return the rows of ``parts``, in address order, as Insns.
 
     ``codes`` has each part's bytes and the address that they are mapped at.
     """
-    columns: list[list[npt.NDArray[Any]]] = [
-        [np.zeros(0, kind)] for kind in (np.uint64, np.uint8, np.uint8, np.uint64)
-    ]
+    columns: list[list[npt.NDArray[Any]]] = [[np.zeros(0, kind)] for kind in _KINDS]
     for part in parts:
         columns[0].append(part.address)
         columns[1].append(part.size)

@@ -87,7 +87,6 @@ struct text {
 	uint64_t stretch_count;
 	const int64_t *starts; /* where an instruction must start, sorted */
 	uint64_t start_count;
-	gap_fn gap;
 };
 
 /* Columns of text/insn.py, with room for a row per byte of the stretches. */
@@ -175,13 +174,13 @@ static int is_xen_prefix(const uint8_t *code, size_t length)
 }
 
 /* Decode what is at ``at``, which may not reach over ``last``. */
-static uint8_t one(const struct decoders *decoders, const struct text *text, int64_t at,
-		   int64_t last, int64_t *size, uint64_t *target)
+static uint8_t one(const struct decoders *decoders, gap_fn gap, const struct text *text,
+		   int64_t at, int64_t last, int64_t *size, uint64_t *target)
 {
 	const uint8_t *code = text->data + at;
 	const size_t length = last - at;
 	ZydisDecodedInstruction insn;
-	uint32_t gap;
+	uint32_t found;
 
 	*target = 0;
 	if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoders->minimal, NULL, code,
@@ -191,15 +190,15 @@ static uint8_t one(const struct decoders *decoders, const struct text *text, int
 		return classify(decoders, code, &insn, text->address + at + insn.length,
 				target);
 	}
-	gap = text->gap(code, length);
-	*size = gap ? gap & 0xff : 1;
-	return gap ? gap >> 8 : BAD;
+	found = gap(code, length);
+	*size = found ? found & 0xff : 1;
+	return found ? found >> 8 : BAD;
 }
 
 /* Changes whenever the structures above do: an old build is not called. */
 uint32_t orc_zydis_interface(void)
 {
-	return 2;
+	return 3;
 }
 
 static int start(struct decoders *decoders)
@@ -214,21 +213,19 @@ static int start(struct decoders *decoders)
 						   ZYAN_TRUE));
 }
 
-/* Decode ``text`` into ``columns``; 0, or -1 if Zydis does not start. */
-int orc_zydis_decode(const struct text *text, struct columns *columns)
+/* Append the rows of ``text`` to ``columns``. */
+static void sweep(const struct decoders *decoders, gap_fn gap, const struct text *text,
+		  struct columns *columns)
 {
-	struct decoders decoders;
-	uint64_t next = 0, row = 0;
+	uint64_t next = 0, row = columns->count;
 
-	if (!start(&decoders))
-		return -1;
 	for (uint64_t i = 0; i < text->stretch_count; i++) {
 		int64_t at = text->stretches[2 * i], last = text->stretches[2 * i + 1];
 
 		while (at < last) {
 			int64_t size;
 			uint64_t target;
-			uint8_t kind = one(&decoders, text, at, last, &size, &target);
+			uint8_t kind = one(decoders, gap, text, at, last, &size, &target);
 
 			while (next < text->start_count && text->starts[next] <= at)
 				next++;
@@ -247,5 +244,18 @@ int orc_zydis_decode(const struct text *text, struct columns *columns)
 		}
 	}
 	columns->count = row;
+}
+
+/* Decode ``count`` texts into ``columns``; 0, or -1 if Zydis does not start. */
+int orc_zydis_decode(const struct text *texts, uint64_t count, gap_fn gap,
+		     struct columns *columns)
+{
+	struct decoders decoders;
+
+	if (!start(&decoders))
+		return -1;
+	columns->count = 0;
+	for (uint64_t i = 0; i < count; i++)
+		sweep(&decoders, gap, &texts[i], columns);
 	return 0;
 }

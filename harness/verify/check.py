@@ -11,6 +11,7 @@ from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
 from harness.finding import Finding, number
+from harness.text.decode import Decoding
 from harness.verify.beside import beside
 from harness.verify.blind import check_blind
 from harness.verify.columns import Columns, Part, read_columns
@@ -40,6 +41,7 @@ def check(
     offers: bool = False,
     frames: FrameRows | None = None,
     kernel: Kernel | None = None,
+    ahead: Decoding | None = None,
 ) -> Verdict:
     """Validate ``program``: its ORC table against its code and its alternatives.
 
@@ -47,14 +49,15 @@ def check(
     image (of ``vmlinux``, if ``program`` is a module) holds itself. With ``offers``
     the verdict says what ``program`` exports to modules. ``frames`` is what the
     compiler told of its own, to be compared, ``kernel`` what the kernel of a module
-    tells of it (by default ``vmlinux`` is asked).
+    tells of it (by default ``vmlinux`` is asked), ``ahead`` its code, of which the
+    decoding has begun.
 
     Raises:
         FormatError: a section that must be read has no layout that we know.
     """
     started = time.perf_counter()
     names = features or image_features(vmlinux or program)
-    columns = read_columns(program, names, threads)
+    columns = read_columns(program, names, threads, ahead)
     if columns is None:
         note = "carries no ORC: nothing to validate"
         verdict = Verdict((), {}, (*program.notes, note), 0.0)

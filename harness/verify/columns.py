@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from harness.elf.feature import Features
 from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.program import Program
 from harness.finding import Finding
-from harness.text.decode import decode_program
+from harness.text.decode import Decoding, decoding
 from harness.text.insn import I64, U64, Insns
 from harness.text.patch import Streams, build_streams
 from harness.text.starts import Starts, starts_of
@@ -120,9 +120,14 @@ class Part:
 
 
 def read_columns(
-    program: Program, features: Features, threads: int | None = None
+    program: Program,
+    features: Features,
+    threads: int | None = None,
+    ahead: Decoding | None = None,
 ) -> Columns | None:
     """Read and decode ``program``; None if it carries no ORC.
+
+    Whoever has begun to decode it ``ahead`` of this gives what that comes to.
 
     Raises:
         FormatError: a section that must be read has no layout that we know.
@@ -130,8 +135,8 @@ def read_columns(
     table = parse_orc(program)
     if table is None:
         return None
-    with ThreadPoolExecutor(1) as pool:
-        insns = pool.submit(decode_program, program, threads)  # mostly without the GIL
+    with ExitStack() as stack:
+        insns = ahead or stack.enter_context(decoding(program, threads))
         alternatives = parse_alternatives(program)
         streams = None
         if alternatives is not None:

@@ -133,20 +133,25 @@ def check_file(
     path: Path, given: Given = NOTHING, threads: int | None = None
 ) -> Checked:
     """Load and validate ``path``; its errors become the result."""
-    from harness.elf.debug_frame import read_debug_frame
     from harness.elf.program import load
-    from harness.verify.check import check
+    from harness.text.decode import decoding
 
     try:
         program = load(path)
-        verdict = check(
-            program,
-            features=given.features,
-            threads=threads,
-            offers=given.offers,
-            frames=read_debug_frame(path) if given.dwarf else None,
-            kernel=given.of((path,)).kernel,
-        )
+        with decoding(program, threads) as ahead:
+            # while it is decoded what judges it is imported
+            from harness.elf.debug_frame import read_debug_frame
+            from harness.verify.check import check
+
+            verdict = check(
+                program,
+                features=given.features,
+                threads=threads,
+                offers=given.offers,
+                frames=read_debug_frame(path) if given.dwarf else None,
+                kernel=given.of((path,)).kernel,
+                ahead=ahead,
+            )
         return Checked((path,), verdict)
     except HarnessError as exc:
         return Checked((path,), None, exc)

@@ -41,10 +41,15 @@ def chain(parts: Sequence[Rows]) -> Rows:
     """Return the rows of ``parts`` as one."""
     if len(parts) == 1:
         return parts[0]
-    none = Rows(*(np.zeros(0, kind) for kind in _KINDS))
-    names = ("address", "size", "kind", "target")
-    columns = ([getattr(part, name) for part in (none, *parts)] for name in names)
-    return Rows(*map(np.concatenate, columns))
+    u64, u8 = np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+    none = Rows(u64, u8, u8, u64)
+    parts = [none, *parts]
+    return Rows(
+        np.concatenate([part.address for part in parts]),
+        np.concatenate([part.size for part in parts]),
+        np.concatenate([part.kind for part in parts]),
+        np.concatenate([part.target for part in parts]),
+    )
 
 
 def join(parts: Iterable[Rows], codes: Sequence[tuple[U8, int]]) -> Insns:

@@ -1,4 +1,4 @@
-"""Depth: how far %rsp is below %rbp, where the CFA is counted from %rbp.
+"""Depth: how far %rsp is below %rbp, where the CFA is not counted from %rsp.
 
 The table does not say it there, and `pop %rbp` needs it: only where %rsp equals
 %rbp does it end the frame. It is propagated from `mov %rsp,%rbp` on, on whole
@@ -39,26 +39,54 @@ class _Arrows:
     lost: Bools
 
 
-def unsure_pops(scope: Scope, effects: Effects, ways: Ways, ends: I64) -> I64:
-    """Return rows of ``pop %rbp`` at which %rsp is not proved to equal %rbp.
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """What is known of %rsp where the table counts from a frame at %rbp.
 
-    Only those are looked at where the CFA is counted from %rbp. ``ends`` are the
-    rows of calls that never return.
+    ``start`` i64[b] are the rows at which blocks start, ``depth`` i64[b] is what each
+    starts with, ``changes`` the rows that move %rsp.
     """
-    framed = scope.columns.spread(
-        scope.columns.lookup.state >> 32 & 15 == OrcReg.BP, np.False_
-    )
-    pops = effects.row[effects.form == Form.POP_BP]
-    pops = pops[framed[pops] & ~scope.inside[pops]]
-    if not len(pops):
-        return np.zeros(0, np.int64)
+
+    start: I64
+    depth: I64
+    changes: _Changes
+
+    def at(self, rows: I64) -> tuple[I64, Bools]:
+        """Return how far %rsp is above %rbp in front of ``rows``, and where it is known.
+
+        ``rows`` are some where the table counts from such a frame.
+        """
+        if not len(self.start):
+            return np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
+        home = np.maximum(np.searchsorted(self.start, rows, side="right") - 1, 0)
+        value, absolute, lost = _within(self.changes, self.start[home], rows)
+        begin = self.depth[home]
+        known = ~lost & (absolute | (begin < _MANY))
+        return np.where(absolute, value, np.where(known, begin, 0) + value), known
+
+
+def depths_of(scope: Scope, effects: Effects, ways: Ways, ends: I64) -> Depths:
+    """Propagate the depth; ``ends`` are the rows of calls that never return."""
+    states = scope.columns.lookup.state
+    base = states >> 32 & 15
+    at_bp = (base == OrcReg.BP) | (base == OrcReg.BP_INDIRECT)
+    at_bp |= states >> 36 & 15 == OrcReg.BP
+    framed = scope.columns.spread(at_bp, np.False_)
     changes = _changes(effects)
     start, arrows = _blocks(scope, changes, ways, framed, ends)
-    depth = _propagate(arrows, len(start))
-    home = np.searchsorted(start, pops, side="right") - 1
-    value, absolute, lost = _within(changes, start[home], pops)
-    sure = np.where(absolute, value == 0, depth[home] == -value) & ~lost
-    return np.asarray(pops[~sure])
+    return Depths(start, _propagate(arrows, len(start)), changes)
+
+
+def unsure_pops(scope: Scope, effects: Effects, depths: Depths) -> I64:
+    """Return rows of ``pop %rbp`` at which %rsp is not proved to equal %rbp.
+
+    Only those are looked at where the CFA is counted from %rbp.
+    """
+    pops = effects.row[effects.form == Form.POP_BP]
+    pops = pops[scope.state[pops] >> 32 & 15 == OrcReg.BP]
+    pops = pops[~scope.inside[pops]]
+    depth, known = depths.at(pops)
+    return np.asarray(pops[~known | (depth != 0)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from harness.text.insn import I64, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns, Part
 from harness.verify.coverage import coverage
-from harness.verify.depth import unsure_pops
+from harness.verify.depth import depths_of, unsure_pops
 from harness.verify.direct import enter_direct, pushes_and_jumps
 from harness.verify.doubt import drops_signal, findings_of, leads_nowhere, refusals_of
 from harness.verify.edge import EdgeKind, Edges, edges, join
@@ -24,6 +24,7 @@ from harness.verify.frame.settle import Verdict, settle
 from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
 from harness.verify.noreturn import Noreturn, Ways, exports_of, ways_of
+from harness.verify.realign import realign
 from harness.verify.scope import Scope, scope_of
 from harness.verify.side import Sides, enter_side, sides_of
 from harness.verify.successor import Bools, defined
@@ -72,8 +73,12 @@ def flow_of(columns: Columns) -> Flow:
     prover = Noreturn(scope, thunks, _ways(scope, switches, sides), targets)
     ends = relied | _ends(scope, doubtful, prover)
     never = doubtful.source[ends]
-    pops = unsure_pops(scope, effects, prover.ways, never)
+    depths = depths_of(scope, effects, prover.ways, never)
     left = ~ends
+    realigned = realign(scope, doubtful, depths, prover.ways)
+    ledger.reach(columns.index(doubtful.target[realigned.proved]))
+    left &= ~realigned.proved
+    unsure = np.concatenate([unsure_pops(scope, effects, depths), realigned.unsure])
     moved = _moved(scope, doubtful, left)
     ledger.reach(columns.index(doubtful.target[moved]))
     left &= ~moved
@@ -81,7 +86,7 @@ def flow_of(columns: Columns) -> Flow:
     return Flow(
         scope=scope,
         ledger=ledger,
-        doubtful=join([doubtful.take(left), _steps_of(scope, pops)]),
+        doubtful=join([doubtful.take(left), _steps_of(scope, unsure)]),
         ends=never,
         relied=doubtful.take(relied),
         switches=switches,

@@ -6,7 +6,7 @@ import pytest
 
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.text.effect import effects_of
-from harness.verify.depth import unsure_pops
+from harness.verify.depth import depths_of, unsure_pops
 from harness.verify.flow import flow_of
 from harness.verify.scope import scope_of
 from tests.builders.elfwriter import UND, call
@@ -33,7 +33,9 @@ def unsure(body: str) -> int:
     columns = columns_of(kernel(code, rows, [("f", 0, end)]))
     flow = flow_of(columns)
     effects = effects_of(columns.insns)
-    return len(unsure_pops(scope_of(columns), effects, flow.noreturn.ways, flow.ends))
+    scope = scope_of(columns)
+    depths = depths_of(scope, effects, flow.noreturn.ways, flow.ends)
+    return len(unsure_pops(scope, effects, depths))
 
 
 @pytest.mark.parametrize(

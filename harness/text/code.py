@@ -64,7 +64,7 @@ class Code:
     def one(self, row: int, size: int) -> bytes:
         """Return the first ``size`` bytes of one instruction."""
         place = self.place[row]
-        text = int(np.searchsorted(self.base, place, side="right")) - 1
+        text = int(self.base.searchsorted(place, side="right")) - 1
         first = int(place - self.base[text])
         return self.texts[text][first : first + size].tobytes()
 

@@ -24,7 +24,7 @@ from harness.text.piece import Piece
 from harness.text.rows import Rows
 
 _INTERFACE = 3  # of zydis.c
-_HUGE = 16 << 20  # bytes from which large pages pay
+_HUGE = 4 << 20  # bytes from which large pages pay
 _Gap = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
 
 
@@ -96,7 +96,7 @@ def decode(pieces: Sequence[Piece]) -> Rows:
 def _room(rows: int, kind: type[Any]) -> npt.NDArray[Any]:
     """Memory of its own, which goes back when it is done with: malloc keeps it."""
     size = max(1, rows * np.dtype(kind).itemsize)
-    room = mmap.mmap(-1, size)
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel may have none
             room.madvise(mmap.MADV_HUGEPAGE)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness import memory
 from harness.elf.feature import Features
 from harness.errors import HarnessError
 from harness.kernel_build import MODULE_SUFFIXES
@@ -161,6 +162,7 @@ def check_group(
     paths: Group, given: Given = NOTHING, threads: int | None = None
 ) -> list[Checked]:
     """Validate ``paths`` as one program, and alone what cannot be part of it."""
+    memory.keep()
     from harness.elf.program import load_together
     from harness.verify.check import check
 

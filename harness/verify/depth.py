@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.elf.orc import OrcReg
 from harness.text.effect import Effects, Form
-from harness.text.insn import I64
+from harness.text.insn import I64, InsnKind
 from harness.verify.noreturn import Ways
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
@@ -67,14 +67,18 @@ class Depths:
 
 def depths_of(scope: Scope, effects: Effects, ways: Ways, ends: I64) -> Depths:
     """Propagate the depth; ``ends`` are the rows of calls that never return."""
-    states = scope.columns.lookup.state
-    base = states >> 32 & 15
-    at_bp = (base == OrcReg.BP) | (base == OrcReg.BP_INDIRECT)
-    at_bp |= states >> 36 & 15 == OrcReg.BP
-    framed = scope.columns.spread(at_bp, np.False_)
+    framed = scope.columns.spread(_at_bp(scope.columns.lookup.state), np.False_)
+    framed[scope.lent] = _at_bp(scope.state[scope.lent])
     changes = _changes(effects)
     start, arrows = _blocks(scope, changes, ways, framed, ends)
     return Depths(start, _propagate(arrows, len(start)), changes)
+
+
+def _at_bp(states: I64) -> Bools:
+    """Tell which states count from %rbp, or have the caller's where it points to."""
+    base = states >> 32 & 15
+    at_bp = (base == OrcReg.BP) | (base == OrcReg.BP_INDIRECT)
+    return np.asarray(at_bp | (states >> 36 & 15 == OrcReg.BP))
 
 
 def unsure_pops(scope: Scope, effects: Effects, depths: Depths) -> I64:
@@ -151,7 +155,9 @@ def _blocks(
     cuts[target] = True
     start = np.flatnonzero(cuts)
     next_to = start[start > 0]
-    next_to = next_to[~stops[next_to - 1]]
+    padding = scope.columns.insns.kind[next_to - 1] == InsnKind.NOP
+    padding &= ~scope.defined[next_to - 1]  # between loops: nothing runs through it
+    next_to = next_to[~stops[next_to - 1] & ~padding]
     # a block is entered in front of its first row, by a jump or from the row before
     origin = np.concatenate([source, next_to - 1])
     leaves = np.concatenate([source, next_to])

@@ -70,3 +70,20 @@ def test_proved(body: str) -> None:
 def test_not_proved(body: str) -> None:
     """On some way it is not, or nothing is known."""
     assert unsure(body) == 1
+
+
+def test_padding_brings_nothing() -> None:
+    """NOPs without a state in front of a loop are no way into it."""
+    body = "53" + "eb04" + "0f1f4000" + "31c0" + "75fc" + "5b"
+    code = PROLOGUE + body + "5dc3"
+    end = len(code) // 2
+    rows = [
+        (0, call(8)),
+        (1, call(16, -16)),
+        (4, FRAME),
+        (7, UND),
+        (11, FRAME),
+        (end - 1, call(8)),
+        (end, UND),
+    ]
+    assert len(flow_of(columns_of(kernel(code, rows, [("f", 0, end)]))).doubtful) == 0

@@ -20,6 +20,7 @@ from harness.verify.dwarf import check_dwarf
 from harness.verify.flow import check_flow
 from harness.verify.kernel import Kernel, kernel_of
 from harness.verify.length import check_lengths
+from harness.verify.order import check_order
 from harness.verify.paravirt import check_paravirt
 from harness.verify.patch_site import check_patch_sites
 from harness.verify.place import check_places
@@ -131,6 +132,7 @@ CHECKS: tuple[Callable[[Columns], Part], ...] = (
     check_lengths,
     check_replacements,
     check_conditions,
+    check_order,
     check_patch_sites,
     check_blind,
     check_paravirt,

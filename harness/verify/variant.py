@@ -61,6 +61,24 @@ class Variants:
         passes = any(number in each.passes for each in reached.values())
         return stays or (passes and self.era.sequential)
 
+    def covers(self, site: int) -> dict[tuple[int, int], tuple[str, ...]]:
+        """Return which entries' texts are written over which, and on which platforms.
+
+        Keys are (earlier, later), rows of the alternatives. Only kernels that patch in
+        sequence do so: since 7.0 a site is written once.
+        """
+        if not self.era.sequential:
+            return {}
+        first = int(self.alternatives.site_first[site])
+        _, reached = self._reach(site, ORIGINAL)
+        pairs = sorted({pair for each in reached.values() for pair in each.covers})
+        return {
+            (first + earlier, first + later): tuple(
+                p.value for p in _EVERYWHERE if (earlier, later) in reached[p].covers
+            )
+            for earlier, later in pairs
+        }
+
     def _reach(self, site: int, entry: int) -> tuple[int, dict[Platform, Reach]]:
         """Return the entry's number within its site, and what each platform runs."""
         first = int(self.alternatives.site_first[site])

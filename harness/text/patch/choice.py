@@ -81,10 +81,13 @@ class Reach:
         stays: they can be what is left after patching.
         passes: an entry matches, yet a later one always does, too: between two writes
             of a kernel that patches in sequence.
+        covers: pairs of entries; such a kernel writes the second one's text over the
+            first one's, with none between them.
     """
 
     stays: frozenset[int]
     passes: frozenset[int]
+    covers: frozenset[tuple[int, int]]
 
 
 Asked = tuple[tuple[int, bool], ...]
@@ -105,10 +108,11 @@ def reach(asked: Asked, platform: Platform) -> Reach:
     """Try every assignment of the features that a site's entries ask for."""
     fixed = decided(platform)
     free = sorted({number for number, _ in asked} - fixed.keys())
-    stays, matching = set(), set()
+    stays, matching, covers = set(), set(), set()
     for values in itertools.product((False, True), repeat=len(free)):
         bits = fixed | dict(zip(free, values, strict=True))
         matches = [n for n, (bit, negated) in enumerate(asked) if bits[bit] != negated]
         matching |= set(matches)
+        covers |= set(itertools.pairwise(matches))
         stays.add(matches[-1] if matches else ORIGINAL)
-    return Reach(frozenset(stays), frozenset(matching - stays))
+    return Reach(frozenset(stays), frozenset(matching - stays), frozenset(covers))

@@ -15,6 +15,7 @@ from harness.verify import (
     condition,
     judge,
     length,
+    order,
     patch_site,
     replacement,
     table,
@@ -98,5 +99,5 @@ def test_every_rule_is_documented() -> None:
         re.findall(r"^## `((?:alternative|table|patch-site|blind)/[^`]+)`", text, re.M)
     )
     rules = {rule.value for rule in (*judge.Rule, *table.Rule, *patch_site.Rule)}
-    rules |= {length.RULE, replacement.RULE, condition.RULE, blind.RULE}
+    rules |= {length.RULE, replacement.RULE, condition.RULE, order.RULE, blind.RULE}
     assert sections == rules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from harness.text.insn import I64, U64
 from harness.verify.columns import Columns, Part
 
 _AROUND = 4  # entries shown on each side of a bad one
+_ENOUGH = 20  # frames of interrupts, from which on they tell whose bit was lost
 
 
 class Rule(enum.StrEnum):
@@ -25,6 +27,7 @@ class Rule(enum.StrEnum):
     ORDER = "table/order"
     DUPLICATE = "table/duplicate"
     FIELD = "table/field"
+    SIGNAL = "table/signal"
     TERMINATOR = "table/terminator"
     BOUNDARY = "table/boundary"
     TEXT = "table/text"
@@ -43,6 +46,7 @@ def check_table(columns: Columns) -> Part:
         *_order(program, table),
         *_duplicates(program, ordered),
         *_fields(program, ordered),
+        *_signals(program, ordered),
         *_terminators(program, ordered),
         *_off_boundary(columns, ordered),
     )
@@ -107,7 +111,7 @@ def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
     A frame based on what it leads to, an interrupt (``signal``) without its frame,
     an interrupt's frame with %rbp elsewhere than among its registers.
     """
-    interrupted = np.isin(table.type, (OrcType.REGS, OrcType.REGS_PARTIAL))
+    interrupted = _interrupted(table)
     bad = table.illegal | (table.sp_reg == OrcReg.PREV_SP)
     bad |= table.signal & ~interrupted
     bad |= interrupted & (table.bp_reg != OrcReg.UNDEFINED)
@@ -119,6 +123,27 @@ def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
             Rule.FIELD,
             f"the entry's fields make no sense (flags {int(table.raw[row]):#06x})",
         )
+
+
+def _interrupted(table: OrcTable) -> npt.NDArray[np.bool_]:
+    return np.isin(table.type, (OrcType.REGS, OrcType.REGS_PARTIAL))
+
+
+def _signals(program: Program, table: OrcTable) -> Iterator[Finding]:
+    """The bit that tells an interrupted place from a return address, lost wholesale.
+
+    Of all vectors only #BP goes without it, whose saved address is that of the next
+    instruction. A few entries say so in any kernel, never most of them.
+    """
+    frames = np.flatnonzero(_interrupted(table))
+    lost = frames[~table.signal[frames]]
+    if len(frames) < _ENOUGH or len(lost) * 2 <= len(frames):
+        return
+    message = (
+        f"{len(lost)} of {len(frames)} frames of interrupts are looked up as a call's"
+    )
+    finding = _finding(program, table, int(lost[0]), Rule.SIGNAL, message)
+    yield replace(finding, cause="signal", occurrences=len(lost))
 
 
 def _ends(program: Program) -> U64:

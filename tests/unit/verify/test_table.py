@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from tests.builders.elfwriter import (
     ElfWriter,
     add_orc,
     call,
+    regs,
 )
 
 TEXT = 0xFFFFFFFF81000000
@@ -67,6 +70,37 @@ def test_unsorted_when_the_kernel_sorts_itself() -> None:
     verdict = check(program)
     assert verdict.findings == ()
     assert any("when it boots" in note for note in verdict.notes)
+
+
+def interrupts(*signals: bool) -> Program:
+    """A kernel of so many frames of interrupts, 16 bytes each."""
+    writer = ElfWriter(ET_EXEC)
+    code = b"\x90" * 16 * len(signals)
+    text = writer.section(".text", code, flags=ALLOC | EXEC, address=TEXT)
+    rows = [
+        (16 * n, replace(regs(8 * n), signal=signal))
+        for n, signal in enumerate(signals)
+    ]
+    add_orc(writer, text, [*rows, (len(code), UND)], address=TEXT + 0x2000)
+    return writer.program("vmlinux")
+
+
+def test_signal_is_lost_for_all() -> None:
+    """Interrupts that say they are calls: one finding, however many they are."""
+    (finding,) = (
+        f
+        for f in check(interrupts(True, *[False] * 29)).findings
+        if f.rule == "table/signal"
+    )
+    assert finding.location.address == TEXT + 16
+    assert finding.occurrences == 29
+    assert "29 of 30" in finding.message
+
+
+@pytest.mark.parametrize("signals", [[False] * 7 + [True] * 30, [False] * 3])
+def test_some_interrupts_have_no_signal(signals: list[bool]) -> None:
+    """#BP's entry has none; a few frames tell nothing."""
+    assert "table/signal" not in {rule for rule, _ in rules(interrupts(*signals))}
 
 
 def test_duplicate() -> None:

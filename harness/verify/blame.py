@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives
 from harness.elf.hint import HintType, UnwindHints, parse_hints
+from harness.elf.orc import OrcFormat, OrcType
 from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns
 from harness.verify.cut import extent_of
+from harness.verify.judge import Rule as SiteRule
 from harness.verify.transfer import ENTRY, step
 
 FOLLOWED = 1 << 16  # instructions of one function
@@ -49,7 +51,9 @@ _CODE_RULES = (
     "boundary",
     "overlap",
     "target",
+    "order",
 )
+_WITHOUT_SIGNAL = (OrcFormat.V1A, OrcFormat.V1B)
 _LEAVES = (InsnKind.RET, InsnKind.JMP_INDIRECT, InsnKind.JMP)
 
 
@@ -207,21 +211,21 @@ def _hinted(both: Pair, home: int) -> bool:
         return False
     table = both.object.table.sorted()
     row = int(table.find(np.array([home], np.uint64))[0])
-    rows = np.flatnonzero(both.hints.ip == table.ip[row])
-    return row >= 0 and any(
-        both.hints.type[hint] != HintType.OTHER
-        and (
-            int(both.hints.sp_offset[hint]),
-            int(both.hints.sp_reg[hint]),
-            int(both.hints.type[hint]),
-        )
-        == (int(table.sp_offset[row]), int(table.sp_reg[row]), int(table.type[row]))
-        for hint in rows.tolist()
-    )
+    hints = both.hints
+    same = (hints.ip == table.ip[row]) & (hints.type != HintType.OTHER)
+    same &= hints.sp_offset == table.sp_offset[row]
+    same &= hints.sp_reg == table.sp_reg[row]
+    called = hints.type == HintType.FUNC  # a call's frame, at a function's start
+    same &= np.where(called, OrcType.CALL, hints.type) == table.type[row]
+    if table.format not in _WITHOUT_SIGNAL:
+        same &= hints.signal == table.signal[row]
+    return bool(row >= 0 and same.any())
 
 
 def _code_is_wrong(columns: Columns, rule: str, address: int) -> bool:
     """Whether the table says what the code does, and that is what is wrong."""
+    if rule == SiteRule.RETURN:
+        return _text_starts(columns, address)
     if rule.startswith("alternative/"):
         return rule.rpartition("/")[2] in _CODE_RULES
     if not rule.startswith("text/"):
@@ -236,6 +240,16 @@ def _code_is_wrong(columns: Columns, rule: str, address: int) -> bool:
     if insn.kind in _LEAVES and here == {table} and table != ENTRY:
         return insn.target not in states  # a jump within it leaves nothing
     return len(states.get(insn.target or address, set()) | here) > 1
+
+
+def _text_starts(columns: Columns, address: int) -> bool:
+    """Whether the entry that holds at ``address`` is for a text of the site there.
+
+    Then that text needs it, and the call that it lies within must not have it.
+    """
+    ip, streams = columns.lookup.ip, columns.streams
+    row = int(np.searchsorted(ip, np.uint64(address), side="right")) - 1
+    return streams is not None and bool((streams.insns.address == ip[row]).any())
 
 
 def _followed(columns: Columns, address: int) -> dict[int, set[int]]:

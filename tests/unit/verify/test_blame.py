@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from harness.elf.feature import image_features
+from harness.elf.hint import HintType
 from harness.elf.orc import OrcEntry
-from harness.finding import Finding
+from harness.finding import Finding, Location
 from harness.verify.blame import Culprit, blame, pair
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
@@ -28,6 +29,7 @@ from tests.builders.elfwriter import (
     call,
     regs,
 )
+from tests.builders.site import SITE, Replacement, a_site
 
 TEXT = 0xFFFFFFFF81200000
 ORC = 0xFFFFFFFF82000000
@@ -41,7 +43,11 @@ Rows = Sequence[tuple[int, OrcEntry]]
 
 
 def write(
-    kind: int, code: str, rows: Rows, hints: Sequence[tuple[int, int]] = ()
+    kind: int,
+    code: str,
+    rows: Rows,
+    hints: Sequence[tuple[int, int]] = (),
+    type_: int = HintType.CALL,
 ) -> ElfWriter:
     """Write `leaf` and `f`; the kernel has them farther on."""
     linked = kind == ET_EXEC
@@ -56,7 +62,7 @@ def write(
     table += [(len(front) + offset, entry) for offset, entry in rows]
     add_orc(writer, section, [*table, (len(text), UND)], address=ORC if linked else 0)
     if hints:
-        data = b"".join(struct.pack("<ihBBBxxx", 0, sp, 5, 2, 0) for _, sp in hints)
+        data = b"".join(struct.pack("<ihBBBxxx", 0, sp, 5, type_, 0) for _, sp in hints)
         number = writer.section(".discard.unwind_hints", data, flags=0)
         symbol = writer.symbol("", section, kind=SECTION, binding=LOCAL)
         for row, (offset, _) in enumerate(hints):
@@ -65,11 +71,15 @@ def write(
 
 
 def read(
-    kind: int, code: str, rows: Rows, hints: Sequence[tuple[int, int]] = ()
+    kind: int,
+    code: str,
+    rows: Rows,
+    hints: Sequence[tuple[int, int]] = (),
+    type_: int = HintType.CALL,
 ) -> Columns:
     """Read what `write` wrote."""
     name = "vmlinux" if kind == ET_EXEC else "vmlinux.o"
-    program = write(kind, code, rows, hints).program(name)
+    program = write(kind, code, rows, hints, type_).program(name)
     columns = read_columns(program, image_features(program))
     assert columns is not None
     return columns
@@ -87,6 +97,14 @@ def test_a_hint_that_says_so() -> None:
     """The entry in vmlinux.o is what an UNWIND_HINT there declares."""
     wrong = [(0, call(8)), (1, call(24)), (3, call(8))]
     unlinked = read(ET_REL, BALANCED, wrong, hints=[(1, 24)])
+
+    assert culprits(read(ET_EXEC, BALANCED, wrong), unlinked) == {Culprit.HINT}
+
+
+def test_a_hint_of_a_function() -> None:
+    """UNWIND_HINT_FUNC has a type of its own, which no entry has."""
+    wrong = [(0, call(8)), (1, call(8)), (3, call(8))]
+    unlinked = read(ET_REL, BALANCED, wrong, [(1, 8)], HintType.FUNC)
 
     assert culprits(read(ET_EXEC, BALANCED, wrong), unlinked) == {Culprit.HINT}
 
@@ -158,6 +176,38 @@ def test_texts_that_disagree_are_code(rule: str, culprit: Culprit) -> None:
     finding = Finding(rule, where, "wrong")
 
     assert blame(finding, pair(linked, unlinked)) is culprit
+
+
+def test_a_hint_whose_signal_was_lost() -> None:
+    """The hint says less than the entry, or more: it was not the hint."""
+    for signal, culprit in ((True, Culprit.OBJTOOL), (False, Culprit.HINT)):
+        rows = [(0, call(8)), (1, replace(regs(16), signal=signal)), (3, call(8))]
+        linked = read(ET_EXEC, BALANCED, rows)
+        unlinked = read(ET_REL, BALANCED, rows, [(1, 16)], HintType.REGS)
+        where = linked.program.location(TEXT + 17)
+
+        assert (
+            blame(Finding("table/signal", where, "lost"), pair(linked, unlinked))
+            is culprit
+        )
+
+
+@pytest.mark.parametrize(
+    ("offset", "culprit"), [(1, Culprit.CODE), (2, Culprit.OBJTOOL)]
+)
+def test_an_entry_within_a_call(offset: int, culprit: Culprit) -> None:
+    """Where another text starts it is needed, and where none does nobody needs it."""
+    push = Replacement(bytes.fromhex("500f1f400058"))
+    inside = [(offset, call(16)), (5, call(16))]
+    program = a_site(bytes.fromhex("e800000000" + "90"), [push], inside)
+    columns = read_columns(program, image_features(program))
+    assert columns is not None
+    start = program.symbols.find("victim")
+    assert start is not None
+    last = Location("vmlinux", "victim", SITE + 4, start + SITE + 4)
+    finding = Finding("alternative/ret-1", last, "wrong")
+
+    assert blame(finding, pair(columns, columns)) is culprit
 
 
 def test_interrupt_frames_are_hinted_too() -> None:

@@ -18,6 +18,7 @@ _SHOWN = {
     Stage.VALIDATE: (
         "files",
         "from cache",
+        "one by one",
         "orc entries",
         "sites",
         "variants",

@@ -129,6 +129,8 @@ def _counts(
     total: Counter[str] = Counter(files=sum(map(len, verdicts)))
     if cached := sum(len(paths) for paths in verdicts if verdicts[paths].cached):
         total["from cache"] = cached
+    if apart := sum(bool(verdict.alone) for verdict in verdicts.values()):
+        total["one by one"] = apart
     for paths, verdict in verdicts.items():
         if not (found.kernels and paths[0].name == "vmlinux.o"):
             total.update(verdict.counts)
@@ -145,6 +147,8 @@ def _notes(
             yield from (f"{paths[0].name}: {note}" for note in verdict.notes)
     if without:
         yield f"{without} files carry no ORC: nothing to validate in them"
+    if apart := [verdict.alone for verdict in verdicts.values() if verdict.alone]:
+        yield f"{len(apart)} files were validated one by one: {apart[0]}"
     if found.config is None:
         yield "no .config beside it"
     if not all(verdict.cached for verdict in verdicts.values()):

@@ -161,7 +161,10 @@ def check_file(
 def check_group(
     paths: Group, given: Given = NOTHING, threads: int | None = None
 ) -> list[Checked]:
-    """Validate ``paths`` as one program, and alone what cannot be part of it."""
+    """Validate ``paths`` as one program, and alone what cannot be part of it.
+
+    If they do not go together each is alone, and its verdict says why.
+    """
     memory.keep()
     from harness.elf.program import load_together
     from harness.verify.check import check
@@ -177,11 +180,21 @@ def check_group(
             offers=given.offers,
             kernel=given.of(paths).kernel,
         )
-    except HarnessError:  # of one of them, or they do not go together
-        return [check_file(path, given, threads) for path in paths]
+    except HarnessError as exc:  # of one of them, or they do not go together
+        return _one_by_one(paths, given, threads, exc.message)
     together = tuple(path for path in paths if path not in others)
     alone = [check_file(path, given, threads) for path in others]
     return [Checked(together, verdict), *alone]
+
+
+def _one_by_one(
+    paths: Group, given: Given, threads: int | None, reason: str
+) -> list[Checked]:
+    checked = [check_file(path, given, threads) for path in paths]
+    return [
+        replace(one, verdict=replace(one.verdict, alone=reason)) if one.verdict else one
+        for one in checked
+    ]
 
 
 def _answered(results: Sequence[Checked]) -> list[Checked]:

@@ -47,6 +47,8 @@ class Verdict:
         reliances: what it holds only with, and nobody has answered for.
         exports: what the program offers to modules, if that was asked.
         kernel: what it tells of modules, if only that was asked.
+        alone: why the file was not validated with others as one program, as it was
+            to be; empty if it was, or was to be alone.
     """
 
     findings: tuple[Finding, ...]
@@ -57,6 +59,7 @@ class Verdict:
     reliances: tuple[Reliance, ...] = ()
     exports: Exports | None = None
     kernel: Kernel | None = None
+    alone: str = ""
 
     def answered(self, exports: Iterable[Exports]) -> Verdict:
         """Return the verdict with what others export known.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import FormatError
 from harness.finding import Finding, Location
 from harness.kernel_build import find
 from harness.progress import silent
@@ -55,6 +56,25 @@ def test_a_file_that_cannot_be_read_leaves_no_verdict(tmp_path: Path) -> None:
     assert result.status is Status.ERROR
     assert "broken.ko" in result.reason
     assert result.exit_code == 2
+
+
+def test_modules_that_do_not_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are validated one by one, and it is said how many and why."""
+
+    def apart(*arguments: object) -> None:
+        raise FormatError("they have two orders of bytes")
+
+    monkeypatch.setattr("harness.elf.program.load_together", apart)
+    for name in ("one.ko", "two.ko"):
+        (tmp_path / name).write_bytes(ElfWriter().build())
+
+    result = validate.stage(find(tmp_path), "here", 1, silent, archived=False)
+
+    assert result.counts["one by one"] == 2
+    note = "2 files were validated one by one: they have two orders of bytes"
+    assert note in result.notes
 
 
 def test_the_slow_decoder_is_said_once(

@@ -180,6 +180,8 @@ def test_a_bad_module_does_not_spoil_its_group(tmp_path: Path) -> None:
     assert isinstance(errors.pop("clean.ko"), FormatError)
     assert not any(errors.values())
     assert len(results) == len(paths)
+    reasons = {one.verdict.alone for one in results if one.verdict}
+    assert all("clean.ko: not an ELF file" in reason for reason in reasons)
 
 
 def test_a_group_is_answered_from_the_archive(tmp_path: Path) -> None:

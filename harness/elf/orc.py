@@ -120,13 +120,20 @@ class OrcTable:
     @property
     def state(self) -> npt.NDArray[np.int64]:
         """Each entry without its address as one number, i64[n]; see :func:`pack`."""
-        state = self.sp_offset.astype(np.int64) & 0xFFFF
-        state |= (self.bp_offset.astype(np.int64) & 0xFFFF) << 16
-        state |= self.sp_reg.astype(np.int64) << 32
-        state |= self.bp_reg.astype(np.int64) << 36
-        state |= self.type.astype(np.int64) << 40
-        state |= self.signal * SIGNAL
+        return self._packed(slice(None))
+
+    def _packed(self, rows: slice) -> npt.NDArray[np.int64]:
+        state = self.sp_offset[rows].astype(np.int64) & 0xFFFF
+        state |= (self.bp_offset[rows].astype(np.int64) & 0xFFFF) << 16
+        state |= self.sp_reg[rows].astype(np.int64) << 32
+        state |= self.bp_reg[rows].astype(np.int64) << 36
+        state |= self.type[rows].astype(np.int64) << 40
+        state |= self.signal[rows] * SIGNAL
         return state
+
+    def one(self, row: int) -> int:
+        """Return the state of the entry at ``row``."""
+        return int(self._packed(slice(row, row + 1))[0])
 
     @property
     def illegal(self) -> npt.NDArray[np.bool_]:

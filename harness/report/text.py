@@ -19,6 +19,7 @@ _SHOWN = {
         "files",
         "from cache",
         "one by one",
+        "not followed edges",
         "orc entries",
         "sites",
         "variants",

@@ -27,6 +27,7 @@ from harness.verify.columns import Columns
 from harness.verify.cut import extent_of
 from harness.verify.judge import Rule as SiteRule
 from harness.verify.transfer import ENTRY, step
+from harness.verify.wholesale import RULE as WHOLESALE
 
 FOLLOWED = 1 << 16  # instructions of one function
 
@@ -94,6 +95,8 @@ def blame(finding: Finding, both: Pair) -> Culprit | None:
     """Return who made ``finding`` of the linked kernel; None if nothing tells."""
     if finding.rule == "table/order":
         return Culprit.SORTTABLE
+    if finding.rule == WHOLESALE:
+        return _of_all(both)
     address = finding.location.address
     home = _home(both, address)
     if home is None:
@@ -108,7 +111,7 @@ def blame(finding: Finding, both: Pair) -> Culprit | None:
         and both.object.lookup.one(there) != both.linked.lookup.one(place)
     ]
     if changed:
-        return Culprit.SORTTABLE if _same_entries(both) else Culprit.LINKER
+        return _behind(both)
     if _code_is_wrong(both.linked, finding.rule, address):
         return Culprit.CODE
     homes = [there for place in places if (there := _home(both, place)) is not None]
@@ -193,6 +196,20 @@ def _entries(alternatives: Alternatives | None, address: int) -> list[tuple[int,
         alternatives.replacementlen,
     )
     return [tuple(int(column[row]) for column in columns) for row in rows.tolist()]
+
+
+def _of_all(both: Pair) -> Culprit:
+    """Who made a table that is wrong wholesale: no single place of it tells."""
+    ip, state = both.moved
+    here = both.linked.lookup.at(ip)
+    # of two entries at one place the lookup takes the last
+    same = (here == state)[np.append(ip[1:] != ip[:-1], True)[: len(ip)]]
+    return Culprit.OBJTOOL if same.mean() > 0.5 else _behind(both)
+
+
+def _behind(both: Pair) -> Culprit:
+    """Who changed the table behind vmlinux.o."""
+    return Culprit.SORTTABLE if _same_entries(both) else Culprit.LINKER
 
 
 def _same_entries(both: Pair) -> bool:

@@ -29,6 +29,7 @@ from harness.verify.sites import check_sites
 from harness.verify.table import check_table
 from harness.verify.verdict import Exports, Verdict
 from harness.verify.view import check_views
+from harness.verify.wholesale import absorb, few
 
 WORTH_A_FORK = 200_000  # instructions
 
@@ -93,13 +94,17 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
     forked = not alone and len(columns.insns) > WORTH_A_FORK and _cores() > 1
     if forked:
         _ = columns.lookup, columns.starts  # what both halves need
-    with beside(lambda: [one(columns) for one in CHECKS[1:]], forked=forked) as others:
-        parts = [CHECKS[0](columns), *others()]
+    with beside(
+        lambda: [_told(one, columns) for one in CHECKS[1:]], forked=forked
+    ) as others:
+        parts = [_told(CHECKS[0], columns), *others()]
     for part in parts:
         counts |= part.counts
         notes += part.notes
     return Verdict(
-        findings=_drawn_once(number(f for part in parts for f in part.findings)),
+        findings=_drawn_once(
+            number(absorb(f for part in parts for f in part.findings))
+        ),
         counts=counts,
         notes=tuple(notes),
         seconds=time.perf_counter() - started,
@@ -110,6 +115,11 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _told(one: Callable[[Columns], Part], columns: Columns) -> Part:
+    part = one(columns)
+    return replace(part, findings=tuple(few(part.findings)))
 
 
 def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -31,6 +31,7 @@ from harness.verify.successor import Bools, defined
 from harness.verify.switch import Switches
 from harness.verify.thunk import thunks_of
 from harness.verify.verdict import Exports, Reliance
+from harness.verify.wholesale import broken_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,11 @@ def check_flow(columns: Columns) -> Part:
         return Part()
     flow = flow_of(columns)
     scope, tables = flow.scope, flow.switches.targets
+    if broken := broken_tables(scope, flow.doubtful):
+        unfollowed = {"not followed edges": len(flow.doubtful)}
+        counts = coverage(scope, flow.ledger) | unfollowed
+        note = f"{len(flow.doubtful):,} edges were not followed: it is wrong wholesale"
+        return Part(broken, counts, (note,), _reliances(flow), _exports(flow))
     settled = settle(scope, flow.doubtful, flow.ends, flow.noreturn.ways, tables)
     unseen = settled.verdict == Verdict.UNSEEN
     unseen |= leads_nowhere(scope, flow.doubtful)

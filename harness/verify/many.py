@@ -168,6 +168,7 @@ def check_group(
     memory.keep()
     from harness.elf.program import load_together
     from harness.verify.check import check
+    from harness.verify.wholesale import RULE as WHOLESALE
 
     if len(paths) == 1:
         return [check_file(paths[0], given, threads)]
@@ -182,6 +183,10 @@ def check_group(
         )
     except HarnessError as exc:  # of one of them, or they do not go together
         return _one_by_one(paths, given, threads, exc.message)
+    if broken := [f for f in verdict.findings if f.rule == WHOLESALE]:
+        # the others' doubtful edges were not followed either
+        reason = f"{broken[0].location.object}: {broken[0].message}"
+        return _one_by_one(paths, given, threads, reason)
     together = tuple(path for path in paths if path not in others)
     alone = [check_file(path, given, threads) for path in others]
     return [Checked(together, verdict), *alone]

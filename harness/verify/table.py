@@ -13,8 +13,8 @@ from harness.elf.column import among
 from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType, describe
 from harness.elf.program import Program
 from harness.elf.symbol import STT_OBJECT
-from harness.finding import Finding
-from harness.text.insn import I64, U64
+from harness.finding import Finding, Lines
+from harness.text.insn import U64
 from harness.verify.columns import Columns, Part
 
 _AROUND = 4  # entries shown on each side of a bad one
@@ -224,19 +224,19 @@ def _may_be_code(program: Program, addresses: U64) -> npt.NDArray[np.bool_]:
 def _finding(
     program: Program, table: OrcTable, row: int, rule: Rule, message: str
 ) -> Finding:
-    first, last = max(0, row - _AROUND), min(len(table), row + _AROUND + 1)
-    state: I64 = table.state[first:last]
-    lines = []
-    for at in range(first, last):
-        address = int(table.ip[at])
-        mark = "->" if at == row else "  "
-        place = str(program.location(address))
-        text = describe(int(state[at - first]))
-        lines.append(f"{mark} {address:#x} {place:<44} {text}"[:100])
     return Finding(
         rule=rule.value,
         location=program.location(int(table.ip[row])),
         message=message,
-        declared=describe(int(state[row - first])),
-        window=tuple(lines),
+        declared=describe(table.one(row)),
+        window=Lines(lambda: _around(program, table, row)),
     )
+
+
+def _around(program: Program, table: OrcTable, row: int) -> Iterator[str]:
+    first, last = max(0, row - _AROUND), min(len(table), row + _AROUND + 1)
+    for at in range(first, last):
+        address = int(table.ip[at])
+        mark = "->" if at == row else "  "
+        place = str(program.location(address))
+        yield f"{mark} {address:#x} {place:<44} {describe(table.one(at))}"[:100]

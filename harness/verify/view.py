@@ -32,6 +32,7 @@ from harness.verify.sites import check_sites
 from harness.verify.successor import defined
 from harness.verify.transfer import ENTRY
 from harness.verify.variant import Variants
+from harness.verify.wholesale import RULE as WHOLESALE
 
 CALLED = 8  # bytes that a call pushes
 OUTSIDE = -1
@@ -186,7 +187,7 @@ def verify_view(columns: Columns, machine: Machine) -> Part:
     An edge between two instructions outside of sites is the linked program's and is
     judged there, whether this machine ever comes there or not. Left out besides: sites
     of which the checks of sites have told, which name the text; and padding behind a
-    jump, where nobody comes.
+    jump, where nobody comes. A table that is wrong wholesale is wrong in every view.
     """
     patcher = patcher_of(columns.program, columns.alternatives, columns.streams)
     view = patcher.view(machine)
@@ -195,7 +196,8 @@ def verify_view(columns: Columns, machine: Machine) -> Part:
     findings = []
     for finding in check_flow(patched).findings:
         site = _site(view, finding.location.address)
-        if site not in told and _reached(patched, view, site, finding):
+        seen = site not in told and _reached(patched, view, site, finding)
+        if seen or finding.rule == WHOLESALE:
             findings.append(replace(finding, platforms=(machine.platform.value,)))
     name = f"view of {machine.platform}"
     counts = {f"{name}, sites": view.sites, f"{name}, bytes": view.changed}

@@ -19,6 +19,7 @@ from harness.verify import (
     patch_site,
     replacement,
     table,
+    wholesale,
 )
 from harness.verify.check import check, check_columns
 from harness.verify.columns import read_columns
@@ -99,5 +100,12 @@ def test_every_rule_is_documented() -> None:
         re.findall(r"^## `((?:alternative|table|patch-site|blind)/[^`]+)`", text, re.M)
     )
     rules = {rule.value for rule in (*judge.Rule, *table.Rule, *patch_site.Rule)}
-    rules |= {length.RULE, replacement.RULE, condition.RULE, order.RULE, blind.RULE}
+    rules |= {
+        length.RULE,
+        replacement.RULE,
+        condition.RULE,
+        order.RULE,
+        blind.RULE,
+        wholesale.RULE,
+    }
     assert sections == rules

@@ -3,6 +3,9 @@
 objtool writes them (create_return_sites_sections() and its like in
 tools/objtool/check.c). A return that is in no list keeps going to the unpatched thunk,
 which protects nothing; an entry that is none makes the kernel overwrite other code.
+
+Of several objects that are one program none is a witness for another: what branches and
+keys lead to is tagged with the object that they are in.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy.typing as npt
 
 from harness.elf.column import among, distinct
 from harness.elf.orc import OrcType
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.finding import Finding
 from harness.text.insn import I64, U8, U64, InsnKind
@@ -31,6 +35,10 @@ _FENTRY = "__fentry__"
 _TRAMPOLINE, _KEY = "__SCT__", "__SCK__"
 _TRAMPOLINE_END = np.frombuffer(b"\x0f\xb9\xcc", np.uint8)  # behind its 5-byte jump
 _TAIL, _FLAGS = np.uint64(1), np.uint64(3)  # the low bits of a static call's key
+
+# A module's addresses begin with ones: there is room for its object's number.
+_TAG = np.uint64(40)
+_ONES = (1 << 64) - (1 << 40)
 
 _JUMPS = (InsnKind.JMP, InsnKind.JCC)
 _BRANCHES = (InsnKind.CALL, *_JUMPS)
@@ -71,7 +79,7 @@ class _List:
 
 @dataclass(frozen=True, slots=True)
 class _Branches:
-    """The direct branches, by address."""
+    """The direct branches, by address; targets are tagged."""
 
     address: U64
     kind: U8
@@ -96,12 +104,30 @@ class _Code:
         texts: i64, sections that hold replacements, which do not run in place.
         lists: the tables that the program has; rows of those that are for branches
             count in ``branches``.
+        objects: u64, the numbers of the objects; a linked kernel is one.
     """
 
     columns: Columns
     branches: _Branches
     texts: I64
     lists: dict[SiteTable, _List]
+    objects: U64
+
+    def owner(self, targets: U64) -> U64:
+        """Return the object of each of ``targets``, which are tagged."""
+        if len(self.objects) == 1:
+            return np.zeros(len(targets), np.uint64)
+        return np.asarray(~targets >> _TAG)
+
+    def plain(self, target: int) -> int:
+        """Return the address that ``target`` is."""
+        return target if len(self.objects) == 1 else target | _ONES
+
+    def each(self, target: int) -> U64:
+        """Return ``target`` as each of the objects tags it."""
+        several = len(self.objects) > 1
+        tags = self.objects << _TAG if several else np.zeros(1, np.uint64)
+        return np.asarray(np.uint64(target) ^ tags)
 
     def listed(self, *tables: SiteTable) -> Mask:
         """Whether each branch is in one of ``tables``."""
@@ -141,28 +167,49 @@ def check_patch_sites(columns: Columns) -> Part:
     return Part(tuple(findings), counts, tuple(notes))
 
 
+def _tagged(program: Program, places: U64, goes: U64) -> U64:
+    """Tag what is led to from each of ``places``."""
+    if len(_objects(program)) == 1:
+        return goes
+    return np.asarray(goes ^ program.objects_at(places).view(np.uint64) << _TAG)
+
+
+def _objects(program: Program) -> U64:
+    code = np.array([s.address for s in program.executable], np.uint64)
+    return distinct(program.objects_at(code)).view(np.uint64)
+
+
 def _read(columns: Columns) -> _Code:
     insns, program = columns.insns, columns.program
     found = {table: parse_sites(program, table) for table in _KINDS}
     there = {table: sites for table, sites in found.items() if sites is not None}
     rows = columns.branches
-    branches = _Branches(insns.address[rows], insns.kind[rows], insns.target[rows])
+    address = insns.address[rows]
+    target = _tagged(program, address, insns.target[rows])
+    branches = _Branches(address, insns.kind[rows], target)
     lists = {}
     for table, sites in there.items():
         where = branches if table in _TO_BRANCHES else columns
         row = where.index(sites.address)
-        lists[table] = _List(table, sites.address, sites.target, row)
+        key = _tagged(program, sites.address, sites.target)
+        lists[table] = _List(table, sites.address, key, row)
     texts = np.zeros(0, np.uint64)
     if columns.alternatives is not None:
         used = columns.alternatives.replacementlen > 0
         texts = columns.alternatives.replacement[used]
-    return _Code(columns, branches, distinct(program.sections_at(texts)), lists)
+    sections = distinct(program.sections_at(texts))
+    return _Code(columns, branches, sections, lists, _objects(program))
 
 
 def _return_thunk(code: _Code) -> U64:
-    """The one function that returns jump to."""
+    """The one function that returns of an object jump to."""
     named = _external(code, _RETURN_THUNK)
-    return named if len(named) else _targets(code, SiteTable.RETURN_SITES)[:1]
+    if len(code.objects) > 1:  # they share what is external
+        named = named[among(named, code.branches.target)]
+    goes = _targets(code, SiteTable.RETURN_SITES)
+    goes = goes[~among(code.owner(goes), code.owner(named))]
+    often = np.unique(code.owner(goes), return_index=True)[1]
+    return np.concatenate([named, goes[often]])
 
 
 def _indirect_thunks(code: _Code) -> U64:
@@ -173,18 +220,20 @@ def _indirect_thunks(code: _Code) -> U64:
     others = [
         place
         for place in rare.tolist()
-        if _INDIRECT_THUNK not in str(program.location(place))
+        if _INDIRECT_THUNK not in str(program.location(code.plain(place)))
     ]
-    if len(others) < len(goes):  # or it has no names at all
-        goes = goes[~among(goes, np.array(others, np.uint64))]
+    other = among(goes, np.array(others, np.uint64))
+    # or it has no names at all
+    named = among(code.owner(goes), code.owner(goes[~other]))
+    goes = goes[~(other & named)]
     return distinct(np.concatenate([goes, _external(code, _INDIRECT_THUNK)]))
 
 
 def _external(code: _Code, prefix: str) -> U64:
-    """Functions of other objects by the beginning of their names."""
+    """Functions of other objects by the beginning of their names, for each object."""
     externals = code.columns.program.externals.items()
-    found = [place for place, name in externals if name.startswith(prefix)]
-    return np.array(found, np.uint64)
+    found = [code.each(place) for place, name in externals if name.startswith(prefix)]
+    return np.concatenate([np.zeros(0, np.uint64), *found])
 
 
 def _trampolines(code: _Code) -> U64:
@@ -196,14 +245,16 @@ def _trampolines(code: _Code) -> U64:
     ends = np.flatnonzero(insns.kind == InsnKind.UD)
     ends = ends[(insns.code[ends][:, :3] == _TRAMPOLINE_END).all(axis=1)]
     found = insns.address[ends] - np.uint64(5)
+    found = _tagged(program, found, found)
     goes = _targets(code, SiteTable.STATIC_CALL_SITES)
     others = [
         place
         for place in goes[~among(goes, found)].tolist()
-        if str(program.location(place)).startswith(_TRAMPOLINE)
+        if str(program.location(code.plain(place))).startswith(_TRAMPOLINE)
     ]
     known = np.concatenate([found, np.array(others, np.uint64)])
-    return known if len(known) else goes
+    unknown = ~among(code.owner(goes), code.owner(known))
+    return np.concatenate([known, goes[unknown]])
 
 
 def _targets(code: _Code, table: SiteTable, most: int | None = None) -> U64:
@@ -255,13 +306,17 @@ def _missing(
     branches = code.branches
     at = np.flatnonzero(among(branches.target, goes))
     at = at[~code.listed(table)[at]]
+    if len(code.objects) > 1:
+        has = code.columns.program.objects_at(code.lists[table].address)
+        at = at[among(code.owner(branches.target[at]), has.view(np.uint64))]
     # up to 5.15 objtool lists none of those in replacements, which are patched later
     section = code.columns.program.sections_at(branches.address[at])
     unused = among(section, code.texts) & ~_covered(code, table, section)
     if unused.any():
         notes.append(f".{table}: {int(unused.sum())} in replacements are not listed")
     for row in _seen(code, table, at[~unused], notes).tolist():
-        place = code.columns.program.location(int(branches.target[row]))
+        goal = code.plain(int(branches.target[row]))
+        place = code.columns.program.location(goal)
         message = f"the branch to {place} is not in .{table}"
         address = int(branches.address[row])
         yield _finding(code.columns, address, Rule.MISSING, message)
@@ -328,7 +383,8 @@ def _keys(code: _Code) -> Iterator[Finding]:
     odd = among(pairs[0], _repeated(pairs[0])) | among(pairs[1], _repeated(pairs[1]))
     program = code.columns.program
     for trampoline, wrong in pairs[:, odd].T.tolist():
-        names = [str(program.location(place)) for place in (trampoline, wrong)]
+        places = map(code.plain, (trampoline, wrong))
+        names = [str(program.location(place)) for place in places]
         if len({n.removeprefix(_TRAMPOLINE).removeprefix(_KEY) for n in names}) == 1:
             continue
         for at in np.flatnonzero((goes == trampoline) & (key == wrong)).tolist():
@@ -354,7 +410,8 @@ def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
     rows = rows[~among(branches.target[rows], np.append(special, _fentry(code)))]
     functions = program.symbols.address[program.symbols.functions]
     for row in rows.tolist():
-        address, goes = int(branches.address[row]), int(branches.target[row])
+        address = int(branches.address[row])
+        goes = code.plain(int(branches.target[row]))
         external = goes in program.externals
         if not external and (goes not in functions or _drops_return(code, goes)):
             continue
@@ -366,9 +423,10 @@ def _fentry(code: _Code) -> U64:
     """__fentry__, if objtool lists its calls for ftrace alone (--mcount)."""
     fentry = code.columns.program.symbols.find(_FENTRY)
     row = code.lists[SiteTable.CALL_SITES].row
-    if fentry is None or (code.branches.target[row] == np.uint64(fentry)).any():
+    if fentry is None:
         return np.zeros(0, np.uint64)
-    return np.array([fentry], np.uint64)
+    each = code.each(fentry)
+    return np.asarray(each[~among(each, code.branches.target[row])])
 
 
 def _drops_return(code: _Code, function: int) -> bool:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.elf.feature import Features
-from harness.elf.program import Program
+from harness.elf.program import Program, load, load_together
 from harness.finding import Finding
 from harness.verify.columns import read_columns
 from harness.verify.patch_site import check_patch_sites
@@ -50,6 +55,10 @@ class Module:
 
     def program(self) -> Program:
         """Return it as an object."""
+        return self.writer().program("victim.ko")
+
+    def writer(self) -> ElfWriter:
+        """Write it."""
         writer = ElfWriter()
         section = writer.section(".text", bytes(self.text), flags=ALLOC | EXEC)
         local = writer.symbol("", section, kind=SECTION, binding=0)
@@ -69,7 +78,7 @@ class Module:
                 if key:
                     writer.relocation(table, 8 * n + 4, R_PC32, other[key], flags)
         add_orc(writer, section, [(0, self.entry), (len(self.text), UND)])
-        return writer.program("victim.ko")
+        return writer
 
 
 def found(module: Module) -> tuple[Finding, ...]:
@@ -237,3 +246,66 @@ def test_no_lists_no_check() -> None:
     columns = read_columns(module.program(), Features({}, 0, "test"))
     assert columns is not None
     assert check_patch_sites(columns).counts == {}
+
+
+def one_of(*pieces: str) -> Module:
+    """A module of some ``pieces``, each of which other modules may have otherwise."""
+    module, rows = Module(), dict[str, list[tuple[int, str, int]]]()
+    for piece in pieces:
+        name, _, what = piece.partition(" ")
+        to, code = BRANCHES[name]
+        if what == "foreign":
+            at, to = module.code(CALL, "kfree"), ""
+        else:
+            at = module.code(code, to)
+        if what != "unlisted":
+            key = (
+                "" if name != "static_call" else "__SCK__odd" if "odd" in what else KEY
+            )
+            rows.setdefault(f".{name}_sites", []).append((at, key, 0))
+    module.code(RET)
+    for name, some in rows.items():
+        module.list(name, some)
+    return module
+
+
+BRANCHES = {
+    "return": (RETURN, JMP),
+    "retpoline": (INDIRECT, CALL),
+    "static_call": (TRAMPOLINE, CALL),
+    "call": ("kfree", CALL),
+}
+PIECES = [f"{name} {w}" for name in BRANCHES for w in ("listed", "unlisted", "foreign")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*PIECES, "static_call odd"]), min_size=1, max_size=5),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_no_module_is_a_witness_for_another(modules: list[list[str]]) -> None:
+    """Validated as one program each has the findings that it has alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [Path(directory) / f"m{n}.ko" for n in range(len(modules))]
+        for path, pieces in zip(paths, modules, strict=True):
+            path.write_bytes(one_of(*pieces).writer().build())
+        joined, _ = load_together(paths, ".orc_unwind")
+        apart = [load(path) for path in paths]
+
+    together, *alone = (
+        check_patch_sites(columns).findings
+        for program in (joined, *apart)
+        if (columns := read_columns(program, Features({}, 0, "test"))) is not None
+    )
+
+    assert told(together) == told(finding for some in alone for finding in some)
+
+
+def told(findings: Iterable[Finding]) -> list[tuple[str, str, int, str]]:
+    """Rules, places and messages, in order."""
+    return sorted(
+        (f.rule, f.location.object, f.location.offset, f.message) for f in findings
+    )

@@ -66,16 +66,16 @@ def flow_of(columns: Columns) -> Flow:
     sides = sides_of(columns.program)
     enter_side(scope, ledger, sides)
     switches = enter_indirect(scope, ledger, thunks, by_thunk)
-    doubtful = ledger.doubtful
+    failed = ledger.doubtful
+    doubtful = join([failed, _steps_of(scope, _last_calls(scope, failed))])
     relied = _external(scope, doubtful)
-    ending = np.concatenate([doubtful.source[relied], _last_calls(scope)])
-    targets = frozenset(columns.insns.target[ending].tolist())
-    targets &= columns.program.externals.keys()
+    targets = frozenset(columns.insns.target[doubtful.source[relied]].tolist())
     prover = Noreturn(scope, thunks, _ways(scope, switches, sides), targets)
     ends = relied | _ends(scope, doubtful, prover)
     never = doubtful.source[ends]
     depths = depths_of(scope, effects, prover.ways, never)
     left = ~ends
+    left[len(failed) :] = False  # they hold: that they end is all that is asked
     realigned = realign(scope, doubtful, depths, prover.ways)
     ledger.reach(columns.index(doubtful.target[realigned.proved]))
     left &= ~realigned.proved
@@ -143,8 +143,7 @@ def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
     rows = edges.source[steps]
     insns = scope.columns.insns
     target = insns.target[rows]
-    asked = np.concatenate([target, insns.target[_last_calls(scope)]])
-    proved = prover.prove(distinct(asked).tolist())
+    proved = prover.prove(distinct(target).tolist())
     never = [address in proved for address in target.tolist()]
     nothing = ~defined(scope.behind(rows))
     ends = np.zeros(len(edges), bool)
@@ -152,13 +151,17 @@ def _ends(scope: Scope, edges: Edges, prover: Noreturn) -> Bools:
     return ends
 
 
-def _last_calls(scope: Scope) -> I64:
-    """Direct calls behind which another function starts."""
+def _last_calls(scope: Scope, doubtful: Edges) -> I64:
+    """Direct calls behind which another function starts, in the state of the call.
+
+    So no step is ``doubtful`` that tells of their end, and nothing else does.
+    """
     start = scope.functions
     row = scope.columns.index(start)
     row, start = row[row > 0] - 1, start[row > 0]
     row = row[scope.end(row) == start]
-    return np.asarray(row[scope.columns.insns.kind[row] == InsnKind.CALL])
+    row = row[scope.columns.insns.kind[row] == InsnKind.CALL]
+    return np.setdiff1d(row, doubtful.source[doubtful.kind == EdgeKind.STEP])
 
 
 def _moved(scope: Scope, edges: Edges, left: Bools) -> Bools:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.elf.program import Program, parse
 from harness.verify.check import check
 from harness.verify.flow import flow_of
@@ -88,6 +89,21 @@ def test_a_jump_with_a_live_frame_is_no_way_out() -> None:
     rows = [(0, IN), (1, call(16)), (6, UND), (7, IN), (8, call(16)), (10, UND)]
     program = kernel(code, rows, [("f", 0, 6), ("g", 7, 3)])
     assert "text/step f+0x1" not in rules(program)
+
+
+def test_a_last_call_ends_where_both_states_agree() -> None:
+    """No step fails behind it, yet control does not run on into the next function.
+
+    That is a part of another one, whose stack is less deep under the same state.
+    """
+    # f: push %rbp; mov %rsp,%rbp; push %rbx; call die
+    # g.cold: pop %rbp; ret; g: push %rbp; mov %rsp,%rbp; jmp g.cold; die: ud2
+    code = "55 4889e5 53 e808000000" + "5d c3" + "55 4889e5 ebf8" + "0f0b"
+    framed = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
+    rows = [(0, IN), (1, call(16, -16)), (4, framed), (11, IN)]
+    rows += [(13, call(16, -16)), (16, framed), (18, IN), (20, UND)]
+    names = [("f", 0, 10), ("g.cold", 10, 2), ("g", 12, 6), ("die", 18, 2)]
+    assert rules(kernel(code, rows, names)) == []
 
 
 def module(name: str, *, exports: str = "") -> bytes:

@@ -106,7 +106,7 @@ def default_tree(
     If Debian has it no more, its newest linux-source is taken, and ``note`` says so.
     """
     directory = cache_dir() / "trees" / package
-    with locked(directory.with_suffix(".lock")):
+    with locked(directory.with_name(f"{directory.name}.lock")):
         name = directory / "NAME"
         if not name.exists():
             _fetch(engine, image, package, directory, progress)

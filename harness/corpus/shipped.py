@@ -78,7 +78,7 @@ def fetch(engine: Engine, kernel: Kernel, progress: Progress) -> Fetched:
     progress(f"fetching {kernel.name}")
     home = cache_dir() / "kernels" / kernel.name
     toolchain = image.ensure(engine, image.toolchain(kernel.suite), progress)
-    with locked(home.with_suffix(".lock")):
+    with locked(home.with_name(f"{home.name}.lock")):
         require_space(home.parent, SPACE, f"the kernel {kernel.name}")
         scratch = Path(tempfile.mkdtemp(dir=home.parent, prefix=".fetching-"))
         try:

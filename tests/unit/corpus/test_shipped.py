@@ -6,6 +6,7 @@ import hashlib
 import io
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError
@@ -263,6 +264,16 @@ def test_a_mirror_that_fails(home: Path) -> None:
         get(FakeEngine(FILES, "no such mirror\n", returncode=1))
 
     assert [path.name for path in home.parent.iterdir()] == ["k.lock"]
+
+
+def test_versions_have_locks_of_their_own(home: Path) -> None:
+    """What follows the dot of a name is no suffix: 6.1 does not wait for 6.12."""
+    for name in ("debian-6.1", "debian-6.12"):
+        with pytest.raises(InfraError):
+            fetch(FakeEngine({}, "", 1), replace(KERNEL, name=name), silent)  # type: ignore[arg-type]
+
+    locks = {path.name for path in home.parent.iterdir()}
+    assert locks == {"debian-6.1.lock", "debian-6.12.lock"}
 
 
 def test_symbols_without_a_kernel(home: Path) -> None:

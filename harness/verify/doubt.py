@@ -57,7 +57,7 @@ _MESSAGES = {
     EdgeKind.RETPOLINE: "it leaves its function with a frame that is not its caller's",
 }
 _LEAVES = (EdgeKind.RETURN, EdgeKind.TAIL, EdgeKind.STATIC_CALL, EdgeKind.RETPOLINE)
-_BEHIND = "nothing is known to return here: the call may be the end"
+_RUNS_ON = "another function starts behind this call, which may come back"
 
 
 _ANSWERS = {
@@ -148,6 +148,8 @@ def _finding(scope: Scope, kind: EdgeKind, source: int, target: int) -> Finding:
     declared, actual = _sides(scope, kind, source, target)
     where = target if source == NO_ROW else int(insns.address[row])
     message = _MESSAGES[kind]
+    if kind is EdgeKind.STEP and declared == actual:
+        message = _RUNS_ON
     there = row if kind in _LEAVES else _row(scope, target)
     other = there if abs(there - row) > AROUND else row
     cause = ""

@@ -156,6 +156,30 @@ def test_modules_rely_on_their_kernel(tmp_path: Path) -> None:
     assert [f.key for f in bad.verdict.findings] == ["text/step:callee die"]
 
 
+def test_a_last_call_relies_on_its_kernel(tmp_path: Path) -> None:
+    """Where the next function starts in the call's state, too."""
+    writer = ElfWriter()
+    code = bytes.fromhex("e800000000" + "c3")
+    text = writer.section(".text", code, flags=ALLOC | EXEC)
+    writer.symbol("f", text, 0, 5)
+    writer.symbol("g", text, 5, 1)
+    writer.relocation(text, 1, R_PLT32, writer.symbol("die", UNDEF, kind=0), -4)
+    add_orc(writer, text, [(0, IN), (6, UND)])
+    (tmp_path / "a.ko").write_bytes(writer.build())
+    (tmp_path / "back").write_bytes(exporting("c3"))
+    paths, beside = [tmp_path / "a.ko"], [tmp_path / "back"]
+
+    (found,) = check_many(paths, beside=beside, archived=False)
+
+    assert found.verdict is not None
+    assert [(f.key, f.message) for f in found.verdict.findings] == [
+        (
+            "text/step:callee die",
+            "another function starts behind this call, which may come back",
+        )
+    ]
+
+
 def test_modules_rely_on_modules(tmp_path: Path) -> None:
     """A module's function never returns if what it calls never does."""
     (tmp_path / "a.ko").write_bytes(module("halt"))

@@ -38,16 +38,17 @@ _MACHINE = (
 )  # fmt: skip
 _SAMPLES = ("kernel/.fork.o.cmd", "kernel/.panic.o.cmd", "mm/.memory.o.cmd")
 
-# .config symbol -> what the compiler must then have been told (arch/x86/Makefile and
-# Makefile of v6.12; the old names are those before v6.9).
+_RETPOLINE = ("-mindirect-branch=thunk-extern", "-mretpoline-external-thunk")
+# .config symbol -> what the compiler must then have been told, gcc or clang where they
+# differ (arch/x86/Makefile and Makefile of v6.12; the old names are those before v6.9).
 FLAGS = {
-    "X86_KERNEL_IBT": "-fcf-protection=branch",
-    "MITIGATION_RETPOLINE": "-mindirect-branch=thunk-extern",
-    "RETPOLINE": "-mindirect-branch=thunk-extern",
-    "MITIGATION_RETHUNK": "-mfunction-return=thunk-extern",
-    "RETHUNK": "-mfunction-return=thunk-extern",
-    "MITIGATION_SLS": "-mharden-sls=all",
-    "SLS": "-mharden-sls=all",
+    "X86_KERNEL_IBT": ("-fcf-protection=branch",),
+    "MITIGATION_RETPOLINE": _RETPOLINE,
+    "RETPOLINE": _RETPOLINE,
+    "MITIGATION_RETHUNK": ("-mfunction-return=thunk-extern",),
+    "RETHUNK": ("-mfunction-return=thunk-extern",),
+    "MITIGATION_SLS": ("-mharden-sls=all",),
+    "SLS": ("-mharden-sls=all",),
 }
 
 
@@ -123,8 +124,9 @@ def require_flags(command: str, config: Mapping[str, str], name: str) -> None:
     Raises:
         InfraError: an option and its compiler flag disagree.
     """
-    for symbol, flag in FLAGS.items():
-        if config.get(symbol) == "y" and flag not in command:
+    for symbol, flags in FLAGS.items():
+        if config.get(symbol) == "y" and not any(flag in command for flag in flags):
             raise InfraError(
-                f".config has CONFIG_{symbol}=y, and {name} was compiled without {flag}"
+                f".config has CONFIG_{symbol}=y, and {name} was compiled without "
+                + " or ".join(flags)
             )

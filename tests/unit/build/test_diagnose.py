@@ -89,6 +89,25 @@ def test_object_compiled_without_its_options_flag_is_found(tmp_path):
         diagnose.require_intact(out, {"X86_KERNEL_IBT": "y"})
 
 
+_RETPOLINES = "CONFIG_MITIGATION_RETPOLINE=y\n"
+
+
+@pytest.mark.parametrize(
+    "flag", ["-mindirect-branch=thunk-extern", "-mretpoline-external-thunk"]
+)
+def test_each_compiler_has_its_flag(tmp_path, flag):
+    """Retpolines are asked for in other words of gcc than of clang."""
+    out = _output(tmp_path, _RETPOLINES, flag)
+    diagnose.require_intact(out, {"MITIGATION_RETPOLINE": "y"})
+
+
+def test_object_without_the_flag_of_any_compiler(tmp_path):
+    """The error names all that would have done."""
+    out = _output(tmp_path, _RETPOLINES, "-mretpoline")
+    with pytest.raises(InfraError, match="thunk-extern or -mretpoline-external"):
+        diagnose.require_intact(out, {"MITIGATION_RETPOLINE": "y"})
+
+
 def test_intact_output_is_accepted(tmp_path):
     """The same .config and the right flags raise nothing."""
     out = _output(tmp_path, "CONFIG_X86_KERNEL_IBT=y\n", "-fcf-protection=branch")

@@ -70,6 +70,8 @@ def depths_of(scope: Scope, effects: Effects, ways: Ways, ends: I64) -> Depths:
     framed = scope.columns.spread(_at_bp(scope.columns.lookup.state), np.False_)
     framed[scope.lent] = _at_bp(scope.state[scope.lent])
     changes = _changes(effects)
+    if not len(changes.row):  # nothing is known of %rsp anywhere
+        return Depths(np.zeros(0, np.int64), np.zeros(0, np.int64), changes)
     start, arrows = _blocks(scope, changes, ways, framed, ends)
     return Depths(start, _propagate(arrows, len(start)), changes)
 

@@ -87,3 +87,12 @@ def test_padding_brings_nothing() -> None:
         (end, UND),
     ]
     assert len(flow_of(columns_of(kernel(code, rows, [("f", 0, end)]))).doubtful) == 0
+
+
+def test_nothing_else_moves_the_stack() -> None:
+    """A part of a function by itself: nothing tells where %rsp is."""
+    columns = columns_of(kernel("5dc3", [(0, FRAME), (1, call(8))], [("f.cold", 0, 2)]))
+    flow, effects = flow_of(columns), effects_of(columns.insns)
+    scope = scope_of(columns)
+    depths = depths_of(scope, effects, flow.noreturn.ways, flow.ends)
+    assert unsure_pops(scope, effects, depths).tolist() == [0]

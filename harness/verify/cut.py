@@ -21,6 +21,7 @@ from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, U64, InsnKind
 from harness.verify.columns import Columns
+from harness.verify.transfer import ENTRY
 
 Interval = tuple[int, int]  # [first, last) addresses
 
@@ -61,6 +62,23 @@ def leads_to(columns: Columns, kept: Sequence[Interval]) -> list[int]:
     target = columns.insns.target[_rows(columns, whole)]
     outside = np.unique(target[(target != 0) & ~_inside(target, whole)])
     return [int(address) for address in outside]
+
+
+def comes_from(columns: Columns, kept: Sequence[Interval]) -> list[int]:
+    """Return from where control comes into ``kept`` with a frame that others made.
+
+    By a jump, or from the instruction in front.
+    """
+    insns, whole = columns.insns, merge(kept)
+    branches = columns.branches
+    jumps = branches[insns.kind[branches] != InsnKind.CALL]
+    into = insns.target[jumps]
+    first = np.array([first for first, _ in whole], np.uint64)
+    rows = insns.index(first)
+    front = (rows > 0) & (columns.lookup.at(first) != ENTRY)
+    live = _inside(into, whole) & (columns.lookup.at(into) != ENTRY)
+    sources = insns.address[np.concatenate([jumps[live], rows[front] - 1])]
+    return [int(address) for address in sources[~_inside(sources, whole)]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,17 @@ from harness.errors import FormatError, UserError
 from harness.finding import Finding
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
-from harness.verify.cut import Interval, cut, extent_of, leads_to, merge
+from harness.verify.cut import (
+    Interval,
+    comes_from,
+    cut,
+    extent_of,
+    leads_to,
+    merge,
+)
 
 SCHEMA = "orc-harness-reproducer/1"
-RINGS = 6  # how far callees of callees are taken along
+RINGS = 8  # how far what made a frame, then callees of callees, are taken along
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ def judge(reproducer: Reproducer) -> tuple[Finding, ...]:
 def reproduce(
     columns: Columns, finding: Finding, sha256: str, versions: dict[str, str]
 ) -> Reproducer:
-    """Cut ``finding`` out of ``columns``, with as few callees as will do.
+    """Cut ``finding`` out of ``columns``, with as little around it as will do.
 
     Raises:
         UserError: it does not show again without the rest of the file.
@@ -105,14 +112,19 @@ def reproduce(
     kept = [extent_of(program, _address(program, finding))]
     for _ in range(RINGS):
         made = _made(columns, finding, kept, sha256, versions)
-        if judge(made):
+        if any(_shows(again, finding) for again in judge(made)[:1]):
             return made
-        calls = leads_to(columns, kept)
-        kept = merge([*kept, *(extent_of(program, target) for target in calls)])
+        near = comes_from(columns, kept) or leads_to(columns, kept)
+        kept = merge([*kept, *(extent_of(program, address) for address in near)])
     raise UserError(
         f"{finding.key} does not show again in a part of {program.name}",
         hint="report the file itself: its sha256 and where it is from",
     )
+
+
+def _shows(again: Finding, finding: Finding) -> bool:
+    """Whether ``again`` is ``finding``, and no other that is at its place in a part."""
+    return (again.declared, again.actual) == (finding.declared, finding.actual)
 
 
 def dump(reproducer: Reproducer) -> bytes:

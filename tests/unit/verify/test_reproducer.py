@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.elf.feature import image_features
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.elf.program import Program
 from harness.errors import FormatError
 from harness.finding import Finding, group_by_cause
 from harness.verify import reproducer
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns, read_columns
-from tests.builders.elfwriter import call, regs
+from tests.builders.elfwriter import UND, call, regs
+from tests.builders.flow import kernel
 from tests.builders.site import XENPV, Replacement, a_site
 
 PUSHF_POP = Replacement(bytes.fromhex("9c58"), XENPV, flags=1)
@@ -70,6 +72,22 @@ def test_it_takes_a_callee_along_if_the_finding_needs_it() -> None:
     cut = reproducer.reproduce(columns, findings[0], "", {})
 
     assert {"victim", "odd"} <= {symbol.name for symbol in cut.symbols}
+
+
+def test_it_takes_along_who_made_the_frame() -> None:
+    """What a part of a function finds wrong is told by those who jump there."""
+    # f: push %rbp; mov %rsp,%rbp; push %rbx; jmp f.cold; int3. f.cold: pop %rbp; ret
+    framed = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
+    rows = [(0, call(8)), (1, call(16, -16)), (4, framed), (7, UND)]
+    rows += [(8, framed), (9, call(8)), (10, UND)]
+    names = [("f", 0, 7), ("f.cold", 8, 2)]
+    columns, finding = read(kernel("55 4889e5 53 eb01 cc" + "5d c3", rows, names))
+
+    cut = reproducer.reproduce(columns, finding, "", {})
+
+    assert {symbol.name for symbol in cut.symbols} == {"f", "f.cold"}
+    (again,) = reproducer.judge(cut)
+    assert (again.declared, again.actual) == (finding.declared, finding.actual)
 
 
 def test_a_file_keeps_it(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 Where the state is undefined, or the end of the stack, an unwind stops, and no rule has
 anything to compare: a table that loses a whole function is consistent. So each function
-without a state is reported, and those that are meant to have none live in the reviewed
-baseline: it is the ratchet. An object before the link explains them itself
+without a state is reported, the entries of assembly (SYM_CODE_START) among them, and
+those that are meant to have none live in the reviewed baseline: it is the ratchet. An object before the link explains them itself
 (STACK_FRAME_NON_STANDARD); a stack may end in what begins by loading another.
 """
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.elf.column import among
 from harness.elf.orc import OrcType, describe
 from harness.elf.program import Program
+from harness.elf.symbol import STT_NOTYPE
 from harness.finding import Finding
 from harness.text.effect import Form, effect_of
 from harness.text.insn import I64, U64, InsnKind
@@ -59,8 +60,12 @@ def check_blind(columns: Columns) -> Part:
 
 
 def functions(program: Program) -> tuple[U64, U64]:
-    """Return where each function that tells its size begins and ends, by address."""
-    return _sized(program, program.symbols.functions)
+    """Return where each function that tells its size begins and ends, by address.
+
+    What hardware enters is no function to the assembler (SYM_CODE_START: STT_NOTYPE).
+    """
+    symbols = program.symbols
+    return _sized(program, symbols.functions | (symbols.kind == STT_NOTYPE))
 
 
 def _named(program: Program) -> tuple[U64, U64]:

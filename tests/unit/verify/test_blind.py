@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry, OrcType
 from harness.elf.program import Program
+from harness.elf.symbol import STT_FUNC, STT_NOTYPE
 from harness.verify.blind import check_blind
 from harness.verify.columns import Part, read_columns
 from tests.builders.elfwriter import (
@@ -40,10 +42,11 @@ def program(
     pieces: Sequence[tuple[str, bytes, bool]],
     explained: Sequence[int] = (),
     blind: OrcEntry = UND,
+    kinds: Mapping[str, int] = MappingProxyType({}),
 ) -> Program:
     """Pieces of code, 16 bytes apart: (name, code, has a state), "" for no symbol.
 
-    What has no state has the entry ``blind``.
+    What has no state has the entry ``blind``; ``kinds`` of symbols are by name.
     """
     writer = ElfWriter()
     text, rows = bytearray(), list[tuple[int, OrcEntry]]()
@@ -54,7 +57,8 @@ def program(
     section = writer.section(".text", bytes(text), flags=ALLOC | EXEC)
     for n, (name, code, _) in enumerate(pieces):
         if name:
-            writer.symbol(name, section, 16 * n, len(code))
+            kind = kinds.get(name, STT_FUNC)
+            writer.symbol(name, section, 16 * n, len(code), kind=kind)
     if explained:
         non_standard = ".discard.func_stack_frame_non_standard"
         table = writer.section(non_standard, bytes(8 * len(explained)))
@@ -85,6 +89,17 @@ def test_a_function_that_ends_the_stack() -> None:
     assert names(program([("start_cpu0", start, False)], blind=END)) == []
     assert names(program([("g", b"\x53" + start, False)], blind=END)) == ["g"]
     assert names(program([("g", start, False)])) == ["g"]
+
+
+def test_an_entry_of_assembly_without_a_state() -> None:
+    """What hardware enters is no function to the assembler; without a size it is a label."""
+    pieces = [("f", BODY, True), ("asm_exc_nmi", BODY, False)]
+    assert names(program(pieces, kinds={"asm_exc_nmi": STT_NOTYPE})) == ["asm_exc_nmi"]
+    label = ElfWriter()
+    section = label.section(".text", BODY, flags=ALLOC | EXEC)
+    label.symbol("label", section, 0, 0, kind=STT_NOTYPE)
+    add_orc(label, section, [(0, UND)])
+    assert names(label.program("test.o")) == []
 
 
 def test_padding_needs_no_state() -> None:

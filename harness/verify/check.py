@@ -13,22 +13,9 @@ from harness.elf.program import Program
 from harness.finding import Finding, number
 from harness.text.decode import Decoding
 from harness.verify.beside import beside
-from harness.verify.blind import check_blind
 from harness.verify.columns import Columns, Part, read_columns
-from harness.verify.condition import check_conditions
-from harness.verify.dwarf import check_dwarf
-from harness.verify.flow import check_flow
 from harness.verify.kernel import Kernel, kernel_of
-from harness.verify.length import check_lengths
-from harness.verify.order import check_order
-from harness.verify.paravirt import check_paravirt
-from harness.verify.patch_site import check_patch_sites
-from harness.verify.place import check_places
-from harness.verify.replacement import check_replacements
-from harness.verify.sites import check_sites
-from harness.verify.table import check_table
 from harness.verify.verdict import Exports, Verdict
-from harness.verify.view import check_views
 from harness.verify.wholesale import absorb, few
 
 WORTH_A_FORK = 200_000  # instructions
@@ -80,7 +67,7 @@ def exports(vmlinux: Program, threads: int | None = None) -> Exports:
     columns = read_columns(vmlinux, image_features(vmlinux), threads)
     if columns is None:
         return Exports()
-    return check_flow(replace(columns, offers=True)).exports or Exports()
+    return follow(replace(columns, offers=True)).exports or Exports()
 
 
 def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
@@ -94,10 +81,8 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
     forked = not alone and len(columns.insns) > WORTH_A_FORK and _cores() > 1
     if forked:
         _ = columns.lookup, columns.starts  # what both halves need
-    with beside(
-        lambda: [_told(one, columns) for one in CHECKS[1:]], forked=forked
-    ) as others:
-        parts = [_told(CHECKS[0], columns), *others()]
+    with beside(lambda: lint(columns), forked=forked) as others:
+        parts = [follow(columns), *others()]
     for part in parts:
         counts |= part.counts
         notes += part.notes
@@ -117,6 +102,49 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
+# What is checked, in printing order. Each half is imported where it is done: that takes
+# as long as half of what it does on a small kernel.
+
+
+def follow(columns: Columns) -> Part:
+    """Check the text, which takes as long as all the rest."""
+    from harness.verify.flow import check_flow
+
+    return _told(check_flow, columns)
+
+
+def lint(columns: Columns) -> list[Part]:
+    """Check all but the text: sites, the table, the lists of places, the views."""
+    from harness.verify.blind import check_blind
+    from harness.verify.condition import check_conditions
+    from harness.verify.dwarf import check_dwarf
+    from harness.verify.length import check_lengths
+    from harness.verify.order import check_order
+    from harness.verify.paravirt import check_paravirt
+    from harness.verify.patch_site import check_patch_sites
+    from harness.verify.place import check_places
+    from harness.verify.replacement import check_replacements
+    from harness.verify.sites import check_sites
+    from harness.verify.table import check_table
+    from harness.verify.view import check_views
+
+    checks: tuple[Callable[[Columns], Part], ...] = (
+        check_sites,
+        check_places,
+        check_table,
+        check_lengths,
+        check_replacements,
+        check_conditions,
+        check_order,
+        check_patch_sites,
+        check_blind,
+        check_paravirt,
+        check_views,
+        check_dwarf,
+    )
+    return [_told(one, columns) for one in checks]
+
+
 def _told(one: Callable[[Columns], Part], columns: Columns) -> Part:
     part = one(columns)
     return replace(part, findings=tuple(few(part.findings)))
@@ -131,21 +159,3 @@ def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
         seen.add(finding.key)
         kept.append(replace(finding, window=()) if again else finding)
     return tuple(kept)
-
-
-# What is checked, in printing order. The first takes as long as all the others.
-CHECKS: tuple[Callable[[Columns], Part], ...] = (
-    check_flow,
-    check_sites,
-    check_places,
-    check_table,
-    check_lengths,
-    check_replacements,
-    check_conditions,
-    check_order,
-    check_patch_sites,
-    check_blind,
-    check_paravirt,
-    check_views,
-    check_dwarf,
-)

@@ -26,6 +26,12 @@ from harness.verify.verdict import Checked, Verdict
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
 GROUP_BYTES = 1 << 20  # of files in a group, as they are, packed or not
 
+# What judges is imported when it is called; a pool's processes all have it already.
+_PRELOADED = [
+    f"harness.verify.{name}"
+    for name in "check flow sites condition order paravirt patch_site view".split()
+]
+
 Group = tuple[Path, ...]
 
 
@@ -234,7 +240,7 @@ def _check(
     by_size = sorted(groups, key=lambda some: -size[some])
     # no fork: whoever calls may draw its progress from a thread
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.verify.check"])
+    context.set_forkserver_preload(_PRELOADED)
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         one = functools.partial(check_group, given=given, threads=1)
         yield from zip(by_size, pool.map(one, by_size), strict=True)

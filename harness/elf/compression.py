@@ -1,21 +1,17 @@
 """Compression: the formats that modules and kernel images come packed in.
 
 A format is told by its magic, never by a file name. gzip, xz, lzma and bzip2 are
-undone here; zstd, lz4 and lzo by their own programs, because Python has none.
+undone here; zstd, lz4 and lzo by their own programs, because Python has none. What a
+format takes is imported for that format alone.
 """
 
 from __future__ import annotations
 
-import bz2
 import enum
-import lzma
-import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from harness import run
 from harness.errors import FormatError, InfraError
 
 UNPACKED_LIMIT = 2 << 30  # bytes; no kernel is larger, so it is a bomb
@@ -53,10 +49,10 @@ def decompress(data: bytes, compression: Compression, name: str) -> bytes:
     if program := _PROGRAMS.get(compression):
         return _by_program(data, program, name)
     label = compression.name.lower()
-    unpacker = _UNPACKERS[compression]()
+    unpacker, damaged = _unpacker(compression)
     try:
         unpacked = unpacker.decompress(data, UNPACKED_LIMIT)
-    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as exc:
+    except (damaged, OSError, EOFError, ValueError) as exc:
         raise FormatError(f"{name}: damaged {label} data: {exc}") from exc
     if not unpacker.eof and len(unpacked) >= UNPACKED_LIMIT:
         raise FormatError(f"{name}: unpacked it is larger than {UNPACKED_LIMIT} bytes")
@@ -73,12 +69,21 @@ class _Unpacker(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-_UNPACKERS: dict[Compression, Callable[[], _Unpacker]] = {
-    Compression.GZIP: lambda: zlib.decompressobj(wbits=31),
-    Compression.XZ: lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
-    Compression.LZMA: lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE),
-    Compression.BZIP2: bz2.BZ2Decompressor,
-}
+def _unpacker(compression: Compression) -> tuple[_Unpacker, type[Exception]]:
+    """Return what undoes ``compression``, and what it raises on damaged data."""
+    if compression is Compression.GZIP:
+        return zlib.decompressobj(wbits=31), zlib.error
+    if compression is Compression.BZIP2:
+        import bz2
+
+        return bz2.BZ2Decompressor(), OSError
+    import lzma
+
+    alone = compression is Compression.LZMA
+    layout = lzma.FORMAT_ALONE if alone else lzma.FORMAT_XZ
+    return lzma.LZMADecompressor(layout), lzma.LZMAError
+
+
 _PROGRAMS = {
     Compression.ZSTD: "zstd",
     Compression.LZ4: "lz4",
@@ -88,6 +93,10 @@ _PROGRAMS = {
 
 
 def _by_program(data: bytes, program: str, name: str) -> bytes:
+    import tempfile
+
+    from harness import run
+
     if run.which(program) is None:
         raise InfraError(
             f"{name} is packed with {program}, which this machine does not have",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 Records = npt.NDArray[np.void]
 
-MAPPED_FROM = 32 << 20  # bytes; larger files are mostly debug information
+MAPPED_FROM = 4 << 20  # bytes; of larger files much is never looked at
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 EM_X86_64 = 62

@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
 from harness.finding import Finding, number
@@ -17,6 +17,9 @@ from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.kernel import Kernel, kernel_of
 from harness.verify.verdict import Exports, Verdict
 from harness.verify.wholesale import absorb, few
+
+if TYPE_CHECKING:
+    from harness.elf.debug_frame import FrameRows
 
 WORTH_A_FORK = 200_000  # instructions
 

@@ -9,13 +9,12 @@ import functools
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.elf.alternative import Alternatives, parse_alternatives
-from harness.elf.debug_frame import FrameRows
 from harness.elf.feature import Features
 from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.program import Program
@@ -29,6 +28,9 @@ from harness.verify.lookup import Lookup, lookup_of
 from harness.verify.pattern import Patterns, patterns_of
 from harness.verify.transfer import UNDEFINED
 from harness.verify.verdict import Exports, Reliance
+
+if TYPE_CHECKING:
+    from harness.elf.debug_frame import FrameRows
 
 T = TypeVar("T", bound=np.generic)
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import memory
 from harness.elf.feature import Features
@@ -23,13 +24,25 @@ from harness.verify import archive
 from harness.verify.kernel import Kernel
 from harness.verify.verdict import Checked, Verdict
 
+if TYPE_CHECKING:
+    from harness.elf.debug_frame import FrameRows
+
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
 GROUP_BYTES = 1 << 20  # of files in a group, as they are, packed or not
 
 # What judges is imported when it is called; a pool's processes all have it already.
 _PRELOADED = [
     f"harness.verify.{name}"
-    for name in "check flow sites condition order paravirt patch_site view".split()
+    for name in [
+        "check",
+        "flow",
+        "sites",
+        "condition",
+        "order",
+        "paravirt",
+        "patch_site",
+        "view",
+    ]
 ]
 
 Group = tuple[Path, ...]
@@ -147,7 +160,6 @@ def check_file(
         program = load(path)
         with decoding(program, threads) as ahead:
             # while it is decoded what judges it is imported
-            from harness.elf.debug_frame import read_debug_frame
             from harness.verify.check import check
 
             verdict = check(
@@ -155,13 +167,19 @@ def check_file(
                 features=given.features,
                 threads=threads,
                 offers=given.offers,
-                frames=read_debug_frame(path) if given.dwarf else None,
+                frames=_frames(path) if given.dwarf else None,
                 kernel=given.of((path,)).kernel,
                 ahead=ahead,
             )
         return Checked((path,), verdict)
     except HarnessError as exc:
         return Checked((path,), None, exc)
+
+
+def _frames(path: Path) -> FrameRows | None:
+    from harness.elf.debug_frame import read_debug_frame
+
+    return read_debug_frame(path)
 
 
 def check_group(
@@ -172,12 +190,12 @@ def check_group(
     If they do not go together each is alone, and its verdict says why.
     """
     memory.keep()
+    if len(paths) == 1:
+        return [check_file(paths[0], given, threads)]
     from harness.elf.program import load_together
     from harness.verify.check import check
     from harness.verify.wholesale import RULE as WHOLESALE
 
-    if len(paths) == 1:
-        return [check_file(paths[0], given, threads)]
     try:
         program, others = load_together(paths, ".orc_unwind")
         verdict = check(

@@ -25,7 +25,6 @@ from harness.text.patch.choice import Machine, chosen
 from harness.text.patch.view import View, patcher_of, spliced
 from harness.variant import Platform
 from harness.verify.columns import Columns, Part
-from harness.verify.flow import check_flow
 from harness.verify.listing import insn_text
 from harness.verify.paravirt import defective
 from harness.verify.sites import check_sites
@@ -189,6 +188,8 @@ def verify_view(columns: Columns, machine: Machine) -> Part:
     of which the checks of sites have told, which name the text; and padding behind a
     jump, where nobody comes. A table that is wrong wholesale is wrong in every view.
     """
+    from harness.verify.flow import check_flow  # who only looks at texts follows none
+
     patcher = patcher_of(columns.program, columns.alternatives, columns.streams)
     view = patcher.view(machine)
     patched = view_columns(columns, view)

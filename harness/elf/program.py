@@ -8,6 +8,7 @@ an address into one space, whatever the file was.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ class Section:
         return self.address + self.size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
     """A file's code and data at their addresses.
 
@@ -107,7 +108,7 @@ class Program:
     release: str
     notes: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def executable(self) -> tuple[Section, ...]:
         """The sections that hold code, by address."""
         return tuple(s for s in self.sections if s.executable and s.data.size)
@@ -137,12 +138,18 @@ class Program:
 
     def sections_at(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Return for each address its section's place in ``sections``, -1 if none."""
-        starts = np.array([s.address for s in self.sections], dtype=np.uint64)
-        sizes = np.array([s.size for s in self.sections], dtype=np.uint64)
+        starts, ends = self._bounds
         index = np.searchsorted(starts, addresses, "right") - 1
         found = index >= 0
-        found[found] = (addresses - starts[index])[found] < sizes[index][found]
+        found[found] = addresses[found] < ends[index[found]]
         return np.where(found, index, -1)
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Where each section begins and ends."""
+        starts = [section.address for section in self.sections]
+        ends = [section.end for section in self.sections]
+        return np.array(starts, np.uint64), np.array(ends, np.uint64)
 
     def objects_at(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Tell by numbers which of ``addresses`` are code of one of several files."""

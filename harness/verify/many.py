@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.elf.debug_frame import FrameRows
 
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
-GROUP_BYTES = 1 << 20  # of files in a group, as they are, packed or not
+GROUP_BYTES = 1 << 21  # of files in a group, as they are, packed or not
 
 # What judges is imported when it is called; a pool's processes all have it already.
 _PRELOADED = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.elf.column import among
+from harness.elf.column import among, distinct
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import I64, U64, Insn, InsnKind, Insns
@@ -47,8 +47,11 @@ class Thunks:
 
     def use(self, rows: I64) -> Bools:
         """Tell of each of ``rows``, direct calls or jumps, whether it goes by a thunk."""
-        targets = self.insns.target[rows].tolist()
-        by_code = np.array([self.register(target) >= 0 for target in targets], bool)
+        targets = self.insns.target[rows]
+        each = distinct(targets)
+        thunk = self.insns.index(each) >= 0
+        thunk[thunk] = [self.register(one) >= 0 for one in each[thunk].tolist()]
+        by_code = thunk[np.searchsorted(each, targets)]
         by_table = among(self.insns.address[rows], self.sites)
         return np.asarray(by_code | by_table)
 

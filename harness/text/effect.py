@@ -59,18 +59,15 @@ class Effects:
         return len(self.row)
 
 
-_ACTIVE = np.zeros(256, bool)
-_ACTIVE[
-    [
-        InsnKind.PUSH,
-        InsnKind.POP,
-        InsnKind.PUSHF,
-        InsnKind.POPF,
-        InsnKind.LEAVE,
-        InsnKind.STACK,
-        InsnKind.FRAME,
-    ]
-] = True
+_ACTIVE = (
+    InsnKind.PUSH,
+    InsnKind.POP,
+    InsnKind.PUSHF,
+    InsnKind.POPF,
+    InsnKind.LEAVE,
+    InsnKind.STACK,
+    InsnKind.FRAME,
+)
 
 
 def effects_of(insns: Insns, stores: I64 | None = None) -> Effects:
@@ -79,7 +76,7 @@ def effects_of(insns: Insns, stores: I64 | None = None) -> Effects:
     Stores of %rbp are few among very many others: only those of the rows ``stores``
     are looked for.
     """
-    active = _ACTIVE[insns.kind]
+    active = insns.of_kind(*_ACTIVE)
     if stores is not None:
         active[stores] = True
     row = np.flatnonzero(active)

@@ -20,7 +20,7 @@ from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.decode import Decoding, decoding
-from harness.text.insn import I64, U64, Insns
+from harness.text.insn import I64, U64, InsnKind, Insns
 from harness.text.patch import Streams, build_streams
 from harness.text.starts import Starts, starts_of
 from harness.verify.kernel import Kernel
@@ -66,14 +66,13 @@ class Columns:
         return self.spread(self.lookup.state, np.int64(UNDEFINED))
 
     @functools.cached_property
-    def _runs(self) -> I64:
-        """i64[entries+1], the first instruction that each entry holds for."""
-        first = np.searchsorted(self.insns.address, self.lookup.ip)
-        return np.append(first, len(self.insns))
+    def begins(self) -> I64:
+        """i64[entries], the first instruction that each entry holds for."""
+        return np.searchsorted(self.insns.address, self.lookup.ip).astype(np.int64)
 
     def spread(self, values: npt.NDArray[T], before: T) -> npt.NDArray[T]:
         """Give each instruction the value of its entry; ``before`` the first one."""
-        holds = np.diff(self._runs, prepend=0)
+        holds = np.diff(self.begins, prepend=0, append=len(self.insns))
         return np.repeat(np.append(before, values), holds)
 
     @functools.cached_property
@@ -90,7 +89,9 @@ class Columns:
     @functools.cached_property
     def branches(self) -> I64:
         """Rows of ``insns`` that are direct branches."""
-        return np.flatnonzero(self.insns.target)
+        direct = self.insns.of_kind(InsnKind.CALL, InsnKind.JMP, InsnKind.JCC)
+        rows = np.flatnonzero(direct)
+        return np.asarray(rows[self.insns.target[rows] != 0])
 
     @functools.cached_property
     def patterns(self) -> Patterns | None:

@@ -19,7 +19,7 @@ from harness.verify.successor import Bools, successors
 from harness.verify.thunk import Thunks
 from harness.verify.transfer import ENTRY
 
-_CALLS = np.isin(np.arange(256), (InsnKind.CALL, InsnKind.CALL_INDIRECT))
+_CALLS = (InsnKind.CALL, InsnKind.CALL_INDIRECT)
 
 _REGISTERS = (OrcType.REGS, OrcType.REGS_PARTIAL)
 _TYPE = 40  # where a packed state has it
@@ -43,7 +43,7 @@ def enter_direct(scope: Scope, ledger: Ledger, thunks: Thunks) -> tuple[I64, Eff
 def _steps(scope: Scope, ledger: Ledger) -> Effects:
     """The next instruction's state is one that the transfer permits."""
     insns = scope.columns.insns
-    changes = np.flatnonzero(scope.state[1:] != scope.state[:-1])
+    changes = scope.changes
     effects = effects_of(insns, changes[insns.kind[changes] == InsnKind.OTHER])
     holds = np.ones(len(insns), bool)
     holds[changes] = False
@@ -139,7 +139,7 @@ def pushes_and_jumps(scope: Scope, rows: I64) -> Bools:
 def _return_addresses(scope: Scope, ledger: Ledger) -> None:
     """No entry lies within a call: its frame unwinds by the last byte's state."""
     insns, ip = scope.columns.insns, scope.columns.lookup.ip
-    live = _CALLS[insns.kind] & scope.defined & ~scope.inside
+    live = insns.of_kind(*_CALLS) & scope.defined & ~scope.inside
     odd = insns.covering(ip[scope.columns.index(ip) < 0])
     odd = distinct(odd[odd >= 0])
     odd = odd[live[odd]]

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.elf.column import among, distinct
-from harness.text.insn import I64, U64, InsnKind
+from harness.text.insn import I64, U64, InsnKind, Insns
 from harness.verify.columns import Columns
 from harness.verify.successor import Bools, defined
 from harness.verify.transfer import UNDEFINED
 
+_CHUNK = 1 << 17  # rows at a time, so that memory is used again
 _JUMPS = np.isin(np.arange(256), (InsnKind.JMP, InsnKind.JCC))
-_FALLS = np.array(
-    [kind not in set(InsnKind) or InsnKind(kind).falls_through for kind in range(256)]
-)
+_ENDS = [kind for kind in InsnKind if not kind.falls_through]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,13 @@ class Scope:
             states[known] = self.state[row[known]]
         return states
 
+    @property
+    def changes(self) -> I64:
+        """Rows behind which the state is another one, ascending."""
+        begins = np.concatenate([self.columns.begins, self.lent, self.lent + 1])
+        begins = distinct(begins[(begins > 0) & (begins < len(self.state))])
+        return np.asarray(begins[self.state[begins] != self.state[begins - 1]] - 1)
+
     def end(self, rows: I64) -> U64:
         """Return the address of the byte behind each of ``rows``."""
         insns = self.columns.insns
@@ -102,13 +108,12 @@ def scope_of(columns: Columns) -> Scope:
     calls = np.flatnonzero(insns.kind[branches] == InsnKind.CALL)
     jump = np.flatnonzero(_JUMPS[insns.kind[branches]])
     jumps, goes = branches[jump], leads[jump]
-    falls = _FALLS[insns.kind]
+    falls = ~insns.of_kind(*_ENDS)
     lent = _unstated(columns)
     if len(lent):
         state = state.copy()
         lent = _lend(state, falls, jumps, goes, lent)
         stated[lent] = True
-    away = np.diff(insns.address) != insns.size[:-1]
     inside = _inside(columns)
     own = ~inside[jumps]
     symbols = columns.program.symbols
@@ -119,7 +124,7 @@ def scope_of(columns: Columns) -> Scope:
         defined=stated,
         inside=inside,
         falls=falls,
-        gaps=np.flatnonzero(np.append(away, True)),
+        gaps=_gaps(insns),
         branch=jumps[own],
         goes=goes[own],
         inner=jumps[~own],
@@ -131,6 +136,17 @@ def scope_of(columns: Columns) -> Scope:
             np.append(True, functions[1:] != functions[:-1])[: len(functions)]
         ],
     )
+
+
+def _gaps(insns: Insns) -> I64:
+    """Rows right behind which no instruction starts, the last one among them."""
+    address, last = insns.address, len(insns) - 1
+    rows = []
+    for first in range(0, last, _CHUNK):
+        some = address[first : first + _CHUNK + 1]
+        away = some[1:] - some[:-1] != insns.size[first : first + len(some) - 1]
+        rows.append(np.flatnonzero(away) + first)
+    return np.concatenate([*rows, np.array([last], np.int64)[: len(insns)]])
 
 
 def _inside(columns: Columns) -> Bools:

@@ -35,17 +35,17 @@ class Location:
 class Lines(Sequence[str]):
     """Lines that are drawn when somebody looks, as the tuple that they are then.
 
-    Most findings share their cause with another and are never shown. Whoever writes
-    them down, as a pickle or as JSON, gets the tuple.
+    Most findings share their cause with another and are never shown. So ``collect``
+    is asked when that is sure, and what it gives is text (``str``) once it is read.
     """
 
-    def __init__(self, draw: Callable[[], Iterable[str]]) -> None:
-        self._draw = draw
+    def __init__(self, collect: Callable[[], Iterable[object]]) -> None:
+        self._collect = collect
         self._drawn: tuple[str, ...] | None = None
 
     def _lines(self) -> tuple[str, ...]:
         if self._drawn is None:
-            self._drawn = tuple(self._draw())
+            self._drawn = tuple(map(str, self._collect()))
         return self._drawn
 
     @overload
@@ -70,8 +70,12 @@ class Lines(Sequence[str]):
     ) -> Mapping[str, object]:
         return handler(tuple[str, ...])
 
-    def __reduce__(self) -> tuple[type[tuple[str, ...]], tuple[tuple[str, ...]]]:
-        return tuple, (self._lines(),)
+    def __reduce__(self) -> tuple[Callable[..., Lines], tuple[tuple[object, ...]]]:
+        return _collected, (tuple(self._collect()),)
+
+
+def _collected(lines: tuple[object, ...]) -> Lines:
+    return Lines(lambda: lines)
 
 
 @dataclass(frozen=True, slots=True)

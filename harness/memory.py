@@ -1,7 +1,8 @@
 """Memory: what was taken once is used again, instead of going back to the system.
 
 Columns of millions of rows come and go all the time. The C library maps and unmaps each
-by itself, and the kernel has to clear every page anew: a fifth of a validation.
+by itself, and the kernel has to clear every page anew: a fifth of a validation. Nor do
+they make cycles, which Python looks for among all objects again and again.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 
 # malloc.h of glibc; its limit for what is mapped apart is 32 MB
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 32 << 20
 _NEVER = 2**31 - 1
+_OBJECTS = 100_000  # made before cycles are looked for
 
 
 @functools.cache
 def keep() -> None:
-    """Keep freed memory for what comes next; without glibc nothing happens."""
+    """Keep freed memory for what comes next; without glibc it goes back as ever."""
+    gc.set_threshold(_OBJECTS)
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)

@@ -9,7 +9,6 @@ import numpy as np
 
 from harness.elf.orc import SIGNAL, OrcType, describe
 from harness.finding import Finding, Lines
-from harness.text.decode import format_insn
 from harness.text.insn import I64
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
 from harness.verify.frame.claim import Answer
@@ -17,7 +16,7 @@ from harness.verify.frame.walked import Refusal
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
 from harness.verify.transfer import ENTRY, is_defined, step
-from harness.verify.window import AROUND, WIDTH, around
+from harness.verify.window import AROUND, WIDTH, Line, around, cell
 
 
 class Rule(enum.StrEnum):
@@ -194,7 +193,7 @@ def _row(scope: Scope, address: int) -> int:
 def _window(scope: Scope, row: int, other: int, verdict: str) -> Lines:
     """The instructions around ``row``, those around ``other``, and the verdict."""
 
-    def draw() -> Iterator[str]:
+    def draw() -> Iterator[Line | str]:
         yield from _excerpt(scope, row)
         if other != row:
             yield ""
@@ -204,16 +203,13 @@ def _window(scope: Scope, row: int, other: int, verdict: str) -> Lines:
     return Lines(draw)
 
 
-def _excerpt(scope: Scope, row: int) -> Iterator[str]:
+def _excerpt(scope: Scope, row: int) -> Iterator[Line]:
     """The instructions around ``row``, one per line, with the table's state."""
     insns, program = scope.columns.insns, scope.columns.program
     for near in around(program, insns, row):
         insn = insns.at(near)
-        text = format_insn(insn.code, insn.address)
-        if insn.target:
-            text = f"{text.split()[0]} {program.location(insn.target)}"
         mark = "->" if near == row else "  "
         place = str(program.location(insn.address))
         state = int(scope.state[near])
         shown = describe(state) if is_defined(state) else "(und)"
-        yield f"{mark} {place[:32]:<32} {text[:38]:<38} {shown}"[:WIDTH].rstrip()
+        yield Line((f"{mark} {place[:32]:<32} ", cell(program, insn, 38), shown))

@@ -31,14 +31,51 @@ class Column:
     insns: dict[int, Insn]
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An instruction, or nothing, in so many columns; its text is made when read.
+
+    ``target`` names the place where a direct branch goes.
+    """
+
+    code: bytes
+    address: int
+    target: str
+    width: int
+
+    def __str__(self) -> str:
+        text = format_insn(self.code, self.address) if self.code else ""
+        if self.target:
+            text = f"{text.split()[0]} {self.target}"
+        return _padded(text, self.width)
+
+
+def cell(program: Program, insn: Insn | None, width: int) -> Cell:
+    """Return the cell of ``insn``."""
+    if insn is None:
+        return Cell(b"", 0, "", width)
+    target = str(program.location(insn.target)) if insn.target else ""
+    return Cell(insn.code, insn.address, target, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a window."""
+
+    parts: tuple[str | Cell, ...]
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.parts))[:WIDTH].rstrip()
+
+
 def draw(
     program: Program,
     columns: Sequence[Column],
     table: Sequence[int],
     bad: int,
     verdict: Sequence[str],
-) -> tuple[str, ...]:
-    """Return the lines: the site byte by byte as far as something happens.
+) -> Iterator[Line]:
+    """Yield the lines: the site byte by byte as far as something happens.
 
     ``table`` has the state of each byte, ``bad`` is the offset of the arrow,
     ``verdict`` the lines below it.
@@ -49,15 +86,13 @@ def draw(
         at = max(0, min(rows.index(bad) - room // 2, len(rows) - room))
         rows = rows[at : at + room]
     width = (WIDTH - _OFFSET - _ORC) // max(1, len(columns)) - 1
-    head = " " * _OFFSET + "".join(_cell(c.title, width) for c in columns) + "ORC"
-    lines = [head.rstrip()]
+    yield Line((" " * _OFFSET, *(_padded(c.title, width) for c in columns), "ORC"))
     for row in rows:
         mark = "->" if row == bad else "  "
-        cells = "".join(_cell(_text(program, c.insns.get(row)), width) for c in columns)
+        cells = (cell(program, c.insns.get(row), width) for c in columns)
         state = describe(table[row]) if row < len(table) else ""
-        line = f"{mark} {f'+{row:#x}':<{_OFFSET - 3}}{cells}{state}"
-        lines.append(line[:WIDTH].rstrip())
-    return (*lines, *(line[:WIDTH] for line in verdict))
+        yield Line((f"{mark} {f'+{row:#x}':<{_OFFSET - 3}}", *cells, state))
+    yield from (Line((line,)) for line in verdict)
 
 
 def excerpt(program: Program, insns: Insns, address: int) -> Lines:
@@ -65,13 +100,13 @@ def excerpt(program: Program, insns: Insns, address: int) -> Lines:
     return Lines(lambda: _excerpt(program, insns, address))
 
 
-def _excerpt(program: Program, insns: Insns, address: int) -> Iterator[str]:
+def _excerpt(program: Program, insns: Insns, address: int) -> Iterator[Line]:
     row = int(insns.covering(np.array([address], np.uint64))[0])
     for near in around(program, insns, row):
         insn = insns.at(near)
         mark = "->" if near == row else "  "
         place = f"{program.location(insn.address)!s:<40}"
-        yield f"{mark} {place} {_text(program, insn)}"[:WIDTH]
+        yield Line((f"{mark} {place} ", cell(program, insn, WIDTH)))
 
 
 def around(program: Program, insns: Insns, row: int) -> range:
@@ -92,15 +127,6 @@ def _rows(columns: Sequence[Column], table: Sequence[int]) -> set[int]:
     return rows
 
 
-def _cell(text: str, width: int) -> str:
+def _padded(text: str, width: int) -> str:
     short = text if len(text) <= width else text[: width - 2] + ".."
     return f"{short:<{width}} "
-
-
-def _text(program: Program, insn: Insn | None) -> str:
-    if insn is None:
-        return ""
-    text = format_insn(insn.code, insn.address)
-    if not insn.target:
-        return text
-    return f"{text.split()[0]} {program.location(insn.target)}"

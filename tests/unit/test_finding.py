@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
-from harness.finding import Finding, Location, group_by_cause, number
+from harness.finding import Finding, Lines, Location, group_by_cause, number
 
 HERE = Location("vmlinux", "do_idle", 0x1C, address=0xFFFFFFFF81001000)
 FINDING = Finding("alternative/ret-1", HERE, "wrong at ret-1", platforms=("native",))
@@ -51,3 +52,29 @@ def test_causes_are_ranked_by_places() -> None:
     common = [replace(FINDING, cause="common") for _ in range(3)]
 
     assert [f.cause for f in group_by_cause([rare, *common])] == ["common", "rare"]
+
+
+def test_lines_are_drawn_when_they_are_read() -> None:
+    """Nobody who only compares keys or pickles a finding draws its window."""
+    drawn = []
+
+    class Item:
+        def __str__(self) -> str:
+            drawn.append(1)
+            return "line"
+
+    lines = Lines(lambda: [Item(), "other"])
+    finding = Finding("a/b", Location("vmlinux", "f", 0), "wrong", window=lines)
+    assert finding.key
+    assert not drawn
+    assert tuple(finding.window) == ("line", "other")
+    assert finding.window == ("line", "other")
+    assert len(drawn) == 1
+
+
+def test_pickled_lines_are_read_later() -> None:
+    """What is pickled is what the lines are made of, and it makes the same lines."""
+    lines = Lines(lambda: [Location("vmlinux", "f", 4)])
+    again = pickle.loads(pickle.dumps(lines))
+    assert again == ("f+0x4",)
+    assert hash(again) == hash(("f+0x4",))

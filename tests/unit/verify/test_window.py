@@ -6,6 +6,7 @@ import numpy as np
 
 from harness.elf.orc import pack
 from harness.elf.program import Program
+from harness.finding import Lines
 from harness.text.decode import decode_all
 from harness.verify.window import LINES, WIDTH, Column, draw
 from tests.builders.elfwriter import ElfWriter, call
@@ -27,7 +28,7 @@ def test_window_has_a_column_per_variant_and_the_table() -> None:
     """Each row is an offset at which a text or the table changes."""
     table = [pack(call(8)), *[pack(call(16))] * 5, pack(call(8))]
     columns = [column("original", "ff1500000000"), column("replacement", "9c58")]
-    lines = draw(nothing(), columns, table, 1, ["at +0x1: wrong"])
+    lines = Lines(lambda: draw(nothing(), columns, table, 1, ["at +0x1: wrong"]))
     assert lines == (
         "         original                        replacement                     ORC",
         "   +0x0  callq *(%rip)                   pushfq                          "
@@ -45,7 +46,7 @@ def test_long_sites_are_cut_around_the_bad_row() -> None:
     table = [pack(call(8 + 8 * (n % 2))) for n in range(200)]
     columns = [column("a" * 90, "fc" * 200)] * 3
     for bad in (0, 7, 100, 199):
-        lines = draw(nothing(), columns, table, bad, ["x" * 150, "y"])
+        lines = list(map(str, draw(nothing(), columns, table, bad, ["x" * 150, "y"])))
         assert len(lines) <= LINES
         assert max(map(len, lines)) <= WIDTH
         assert [line for line in lines if line.startswith(f"-> +{bad:#x}")]

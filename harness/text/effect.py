@@ -76,13 +76,14 @@ def effects_of(insns: Insns, stores: I64 | None = None) -> Effects:
     Stores of %rbp are few among very many others: only those of the rows ``stores``
     are looked for.
     """
-    active = insns.of_kind(*_ACTIVE)
-    if stores is not None:
-        active[stores] = True
-    row = np.flatnonzero(active)
+    row, form, delta = _told(insns)
+    if stores is not None and len(stores):
+        before = np.searchsorted(row, stores)
+        forms, deltas = _common(insns.kind[stores], insns.code.words(stores))
+        row = np.asarray(np.insert(row, before, stores))
+        form = np.asarray(np.insert(form, before, forms))
+        delta = np.asarray(np.insert(delta, before, deltas))
     kind = insns.kind[row]
-    code = insns.code.words(row)
-    form, delta = _common(kind, code)
     stacked = np.zeros(len(row), bool)
     known: dict[tuple[int, bytes], tuple[Form, int, int]] = {}
     for at in np.flatnonzero(form == _RARE).tolist():
@@ -97,6 +98,14 @@ def effects_of(insns: Insns, stores: I64 | None = None) -> Effects:
 
 
 _RARE = 0xFF
+
+
+def _told(insns: Insns) -> tuple[I64, U8, I64]:
+    """Return rows, forms and deltas, as an engine told them or by the bytes."""
+    if insns.acts is not None:
+        return insns.acts.row, insns.acts.form.copy(), insns.acts.delta.copy()
+    row = np.flatnonzero(insns.of_kind(*_ACTIVE))
+    return row, *_common(insns.kind[row], insns.code.words(row))
 
 
 def _common(kind: U8, code: U64) -> tuple[U8, I64]:

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import InfraError
+from harness.text.insn import Acts
 from harness.text.length import LONGEST, measure
 from harness.text.piece import Piece
 from harness.text.rows import Rows
 
-_INTERFACE = 3  # of zydis.c
+_INTERFACE = 4  # of zydis.c
 _HUGE = 4 << 20  # bytes from which large pages pay
 _Gap = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -46,6 +47,10 @@ class _Columns(ctypes.Structure):
         ("kind", ctypes.c_void_p),
         ("target", ctypes.c_void_p),
         ("count", ctypes.c_uint64),
+        ("effect_row", ctypes.c_void_p),
+        ("effect_form", ctypes.c_void_p),
+        ("effect_delta", ctypes.c_void_p),
+        ("effect_count", ctypes.c_uint64),
     )
 
 
@@ -76,21 +81,21 @@ def decode(pieces: Sequence[Piece]) -> Rows:
     )
     # room for a row per byte: what is not used is never touched
     most = sum(int((piece.parts[:, 1] - piece.parts[:, 0]).sum()) for piece in pieces)
-    rows = Rows(
-        _room(most, np.uint64),
-        _room(most, np.uint8),
-        _room(most, np.uint8),
-        _room(most, np.uint64),
-    )
-    columns = _Columns(
-        rows.address.ctypes.data,
-        rows.size.ctypes.data,
-        rows.kind.ctypes.data,
-        rows.target.ctypes.data,
-    )
+    kinds = (np.uint64, np.uint8, np.uint8, np.uint64, np.int64, np.uint8, np.int64)
+    rooms = [_room(most, kind) for kind in kinds]
+    address, size, kind, target, row, form, delta = rooms
+    at = [room.ctypes.data for room in rooms]
+    columns = _Columns(*at[:4], 0, *at[4:], 0)
     if library.orc_zydis_decode(texts, len(pieces), _gap, ctypes.byref(columns)):
         raise InfraError("Zydis does not start", hint="reinstall libzydis")
-    return rows.first(int(columns.count))
+    count, acts = int(columns.count), int(columns.effect_count)
+    return Rows(
+        address[:count],
+        size[:count],
+        kind[:count],
+        target[:count],
+        Acts(row[:acts], form[:acts], delta[:acts]),
+    )
 
 
 def _room(rows: int, kind: type[Any]) -> npt.NDArray[Any]:

@@ -79,6 +79,21 @@ class Insn:
 
 
 @dataclass(frozen=True, slots=True)
+class Acts:
+    """What an engine told of the instructions that write %rsp or %rbp, of all of them.
+
+    Attributes:
+        row: i64[k], ascending.
+        form: u8[k], a Form each (:mod:`harness.text.effect`), 255 where it is unusual.
+        delta: i64[k] bytes.
+    """
+
+    row: I64
+    form: U8
+    delta: I64
+
+
+@dataclass(frozen=True, slots=True)
 class Insns:
     """Instructions in address order.
 
@@ -88,6 +103,7 @@ class Insns:
         kind: u8[n], an InsnKind each.
         target: u64[n], where a direct branch goes, else 0.
         code: their bytes.
+        acts: their effects on the stack, where the engine told.
     """
 
     address: U64
@@ -95,6 +111,7 @@ class Insns:
     kind: U8
     target: U64
     code: Code
+    acts: Acts | None = None
 
     def __len__(self) -> int:
         return len(self.address)

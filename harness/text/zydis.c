@@ -71,6 +71,12 @@ static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_ENDBR64] = ENDBR,
 };
 
+/* text/effect.py, Form; what is left to effect_of() there is RARE */
+enum form {
+	UNKNOWN, MOVE, PUSH_BP, POP_BP, POP_SP, LEAVE_BP, MOV_SP_BP, LEA_SP_BP, SET_SP,
+	MOV_BP_SP, LOAD_BP, SET_BP, RARE = 0xff,
+};
+
 /* Says of what Zydis does not know what it is: kind << 8 | size; 0 if it is nothing. */
 typedef uint32_t (*gap_fn)(const uint8_t *code, size_t length);
 
@@ -96,6 +102,11 @@ struct columns {
 	uint8_t *kind;
 	uint64_t *target;
 	uint64_t count;
+	/* those that write %rsp or %rbp, again */
+	int64_t *effect_row;
+	uint8_t *effect_form;
+	int64_t *effect_delta;
+	uint64_t effect_count;
 };
 
 /*
@@ -166,6 +177,98 @@ static uint8_t classify(const struct decoders *decoders, const uint8_t *code,
 	return kind;
 }
 
+static int64_t signed_at(const uint8_t *code, int size)
+{
+	int32_t value;
+
+	if (size == 1)
+		return (int8_t)code[0];
+	memcpy(&value, code, sizeof(value));
+	return value;
+}
+
+/* A write of %rsp: add, sub or and of a constant, the end of a frame. */
+static uint8_t stack_effect(const uint8_t *code, size_t length, int64_t *delta)
+{
+	const int size = code[1] == 0x81 ? 4 : 1;
+
+	if (length < 4 || code[0] != 0x48)
+		return RARE;
+	if (code[1] == 0x8d && code[2] == 0x65) {
+		*delta = signed_at(code + 3, 1);
+		return LEA_SP_BP;
+	}
+	if (code[1] != 0x83 && code[1] != 0x81)
+		return RARE;
+	if (code[1] == 0x83 && code[2] == 0xe4)
+		return SET_SP;
+	if (code[2] != 0xc4 && code[2] != 0xec)
+		return RARE;
+	*delta = signed_at(code + 3, size);
+	if (code[2] == 0xec)
+		*delta = -*delta;
+	return MOVE;
+}
+
+/* A write of %rbp: nearly all have nothing to do with a frame. */
+static uint8_t frame_effect(const uint8_t *code, size_t length, int64_t *delta)
+{
+	const int rex = (code[0] & 0xf0) == 0x40;
+
+	if (length >= 3 && code[0] == 0x48 && code[1] == 0x89 && code[2] == 0xe5)
+		return MOV_BP_SP;
+	if (length >= 5 && code[0] == 0x48 && code[1] == 0x8b && code[3] == 0x24 &&
+	    (code[2] == 0x6c || (code[2] == 0xac && length >= 8))) {
+		*delta = signed_at(code + 4, code[2] == 0x6c ? 1 : 4);
+		return LOAD_BP;
+	}
+	switch (code[0]) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64 ... 0x67:
+	case 0xf0: case 0xf2: case 0xf3:
+		return RARE;
+	}
+	if (!rex || length < 3 || (code[1] & 0xfd) != 0x89)
+		return SET_BP;
+	if (code[1] == 0x89 && code[2] >= 0xc0) /* from a register, but for %rsp */
+		return (code[2] >> 3 & 7) != 4 || (code[0] & 4) ? SET_BP : RARE;
+	return code[2] >= 0xc0 || (code[2] & 7) == 4 ? RARE : SET_BP;
+}
+
+/* What an instruction does that writes %rsp or %rbp, as far as it is usual. */
+static uint8_t effect(uint8_t kind, const uint8_t *code, size_t length, int64_t *delta)
+{
+	const int rex = (code[0] & 0xf0) == 0x40, extended = rex && (code[0] & 1);
+	const uint8_t opcode = code[rex];
+
+	*delta = 0;
+	switch (kind) {
+	case PUSH:
+		if ((opcode & 0xf8) != 0x50 && (opcode & 0xfd) != 0x68 && opcode != 0xff)
+			return RARE;
+		*delta = -8;
+		return opcode == 0x55 && !extended ? PUSH_BP : MOVE;
+	case PUSHF:
+		*delta = -8;
+		return opcode == 0x9c ? MOVE : RARE;
+	case POP:
+		if ((opcode & 0xf8) != 0x58)
+			return RARE;
+		*delta = 8;
+		if (extended)
+			return MOVE;
+		return opcode == 0x5d ? POP_BP : opcode == 0x5c ? POP_SP : MOVE;
+	case POPF:
+		*delta = 8;
+		return opcode == 0x9d ? MOVE : RARE;
+	case LEAVE:
+		return opcode == 0xc9 ? LEAVE_BP : RARE;
+	case STACK:
+		return stack_effect(code, length, delta);
+	default:
+		return frame_effect(code, length, delta);
+	}
+}
+
 /* What Xen traps starts with a prefix of its own, which Zydis takes for ud2. */
 static int is_xen_prefix(const uint8_t *code, size_t length)
 {
@@ -198,7 +301,7 @@ static uint8_t one(const struct decoders *decoders, gap_fn gap, const struct tex
 /* Changes whenever the structures above do: an old build is not called. */
 uint32_t orc_zydis_interface(void)
 {
-	return 3;
+	return 4;
 }
 
 static int start(struct decoders *decoders)
@@ -211,6 +314,15 @@ static int start(struct decoders *decoders)
 	       ZYAN_SUCCESS(ZydisDecoderEnableMode(&decoders->minimal,
 						   ZYDIS_DECODER_MODE_MINIMAL,
 						   ZYAN_TRUE));
+}
+
+static void enter(struct columns *columns, uint64_t row, uint8_t kind,
+		  const uint8_t *code, size_t length)
+{
+	const uint64_t at = columns->effect_count++;
+
+	columns->effect_row[at] = row;
+	columns->effect_form[at] = effect(kind, code, length, &columns->effect_delta[at]);
 }
 
 /* Append the rows of ``text`` to ``columns``. */
@@ -239,6 +351,8 @@ static void sweep(const struct decoders *decoders, gap_fn gap, const struct text
 			columns->size[row] = size;
 			columns->kind[row] = kind;
 			columns->target[row] = target;
+			if (kind >= PUSH && kind <= FRAME)
+				enter(columns, row, kind, text->data + at, size);
 			row++;
 			at += size;
 		}
@@ -254,7 +368,7 @@ int orc_zydis_decode(const struct text *texts, uint64_t count, gap_fn gap,
 
 	if (!start(&decoders))
 		return -1;
-	columns->count = 0;
+	columns->count = columns->effect_count = 0;
 	for (uint64_t i = 0; i < count; i++)
 		sweep(&decoders, gap, &texts[i], columns);
 	return 0;

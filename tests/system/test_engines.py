@@ -9,6 +9,7 @@ from harness.elf.program import load
 from harness.pytest_plugin import KernelObject
 from harness.text import engine_zydis
 from harness.text.decode import Decoder, decode_program
+from harness.text.effect import effects_of
 
 pytestmark = pytest.mark.static
 
@@ -23,8 +24,10 @@ def test_the_same_columns(kernel_object: KernelObject) -> None:
     capstone = decode_program(program, decoder=Decoder.CAPSTONE)
 
     assert np.array_equal(zydis.address, capstone.address)
-    for name in ("size", "kind", "target", "code"):
-        found, expected = getattr(zydis, name), getattr(capstone, name)
-        odd = np.unique(np.nonzero(found != expected)[0])
+    for name in ("size", "kind", "target"):
+        odd = np.flatnonzero(getattr(zydis, name) != getattr(capstone, name))
         rows = [(zydis.at(row), capstone.at(row)) for row in odd[:5].tolist()]
         assert not rows, name
+    ours, theirs = effects_of(zydis), effects_of(capstone)
+    for name in ("row", "form", "delta", "stacked"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.text import engine_zydis
 from harness.text.decode import Decoder, decode, decode_all
+from harness.text.effect import Effects, effects_of
 from harness.text.insn import Insn, InsnKind, Insns
 
 pytestmark = pytest.mark.skipif(
@@ -76,6 +79,15 @@ def same(codes: list[bytes]) -> None:
         assert zydis == capstone or explained(
             code.ljust(LONGEST, b"\x90"), zydis, capstone
         ), code.hex()
+    assert alike(effects_of(found[0]), effects_of(replace(found[0], acts=None)))
+
+
+def alike(one: Effects, other: Effects) -> bool:
+    """What zydis.c tells of effects is what the bytes tell."""
+    columns = ("row", "form", "delta", "stacked")
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in columns
+    )
 
 
 @settings(max_examples=60, deadline=None)

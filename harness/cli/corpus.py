@@ -22,7 +22,7 @@ from harness.container.engine import connect
 from harness.container.job import Engine
 from harness.corpus import built, measure, objects, score, shipped
 from harness.corpus.classes import Zone, chosen, zones
-from harness.corpus.garden import grow
+from harness.corpus.garden import Grown, grow, tally
 from harness.corpus.plant import Plant, is_planted, read_plants
 from harness.errors import ExitCode, UserError
 from harness.kernel_build import KernelBuild
@@ -237,18 +237,31 @@ def _plants(
     if output is options.Format.JSON:
         OUT.out(options.to_json(grown), end="")
     else:
-        table = Table("plant", "blame", "objtool", "found", "where", "")
-        for plant, one in zip(plants, grown, strict=True):
-            place = str(one.findings[0].location) if one.found else one.error
-            rules = (
-                ", ".join(sorted({f.rule for f in one.findings})) if one.found else ""
-            )
-            said = "noisy" if one.objtool else "silent"
-            mark = "" if one.good else "NOT BLAMED" if one.found else "MISSED"
-            table.add_row(plant.name, plant.blame, said, rules, place, mark)
-        OUT.print(table)
+        OUT.print(_garden(plants, grown))
+        for one in grown:
+            if one.error:
+                OUT.print(f"{one.plant}: {one.error}", markup=False)
+        OUT.print(tally(grown))
     good = all(one.good for one in grown)
     return ExitCode.CLEAN if good else ExitCode.FINDINGS
+
+
+def _garden(plants: Sequence[Plant], grown: Sequence[Grown]) -> Table:
+    table = Table("plant", "objtool", "ours", "place", "blame", "s", "")
+    for plant, one in zip(plants, grown, strict=True):
+        found = one.findings[: 1 if one.found else 0]
+        blame = one.findings[0].blame.partition(":")[0] if found else ""
+        table.add_row(
+            plant.name,
+            "noisy" if one.objtool else "silent" if one.directory else "",
+            ", ".join(finding.rule for finding in found),
+            ", ".join(str(finding.location) for finding in found),
+            blame if one.blamed else f"{blame} (not {plant.blame})",
+            f"{one.seconds:.0f}",
+            one.mark,
+            style=None if one.good else "red",
+        )
+    return table
 
 
 def _silent(

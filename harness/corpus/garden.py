@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import kernel_build
 from harness.artifacts import Artifacts
@@ -34,6 +35,7 @@ class Grown:
         error: why there is no kernel, or no verdict.
         unexpected: objtool is not as silent or noisy as when it was measured.
         blamed: one of them blames the right one.
+        seconds: how long it took to plant, build and judge it.
     """
 
     plant: str
@@ -45,11 +47,37 @@ class Grown:
     error: str = ""
     unexpected: bool = False
     blamed: bool = False
+    seconds: float = 0.0
+
+    @property
+    def mark(self) -> str:
+        """What is not as it should be, in a word or two; empty if all is."""
+        if self.error:
+            return "NO VERDICT" if self.directory else "NOT BUILT"
+        if not self.found:
+            return "MISSED"
+        if not self.blamed:
+            return "NOT BLAMED"
+        return "OBJTOOL CHANGED" if self.unexpected else ""
 
     @property
     def good(self) -> bool:
-        """It was built, found where it is, and blamed on who did it."""
-        return bool(self.found) and self.blamed and not self.error
+        """It was built, found where it is, blamed on who did it, as measured before."""
+        return not self.mark
+
+
+def tally(grown: Sequence[Grown]) -> str:
+    """Say how many were found: of all, and of those of which objtool says nothing."""
+    built = [one for one in grown if one.directory]
+    found = [one for one in built if one.found]
+    silent = [one for one in built if not one.objtool]
+    unseen = sum(bool(one.found) for one in silent)
+    recall = len(found) / max(len(grown), 1)
+    return (
+        f"{len(grown)} plants, {len(built)} built, {len(found)} found ({recall:.0%}), "
+        f"{sum(one.blamed for one in found)} blamed on who did it; objtool is silent "
+        f"about {len(silent)}, of which {unseen} are found"
+    )
 
 
 def grow(
@@ -65,10 +93,13 @@ def grow(
     for plant in plants:
         if plant.profile not in clean:
             clean[plant.profile] = _clean(shop, plant.profile, jobs, board)
+        started = time.monotonic()
         try:
-            grown.append(_grow(shop, plant, clean[plant.profile], jobs, board))
+            one = _grow(shop, plant, clean[plant.profile], jobs, board)
         except HarnessError as exc:
-            grown.append(Grown(plant.name, error=exc.message))
+            one = Grown(plant.name, error=exc.message)
+        grown.append(replace(one, seconds=round(time.monotonic() - started, 1)))
+        board(plant.name)(one.mark.lower() or f"found at {one.findings[0].location}")
     return grown
 
 
@@ -126,6 +157,7 @@ def _grow(
         and not finding.rule.startswith(("objtool/", "modpost/"))
     ]
     seen = plant.seen_by(ours)
+    seen.sort(key=lambda finding: not finding.blame.startswith(plant.blame))
     others = [finding for finding in ours if finding not in seen]
     return Grown(
         plant=plant.name,

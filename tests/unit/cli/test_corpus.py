@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from harness.cli import corpus as command
 from harness.cli.app import app
+from harness.corpus.garden import Grown
 from harness.errors import ExitCode, UserError
+from harness.finding import Finding, Location
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc
 from tests.unit.corpus.program import FUNCTION, ROWS
 
@@ -93,3 +97,31 @@ def test_no_build_to_spoil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         corpus()
 
     assert "--of" in (caught.value.hint or "")
+
+
+def test_the_garden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for each plant, the reason of each that has none, and the tally."""
+    where = Finding(
+        "alternative/ret-1",
+        Location("vmlinux", "f", 4),
+        "wrong",
+        blame="compiler: the code itself is so",
+    )
+    grown = [
+        Grown("alt-ret-1", "there", found=1, findings=(where,), blamed=True),
+        Grown("alt-two-clash", error="it does not build"),
+    ]
+    monkeypatch.setattr(command.matrix, "workshop", lambda *_: nullcontext())
+    monkeypatch.setattr(command, "grow", lambda *_: grown)
+    plants = [plant for plant in command.read_plants() if plant.name.startswith("alt-")]
+    chosen = [p for p in plants if p.name in ("alt-ret-1", "alt-two-clash")]
+    monkeypatch.setattr(command, "read_plants", lambda: chosen)
+
+    code, text = corpus("--plants")
+
+    assert code == ExitCode.FINDINGS
+    assert "alternative/ret-1" in text
+    assert "f+0x4" in text
+    assert "NOT BUILT" in text
+    assert "alt-two-clash: it does not build" in text
+    assert "2 plants, 1 built, 1 found (50%)" in text

@@ -96,7 +96,7 @@ def test_a_plant_that_another_is_blamed_for(grow: Grow) -> None:
 
     assert grown.found
     assert not grown.blamed
-    assert not grown.good
+    assert grown.mark == "NOT BLAMED"
 
 
 def test_a_plant_that_is_missed(grow: Grow) -> None:
@@ -104,15 +104,16 @@ def test_a_plant_that_is_missed(grow: Grow) -> None:
     grown = grow(a_plant(), findings=(found("text/step", "g"),))
 
     assert (grown.found, grown.others) == (0, 1)
-    assert not grown.good
+    assert grown.mark == "MISSED"
 
 
 def test_what_objtool_says_more_than_of_the_clean_kernel(grow: Grow) -> None:
     """Its own words, and whether they were expected."""
-    grown = grow(a_plant(), log=WARNING)
+    grown = grow(a_plant(), log=WARNING, findings=(found("text/step", "f"),))
 
     assert grown.objtool == ("f+0x4: stack state mismatch: cfa1=4+8",)
     assert grown.unexpected
+    assert grown.mark == "OBJTOOL CHANGED"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_plant_that_does_not_fit(grow: Grow) -> None:
     grown = grow(a_plant(old="never"))
 
     assert "does not fit" in grown.error
-    assert not grown.good
+    assert grown.mark == "NOT BUILT"
 
 
 def test_a_plant_that_does_not_build(
@@ -145,3 +146,19 @@ def test_a_plant_that_does_not_build(
     monkeypatch.setattr(garden, "planted", fails)
 
     assert grow(a_plant()).error == "the tree does not build"
+
+
+def test_the_tally() -> None:
+    """What was not built was not found, and what objtool does not say is ours alone."""
+    where = (found("text/step", "f"),)
+    grown = [
+        garden.Grown("a", "there", found=1, findings=where, blamed=True),
+        garden.Grown("b", "there", objtool=("so",), found=2, findings=where),
+        garden.Grown("c", "there"),
+        garden.Grown("d", error="it does not build"),
+    ]
+
+    assert garden.tally(grown) == (
+        "4 plants, 3 built, 2 found (50%), 1 blamed on who did it; objtool is silent "
+        "about 2, of which 1 are found"
+    )

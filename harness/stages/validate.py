@@ -19,6 +19,7 @@ from harness.verify.many import Given, check_many
 from harness.verify.verdict import Checked, Verdict
 
 UNREADABLE_SHOWN = 5
+FEW = 100  # findings, which nobody folds
 WITNESS = "dwarf/"  # rules by which others testify, as objtool does
 
 
@@ -79,10 +80,15 @@ def _judged(
     told = [finding for finding in ours if finding.rule.startswith(WITNESS)]
     ours = [finding for finding in ours if not finding.rule.startswith(WITNESS)]
     theirs = [*log.findings(_log(found)), *told]
+    ours = list(_without_repeats(ours, found))
+    if len(ours) > FEW:
+        from harness.verify.wholesale import few  # numpy: for many findings only
+
+        ours = list(few(ours, of_all=True))
     judgement = judged(
         Stage.VALIDATE,
         name,
-        join(_without_repeats(ours, found), theirs),
+        join(ours, theirs),
         _counts(found, verdicts),
         _notes(found, verdicts),
         known_in=known_in,

@@ -26,7 +26,7 @@ CAUSE = "wholesale"
 
 _FEW = 1000  # doubtful edges that are followed whatever their share is
 _SHARE = 200  # or one for so many instructions; clean kernels have one for 6,000
-_CAUSES = 100  # of one rule in one object; if there are more they are one
+_CAUSES = 100  # of one rule; if there are more they are one
 _SHOWN = 8  # places
 
 _TABLE = ".orc_unwind"
@@ -81,11 +81,14 @@ def _finding(scope: Scope, broken: Edges, instructions: int) -> Finding:
     )
 
 
-def few(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Fold what one rule says too often of one object into its first finding."""
+def few(findings: Iterable[Finding], *, of_all: bool = False) -> Iterator[Finding]:
+    """Fold what one rule says too often of one object into its first finding.
+
+    ``of_all``: of all objects together, which one compiler or objtool has made.
+    """
 
     def order(finding: Finding) -> tuple[str, str]:
-        return finding.rule, finding.location.object
+        return finding.rule, "" if of_all else finding.location.object
 
     ordered = sorted(findings, key=lambda f: (order(f), f.order))
     for _, group in itertools.groupby(ordered, key=order):

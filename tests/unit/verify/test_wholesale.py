@@ -140,6 +140,15 @@ def test_what_one_rule_says_too_often() -> None:
     assert len(rest) == 2
 
 
+def test_what_one_tool_did_to_many_objects() -> None:
+    """Together they are as many as those of one."""
+    some = [a_finding("x/y", 0, name=f"m{n}.ko") for n in range(101)]
+
+    assert len(list(few(some))) == 101
+    (one,) = few(some, of_all=True)
+    assert one.occurrences == 101
+
+
 def test_many_places_of_one_cause_stay() -> None:
     """They are one finding already, and keep their key."""
     some = [a_finding("x/y", n, "callee f") for n in range(500)]

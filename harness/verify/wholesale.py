@@ -75,7 +75,7 @@ def _finding(scope: Scope, broken: Edges, instructions: int) -> Finding:
     return Finding(
         RULE,
         Location(samples[0].location.object, _TABLE, 0, where),
-        "the table is wrong wholesale: it contradicts the code nearly everywhere",
+        "the table is wrong wholesale: it contradicts the code in thousands of places",
         occurrences=len(broken),
         window=tuple(line[:WIDTH] for line in lines),
     )

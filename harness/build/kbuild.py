@@ -91,6 +91,13 @@ def build(
             return collect.collect(place, store)
 
 
+def stored(
+    tree: Tree, variant: Variant, image: Image, store: Store
+) -> Artifacts | None:
+    """Return the kernel ``variant`` of ``tree`` if it was built; its digest will do."""
+    return store.find(read_order(tree, variant, image, Limit()).key)
+
+
 def _configure(place: Workplace) -> None:
     """Smoke-test the compiler, make the .config and check it against the request."""
     order = place.order

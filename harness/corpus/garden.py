@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness import kernel_build
 from harness.artifacts import Artifacts
 from harness.build import log
-from harness.corpus.plant import Objtool, Plant, planted
+from harness.corpus.plant import Objtool, Plant, named, planted
 from harness.errors import HarnessError
 from harness.finding import Finding
 from harness.progress import Progress
@@ -141,11 +141,12 @@ def _grow(
     board: Callable[[str], Progress],
 ) -> Grown:
     progress = board(plant.name)
-    progress("planting")
-    with planted(shop.tree, plant) as tree:
-        there = Shop(shop.engine, shop.toolchain, shop.machine, tree, shop.store)
-        wanted = variant(Platform.NATIVE, plant.profile)
-        artifacts = build.make(there, wanted, jobs, progress)
+    wanted = variant(Platform.NATIVE, plant.profile)
+    artifacts = build.stored(replace(shop, tree=named(shop.tree, plant)), wanted)
+    if artifacts is None:
+        progress("planting")
+        with planted(shop.tree, plant) as tree:
+            artifacts = build.make(replace(shop, tree=tree), wanted, jobs, progress)
     words = [word for word in _words(artifacts) if word not in clean.words]
     stage = validate.stage(
         kernel_build.find(artifacts.directory), plant.name, jobs, progress

@@ -126,6 +126,12 @@ def _read(path: Path) -> Plant:
         ) from exc
 
 
+def named(tree: Tree, plant: Plant) -> Tree:
+    """Return what ``tree`` is called with ``plant`` in it, which it has not yet."""
+    digest = hashlib.sha256(f"{tree.digest} {plant.digest}".encode()).hexdigest()
+    return replace(tree, digest=digest, name=f"{tree.name}{_PLANTED}{plant.name}")
+
+
 @contextlib.contextmanager
 def planted(tree: Tree, plant: Plant) -> Iterator[Tree]:
     """Yield a copy of ``tree`` with ``plant`` in it; it is deleted afterwards.
@@ -140,9 +146,7 @@ def planted(tree: Tree, plant: Plant) -> Iterator[Tree]:
         shutil.copytree(tree.source, target, symlinks=True, copy_function=os.link)
         for edit in plant.edit:
             apply(target, plant.name, edit)
-        digest = hashlib.sha256(f"{tree.digest} {plant.digest}".encode()).hexdigest()
-        name = f"{tree.name}{_PLANTED}{plant.name}"
-        yield replace(tree, source=target, digest=digest, name=name)
+        yield replace(named(tree, plant), source=target)
     finally:
         shutil.rmtree(target, ignore_errors=True)
 

@@ -30,6 +30,11 @@ def make(shop: Shop, variant: Variant, jobs: int, progress: Progress) -> Artifac
     )
 
 
+def stored(shop: Shop, variant: Variant) -> Artifacts | None:
+    """Return the artifacts of ``variant`` if they are in the store."""
+    return kbuild.stored(shop.tree, variant, shop.toolchain, shop.store)
+
+
 def stage(
     shop: Shop, variant: Variant, jobs: int, progress: Progress
 ) -> tuple[StageResult, Artifacts | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -50,6 +51,11 @@ def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
     (source / "kernel").mkdir(parents=True)
     (source / "kernel" / "f.c").write_text("right\n")
 
+    made: dict[str, Artifacts] = {}
+
+    def stored(shop: Shop, variant: Variant) -> Artifacts | None:
+        return made.get(shop.tree.digest)
+
     def one(
         plant: Plant, log: str = "", findings: tuple[Finding, ...] = ()
     ) -> garden.Grown:
@@ -59,7 +65,8 @@ def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
             where.mkdir(exist_ok=True)
             (where / "vmlinux").write_bytes(b"")
             (where / "build.log").write_text(OLD + (log if planted else ""))
-            return Artifacts(where, cast(Manifest, None))
+            made[shop.tree.digest] = Artifacts(where, cast(Manifest, None))
+            return made[shop.tree.digest]
 
         def stage(build: object, name: str, *rest: object) -> StageResult:
             ours = (found("table/order", "known"),)
@@ -67,6 +74,7 @@ def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
             return StageResult(Stage.VALIDATE, name, Status.FAIL, findings=ours)
 
         monkeypatch.setattr(garden.build, "make", make)
+        monkeypatch.setattr(garden.build, "stored", stored)
         monkeypatch.setattr(garden.validate, "stage", stage)
         shop = Shop(
             cast(Engine, None),
@@ -88,6 +96,22 @@ def test_a_plant_that_is_found_where_it_is(grow: Grow) -> None:
     assert (grown.found, grown.others) == (1, 1)
     assert [str(finding.location) for finding in grown.findings] == ["f+0x4"]
     assert grown.good
+
+
+def test_what_was_grown_is_not_planted_again(
+    grow: Grow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knows the tree by its name; nothing has to be copied."""
+    first = grow(a_plant(), findings=(found("text/step", "f"),))
+
+    def copies(*arguments: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(garden, "planted", copies)
+    second = grow(a_plant(), findings=(found("text/step", "f"),))
+
+    assert second.good
+    assert replace(second, seconds=0) == replace(first, seconds=0)
 
 
 def test_a_plant_that_another_is_blamed_for(grow: Grow) -> None:

@@ -38,7 +38,7 @@ _TAIL, _FLAGS = np.uint64(1), np.uint64(3)  # the low bits of a static call's ke
 
 # A module's addresses begin with ones: there is room for its object's number.
 _TAG = np.uint64(40)
-_ONES = (1 << 64) - (1 << 40)
+_ONES = np.uint64((1 << 64) - (1 << 40))
 
 _JUMPS = (InsnKind.JMP, InsnKind.JCC)
 _BRANCHES = (InsnKind.CALL, *_JUMPS)
@@ -65,6 +65,53 @@ class Rule(enum.StrEnum):
     MISSING = "patch-site/missing"
     FOREIGN = "patch-site/foreign"
     KEY = "patch-site/key"
+
+
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """The objects of a program by number; if it is only one, nothing is tagged.
+
+    Attributes:
+        program: the program.
+        tag: u64, of each section, and of what lies in none.
+    """
+
+    program: Program
+    tag: U64
+
+    @property
+    def several(self) -> bool:
+        """Whether there are more than one."""
+        return len(self.tag) > 1
+
+    def of(self, places: U64) -> U64:
+        """Return the tag of what is led to from each of ``places``."""
+        if not self.several:
+            return self.tag
+        return np.asarray(self.tag[self.program.sections_at(places)])
+
+    def owner(self, targets: U64) -> U64:
+        """Return the tag that each of ``targets`` has."""
+        if not self.several:
+            return np.zeros(len(targets), np.uint64)
+        return np.asarray(~targets & _ONES)
+
+    def plain(self, target: int) -> int:
+        """Return the address that ``target`` is."""
+        return target | int(_ONES) if self.several else target
+
+    def each(self, target: int) -> U64:
+        """Return ``target`` as each of the objects tags it."""
+        return np.asarray(np.uint64(target) ^ distinct(self.tag))
+
+
+def _objects_of(program: Program) -> _Objects:
+    names = [section.object for section in program.sections]
+    number = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    if len({section.object for section in program.executable}) < 2:
+        return _Objects(program, np.zeros(1, np.uint64))
+    numbers = np.array([*map(number.__getitem__, names), 0], np.uint64)
+    return _Objects(program, numbers << _TAG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +151,14 @@ class _Code:
         texts: i64, sections that hold replacements, which do not run in place.
         lists: the tables that the program has; rows of those that are for branches
             count in ``branches``.
-        objects: u64, the numbers of the objects; a linked kernel is one.
+        objects: what the program is made of.
     """
 
     columns: Columns
     branches: _Branches
     texts: I64
     lists: dict[SiteTable, _List]
-    objects: U64
-
-    def owner(self, targets: U64) -> U64:
-        """Return the object of each of ``targets``, which are tagged."""
-        if len(self.objects) == 1:
-            return np.zeros(len(targets), np.uint64)
-        return np.asarray(~targets >> _TAG)
-
-    def plain(self, target: int) -> int:
-        """Return the address that ``target`` is."""
-        return target if len(self.objects) == 1 else target | _ONES
-
-    def each(self, target: int) -> U64:
-        """Return ``target`` as each of the objects tags it."""
-        several = len(self.objects) > 1
-        tags = self.objects << _TAG if several else np.zeros(1, np.uint64)
-        return np.asarray(np.uint64(target) ^ tags)
+    objects: _Objects
 
     def listed(self, *tables: SiteTable) -> Mask:
         """Whether each branch is in one of ``tables``."""
@@ -167,48 +198,37 @@ def check_patch_sites(columns: Columns) -> Part:
     return Part(tuple(findings), counts, tuple(notes))
 
 
-def _tagged(program: Program, places: U64, goes: U64) -> U64:
-    """Tag what is led to from each of ``places``."""
-    if len(_objects(program)) == 1:
-        return goes
-    return np.asarray(goes ^ program.objects_at(places).view(np.uint64) << _TAG)
-
-
-def _objects(program: Program) -> U64:
-    code = np.array([s.address for s in program.executable], np.uint64)
-    return distinct(program.objects_at(code)).view(np.uint64)
-
-
 def _read(columns: Columns) -> _Code:
     insns, program = columns.insns, columns.program
     found = {table: parse_sites(program, table) for table in _KINDS}
     there = {table: sites for table, sites in found.items() if sites is not None}
     rows = columns.branches
     address = insns.address[rows]
-    target = _tagged(program, address, insns.target[rows])
+    objects = _objects_of(program)
+    target = insns.target[rows] ^ objects.of(address)
     branches = _Branches(address, insns.kind[rows], target)
     lists = {}
     for table, sites in there.items():
         where = branches if table in _TO_BRANCHES else columns
         row = where.index(sites.address)
-        key = _tagged(program, sites.address, sites.target)
+        key = sites.target ^ objects.of(sites.address)
         lists[table] = _List(table, sites.address, key, row)
     texts = np.zeros(0, np.uint64)
     if columns.alternatives is not None:
         used = columns.alternatives.replacementlen > 0
         texts = columns.alternatives.replacement[used]
     sections = distinct(program.sections_at(texts))
-    return _Code(columns, branches, sections, lists, _objects(program))
+    return _Code(columns, branches, sections, lists, objects)
 
 
 def _return_thunk(code: _Code) -> U64:
     """The one function that returns of an object jump to."""
     named = _external(code, _RETURN_THUNK)
-    if len(code.objects) > 1:  # they share what is external
+    if code.objects.several:  # they share what is external
         named = named[among(named, code.branches.target)]
     goes = _targets(code, SiteTable.RETURN_SITES)
-    goes = goes[~among(code.owner(goes), code.owner(named))]
-    often = np.unique(code.owner(goes), return_index=True)[1]
+    goes = goes[~among(code.objects.owner(goes), code.objects.owner(named))]
+    often = np.unique(code.objects.owner(goes), return_index=True)[1]
     return np.concatenate([named, goes[often]])
 
 
@@ -220,11 +240,11 @@ def _indirect_thunks(code: _Code) -> U64:
     others = [
         place
         for place in rare.tolist()
-        if _INDIRECT_THUNK not in str(program.location(code.plain(place)))
+        if _INDIRECT_THUNK not in str(program.location(code.objects.plain(place)))
     ]
     other = among(goes, np.array(others, np.uint64))
     # or it has no names at all
-    named = among(code.owner(goes), code.owner(goes[~other]))
+    named = among(code.objects.owner(goes), code.objects.owner(goes[~other]))
     goes = goes[~(other & named)]
     return distinct(np.concatenate([goes, _external(code, _INDIRECT_THUNK)]))
 
@@ -232,7 +252,9 @@ def _indirect_thunks(code: _Code) -> U64:
 def _external(code: _Code, prefix: str) -> U64:
     """Functions of other objects by the beginning of their names, for each object."""
     externals = code.columns.program.externals.items()
-    found = [code.each(place) for place, name in externals if name.startswith(prefix)]
+    found = [
+        code.objects.each(place) for place, name in externals if name.startswith(prefix)
+    ]
     return np.concatenate([np.zeros(0, np.uint64), *found])
 
 
@@ -245,15 +267,15 @@ def _trampolines(code: _Code) -> U64:
     ends = np.flatnonzero(insns.kind == InsnKind.UD)
     ends = ends[(insns.code[ends][:, :3] == _TRAMPOLINE_END).all(axis=1)]
     found = insns.address[ends] - np.uint64(5)
-    found = _tagged(program, found, found)
+    found ^= code.objects.of(found)
     goes = _targets(code, SiteTable.STATIC_CALL_SITES)
     others = [
         place
         for place in goes[~among(goes, found)].tolist()
-        if str(program.location(code.plain(place))).startswith(_TRAMPOLINE)
+        if str(program.location(code.objects.plain(place))).startswith(_TRAMPOLINE)
     ]
     known = np.concatenate([found, np.array(others, np.uint64)])
-    unknown = ~among(code.owner(goes), code.owner(known))
+    unknown = ~among(code.objects.owner(goes), code.objects.owner(known))
     return np.concatenate([known, goes[unknown]])
 
 
@@ -306,16 +328,16 @@ def _missing(
     branches = code.branches
     at = np.flatnonzero(among(branches.target, goes))
     at = at[~code.listed(table)[at]]
-    if len(code.objects) > 1:
-        has = code.columns.program.objects_at(code.lists[table].address)
-        at = at[among(code.owner(branches.target[at]), has.view(np.uint64))]
+    if code.objects.several:
+        has = distinct(code.objects.of(code.lists[table].address))
+        at = at[among(code.objects.owner(branches.target[at]), has)]
     # up to 5.15 objtool lists none of those in replacements, which are patched later
     section = code.columns.program.sections_at(branches.address[at])
     unused = among(section, code.texts) & ~_covered(code, table, section)
     if unused.any():
         notes.append(f".{table}: {int(unused.sum())} in replacements are not listed")
     for row in _seen(code, table, at[~unused], notes).tolist():
-        goal = code.plain(int(branches.target[row]))
+        goal = code.objects.plain(int(branches.target[row]))
         place = code.columns.program.location(goal)
         message = f"the branch to {place} is not in .{table}"
         address = int(branches.address[row])
@@ -383,7 +405,7 @@ def _keys(code: _Code) -> Iterator[Finding]:
     odd = among(pairs[0], _repeated(pairs[0])) | among(pairs[1], _repeated(pairs[1]))
     program = code.columns.program
     for trampoline, wrong in pairs[:, odd].T.tolist():
-        places = map(code.plain, (trampoline, wrong))
+        places = map(code.objects.plain, (trampoline, wrong))
         names = [str(program.location(place)) for place in places]
         if len({n.removeprefix(_TRAMPOLINE).removeprefix(_KEY) for n in names}) == 1:
             continue
@@ -411,7 +433,7 @@ def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
     functions = program.symbols.address[program.symbols.functions]
     for row in rows.tolist():
         address = int(branches.address[row])
-        goes = code.plain(int(branches.target[row]))
+        goes = code.objects.plain(int(branches.target[row]))
         external = goes in program.externals
         if not external and (goes not in functions or _drops_return(code, goes)):
             continue
@@ -425,7 +447,7 @@ def _fentry(code: _Code) -> U64:
     row = code.lists[SiteTable.CALL_SITES].row
     if fentry is None:
         return np.zeros(0, np.uint64)
-    each = code.each(fentry)
+    each = code.objects.each(fentry)
     return np.asarray(each[~among(each, code.branches.target[row])])
 
 

@@ -15,7 +15,7 @@ from harness.verify.frame.claim import Answer
 from harness.verify.frame.walked import Refusal
 from harness.verify.scope import Scope
 from harness.verify.successor import Bools
-from harness.verify.transfer import ENTRY, is_defined, step
+from harness.verify.transfer import ENTRY, step
 from harness.verify.window import AROUND, WIDTH, Line, around, cell
 
 
@@ -210,6 +210,5 @@ def _excerpt(scope: Scope, row: int) -> Iterator[Line]:
         insn = insns.at(near)
         mark = "->" if near == row else "  "
         place = str(program.location(insn.address))
-        state = int(scope.state[near])
-        shown = describe(state) if is_defined(state) else "(und)"
+        shown = describe(int(scope.state[near]))
         yield Line((f"{mark} {place[:32]:<32} ", cell(program, insn, 38), shown))

@@ -15,6 +15,7 @@ from harness.verify.check import check
 from harness.verify.doubt import Rule
 from tests.builders.elfwriter import (
     ALLOC,
+    END,
     EXEC,
     R_PC32,
     R_PLT32,
@@ -47,6 +48,15 @@ def test_step_says_both_sides() -> None:
     assert any(line.startswith("-> f ") for line in finding.window)
     assert max(map(len, finding.window)) <= 100
     assert len(finding.window) <= 25
+
+
+def test_the_window_tells_an_end_from_nothing() -> None:
+    """The end of the stack is a state that the table has; no state is none."""
+    program = kernel("53" + "5b" + "c3", [(0, IN), (1, END), (2, UND)], F)
+    window = "\n".join(flow(program).findings[0].window)
+
+    assert re.search(r"f\+0x1 .* end$", window, re.MULTILINE)
+    assert re.search(r"f\+0x2 .* \(und\)$", window, re.MULTILINE)
 
 
 def test_step_off_the_end() -> None:

@@ -14,10 +14,12 @@ from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType, describe
 from harness.elf.program import Program
 from harness.elf.symbol import STT_OBJECT
 from harness.finding import Finding, Lines
-from harness.text.insn import U64
+from harness.text.insn import I64, U64
 from harness.verify.columns import Columns, Part
+from harness.verify.wholesale import CAUSE
 
 _AROUND = 4  # entries shown on each side of a bad one
+_MANY = 1000  # entries, none of which is looked at by itself
 _ENOUGH = 20  # frames of interrupts, from which on they tell whose bit was lost
 
 
@@ -78,14 +80,13 @@ def ships_sorted(program: Program, table: OrcTable) -> bool:
 def _order(program: Program, table: OrcTable) -> Iterator[Finding]:
     if not ships_sorted(program, table):
         return
-    for row in np.flatnonzero(table.ip[1:] < table.ip[:-1]).tolist():
-        yield _finding(
-            program,
-            table,
-            row + 1,
-            Rule.ORDER,
-            "the entry lies before the one that precedes it: lookups miss it",
-        )
+    yield from _each(
+        program,
+        table,
+        np.flatnonzero(table.ip[1:] < table.ip[:-1]) + 1,
+        Rule.ORDER,
+        "the entry lies before the one that precedes it: lookups miss it",
+    )
 
 
 def _duplicates(program: Program, table: OrcTable) -> Iterator[Finding]:
@@ -95,14 +96,13 @@ def _duplicates(program: Program, table: OrcTable) -> Iterator[Finding]:
     both = same & (live[1:] == live[:-1])
     # two sections without code between them end at one address
     both &= live[1:]
-    for row in np.flatnonzero(both).tolist():
-        yield _finding(
-            program,
-            table,
-            row + 1,
-            Rule.DUPLICATE,
-            "two entries for one address: which one holds is left to the sort",
-        )
+    yield from _each(
+        program,
+        table,
+        np.flatnonzero(both) + 1,
+        Rule.DUPLICATE,
+        "two entries for one address: which one holds is left to the sort",
+    )
 
 
 def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
@@ -115,14 +115,13 @@ def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
     bad = table.illegal | (table.sp_reg == OrcReg.PREV_SP)
     bad |= table.signal & ~interrupted
     bad |= interrupted & (table.bp_reg != OrcReg.UNDEFINED)
-    for row in np.flatnonzero(bad).tolist():
-        yield _finding(
-            program,
-            table,
-            row,
-            Rule.FIELD,
-            f"the entry's fields make no sense (flags {int(table.raw[row]):#06x})",
-        )
+    yield from _each(
+        program,
+        table,
+        np.flatnonzero(bad),
+        Rule.FIELD,
+        "the entry's fields make no sense (flags {flags:#06x})",
+    )
 
 
 def _interrupted(table: OrcTable) -> npt.NDArray[np.bool_]:
@@ -188,23 +187,18 @@ def _off_boundary(columns: Columns, table: OrcTable) -> Iterator[Finding]:
         off = off[~among(table.ip[off], streams.insns.address)]
     if not len(off):
         return
-    in_code = _may_be_code(program, table.ip[off])
+    code = _may_be_code(program, table.ip[off])
     inside = columns.insns.covering(table.ip[off]) >= 0
-    for row, code, within in zip(
-        off.tolist(), in_code.tolist(), inside.tolist(), strict=True
-    ):
-        if not code:
-            yield _finding(
-                program, table, row, Rule.TEXT, "the entry is for no code at all"
-            )
-        elif within:
-            yield _finding(
-                program,
-                table,
-                row,
-                Rule.BOUNDARY,
-                "the entry starts in the middle of an instruction",
-            )
+    yield from _each(
+        program, table, off[~code], Rule.TEXT, "the entry is for no code at all"
+    )
+    yield from _each(
+        program,
+        table,
+        off[code & inside],
+        Rule.BOUNDARY,
+        "the entry starts in the middle of an instruction",
+    )
 
 
 def _may_be_code(program: Program, addresses: U64) -> npt.NDArray[np.bool_]:
@@ -219,6 +213,21 @@ def _may_be_code(program: Program, addresses: U64) -> npt.NDArray[np.bool_]:
         index = symbols.index(int(addresses[at]))
         code[at] = index >= 0 and int(symbols.kind[index]) != STT_OBJECT
     return code
+
+
+def _each(
+    program: Program, table: OrcTable, rows: I64, rule: Rule, message: str
+) -> Iterator[Finding]:
+    """Yield a finding for each of ``rows``; one for all of them where they are many.
+
+    ``message`` may tell the ``flags`` of an entry.
+    """
+    many = len(rows) > _MANY
+    for row in rows[: 1 if many else None].tolist():
+        text = message.format(flags=int(table.raw[row]))
+        finding = _finding(program, table, row, rule, text)
+        count = len(rows) if many else 1
+        yield replace(finding, cause=CAUSE if many else "", occurrences=count)
 
 
 def _finding(

@@ -49,11 +49,35 @@ class Thunks:
         """Tell of each of ``rows``, direct calls or jumps, whether it goes by a thunk."""
         targets = self.insns.target[rows]
         each = distinct(targets)
-        thunk = self.insns.index(each) >= 0
+        thunk = self._may_be(each)
         thunk[thunk] = [self.register(one) >= 0 for one in each[thunk].tolist()]
         by_code = thunk[np.searchsorted(each, targets)]
         by_table = among(self.insns.address[rows], self.sites)
         return np.asarray(by_code | by_table)
+
+    def _may_be(self, targets: U64) -> Bools:
+        """Tell which of ``targets`` get as far as a jump or call that thunks have.
+
+        Where a table is wrong every function is asked for.
+        """
+        insns, found = self.insns, np.zeros(len(targets), bool)
+        at = insns.index(targets)
+        live = np.flatnonzero(at >= 0)
+        at = at[live]
+        for _ in range(FOLLOWED):
+            kind = insns.kind[at]
+            found[live[kind == InsnKind.JMP_INDIRECT]] = True
+            calls = np.flatnonzero(kind == InsnKind.CALL)
+            callee = insns.index(insns.target[at[calls]])
+            code = insns.code[np.maximum(callee, 0)]
+            store = (callee >= 0) & (code[:, 0] & 0xF8 == 0x48) & (code[:, 1] == 0x89)
+            found[live[calls[store]]] = True
+            jump = kind == InsnKind.JMP
+            goes = np.where(jump, insns.target[at], insns.address[at] + insns.size[at])
+            at = insns.index(goes)
+            on = (jump | np.isin(kind, _PLAIN)) & (at >= 0)
+            at, live = at[on], live[on]
+        return found
 
     def _judge(self, target: int) -> int:
         at = target

@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry, OrcFormat, OrcReg, OrcType
 from harness.elf.program import Program
 from harness.verify.check import check
+from harness.verify.columns import read_columns
+from harness.verify.table import check_table
 from tests.builders.elfwriter import (
     ALLOC,
     END,
@@ -83,6 +86,26 @@ def interrupts(*signals: bool) -> Program:
     ]
     add_orc(writer, text, [*rows, (len(code), UND)], address=TEXT + 0x2000)
     return writer.program("vmlinux")
+
+
+def test_a_thousand_bad_entries() -> None:
+    """Bits that no format has, in every entry: one finding, and nobody looks at each."""
+    count = 600
+    writer = ElfWriter(ET_EXEC)
+    code = bytes.fromhex("5358c3cc" * count)
+    text = writer.section(".text", code, flags=ALLOC | EXEC, address=TEXT)
+    rows = [(4 * n + at, call(8 + 8 * at)) for n in range(count) for at in (0, 1)]
+    add_orc(writer, text, [*rows, (len(code), UND)], address=TEXT + 0x2000)
+    columns = read_columns(writer.program("vmlinux"), Features({}, 0, "test"))
+    assert columns is not None
+    bits = columns.table.raw | np.uint16(0xF000)
+    table = replace(columns.table, raw=bits)
+
+    (finding,) = check_table(replace(columns, table=table)).findings
+
+    assert finding.key == "table/field:wholesale"
+    assert finding.occurrences == len(table) == 2 * count + 1
+    assert "(flags 0xf" in finding.message
 
 
 def test_signal_is_lost_for_all() -> None:

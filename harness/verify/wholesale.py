@@ -26,7 +26,7 @@ CAUSE = "wholesale"
 
 _FEW = 1000  # doubtful edges that are followed whatever their share is
 _SHARE = 200  # or one for so many instructions; clean kernels have one for 6,000
-_CAUSES = 100  # of one rule; if there are more they are one
+_CAUSES = 300  # of one rule; more are one. Some kernels have 60 known blind functions
 _SHOWN = 8  # places
 
 _TABLE = ".orc_unwind"

@@ -24,6 +24,8 @@ from harness.verify.cut import (
     leads_to,
     merge,
 )
+from harness.verify.wholesale import CAUSE
+from harness.verify.wholesale import RULE as WHOLESALE
 
 SCHEMA = "orc-harness-reproducer/1"
 RINGS = 8  # how far what made a frame, then callees of callees, are taken along
@@ -106,9 +108,15 @@ def reproduce(
     """Cut ``finding`` out of ``columns``, with as little around it as will do.
 
     Raises:
-        UserError: it does not show again without the rest of the file.
+        UserError: it does not show again without the rest of the file, or is about
+            all of it.
     """
     program = columns.program
+    if finding.rule == WHOLESALE or finding.cause == CAUSE:
+        raise UserError(
+            f"{finding.key} is about all of {program.name}: no part of it shows that",
+            hint="report the file itself: its sha256 and where it is from",
+        )
     kept = [extent_of(program, _address(program, finding))]
     for _ in range(RINGS):
         made = _made(columns, finding, kept, sha256, versions)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.errors import UserError
 from harness.finding import Finding, Location
 from harness.text.patch.choice import Machine
 from harness.variant import Platform
@@ -15,6 +16,7 @@ from harness.verify.blame import Culprit, blame, pair
 from harness.verify.check import check_columns
 from harness.verify.columns import Columns
 from harness.verify.many import check_group
+from harness.verify.reproducer import reproduce
 from harness.verify.view import verify_view
 from harness.verify.wholesale import RULE, absorb, few
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call
@@ -69,6 +71,15 @@ def test_every_view_of_it_is_wrong() -> None:
     part = verify_view(shuffled(a_kernel()), Machine(Platform.NATIVE))
 
     assert [finding.rule for finding in part.findings] == [RULE]
+
+
+def test_it_is_not_cut_out() -> None:
+    """No part of a file shows that all of it is wrong."""
+    wrong = shuffled(a_kernel())
+    (finding,) = check_columns(wrong).findings
+
+    with pytest.raises(UserError, match="is about all of vmlinux"):
+        reproduce(wrong, finding, "ab" * 32, {})
 
 
 @pytest.mark.parametrize("after", [True, False])

@@ -36,6 +36,9 @@ EXTERNAL_ZONE = 0xFFFF_FFFF_E000_0000
 EXTERNAL_SLOT = 16
 ZONE_END = 1 << 64
 MAX_ALIGN = 1 << 24
+# Tables whose entries are padded in front: the last one is shorter (_PARAVIRT_ALIGN in
+# arch/x86/include/asm/paravirt.h, up to 6.7).
+_STRIDES = {".parainstructions": 16}
 
 # How many bytes R_X86_64_NONE, 64, PC32, PLT32, 32, 32S and PC64 write. The linker
 # turns a GOTPCREL load into a plain one with the same field (9, 41, 42), because
@@ -105,6 +108,12 @@ def relocated(elf: ElfFile, raw: RawSymbols, layout: Layout) -> dict[int, Bytes]
     }
 
 
+def padding(elf: ElfFile, index: int) -> int:
+    """Return how many bytes lie between a table's section and the next file's."""
+    stride = _STRIDES.get(elf.names[index], 1)
+    return -int(elf.headers[index]["size"]) % stride
+
+
 def _laid_out(elf: ElfFile) -> npt.NDArray[np.bool_]:
     annotation = np.array([n.startswith(".discard.") for n in elf.names], dtype=bool)
     laid_out = ((elf.headers["flags"] & SHF_ALLOC) != 0) | annotation
@@ -156,7 +165,7 @@ def _addresses(
             step = max(align, gap)
             address = -(-(address + gap * bool(addresses)) // step) * step
         addresses.append(address)
-        address += size
+        address += size + padding(elf, index)
         if address + gap > EXTERNAL_ZONE:
             raise FormatError(
                 f"{elf.name}: section {elf.names[index]} of {size:#x} bytes does "

@@ -31,7 +31,7 @@ from harness.elf.file import (
     read_file,
 )
 from harness.elf.join import join
-from harness.elf.layout import ZONE_END, Layout, lay_out, relocated
+from harness.elf.layout import ZONE_END, Layout, lay_out, padding, relocated
 from harness.elf.symbol import (
     SHN_ABS,
     SHN_LORESERVE,
@@ -331,7 +331,12 @@ def _section(
     index, header = rows[0], elf.headers[rows[0]]
     data, size, owner = contents[index], int(header["size"]), ""
     if len(rows) > 1:
-        data = np.concatenate([contents[row] for row in rows])
+        parts = [
+            part
+            for row in rows
+            for part in (contents[row], np.zeros(padding(elf, row), np.uint8))
+        ]
+        data = np.concatenate(parts)
         size = data.size
     elif len(elf.members) > 1:
         owner = elf.members[bisect.bisect_right(elf.firsts, index) - 1]

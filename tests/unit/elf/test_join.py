@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from harness.elf.orc import OrcFormat, parse_orc
+from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program, load, load_together
 from harness.errors import FormatError
 from tests.builders.elfwriter import (
@@ -61,6 +62,31 @@ def test_tables_of_one_name_are_one(joined: Program) -> None:
 
     starts = joined.symbols.address[joined.symbols.names == "local"]
     assert pointers.tolist() == [at + n for at in starts.tolist() for n in range(3)]
+
+
+def test_a_table_that_ends_early(tmp_path: Path) -> None:
+    """The last entry of .parainstructions has no padding behind it; others do."""
+    paths = []
+    for name, sites in (("a.ko", 1), ("b.ko", 2), ("c.ko", 1)):
+        writer = ElfWriter()
+        code = bytes.fromhex("ff142500000000" * sites + "c3")
+        text = writer.section(".text", code, flags=ALLOC | EXEC)
+        symbol = writer.symbol("f", text, 0, len(code))
+        entries = b"".join(bytes(8) + bytes((n, 7)) + bytes(6) for n in range(sites))
+        table = writer.section(".parainstructions", entries[:-6], align=8)
+        for n in range(sites):
+            writer.relocation(table, 16 * n, R_64, symbol, 7 * n)
+        add_orc(writer, text, [(0, call(8)), (len(code), call(16))])
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(writer.build())
+
+    program, _ = load_together(paths, ".orc_unwind")
+
+    found = parse_parainstructions(program)
+    assert found is not None
+    assert found.type.tolist() == [0, 0, 1, 0]
+    starts = [s.address for s in program.executable]
+    assert found.address.tolist() == [starts[0], starts[1], starts[1] + 7, starts[2]]
 
 
 def test_code_and_variables_stay_apart(joined: Program) -> None:

@@ -256,6 +256,8 @@ def _code_is_wrong(columns: Columns, rule: str, address: int) -> bool:
     insn = columns.insns.at(row)
     if insn.kind in _LEAVES and here == {table} and table != ENTRY:
         return insn.target not in states  # a jump within it leaves nothing
+    if insn.kind.falls_through and insn.end >= extent_of(columns.program, address)[1]:
+        return here == {table}  # it runs into another function
     return len(states.get(insn.target or address, set()) | here) > 1
 
 

@@ -116,6 +116,14 @@ def test_code_that_is_unbalanced() -> None:
     assert culprits(linked, unlinked) == {Culprit.CODE}
 
 
+def test_code_that_runs_off_its_end() -> None:
+    """The table follows it to where another function begins, or nothing."""
+    code, rows = "50 90 90", [(0, call(8)), (1, call(16))]
+    linked, unlinked = (read(kind, code, rows) for kind in (ET_EXEC, ET_REL))
+
+    assert culprits(linked, unlinked) == {Culprit.CODE}
+
+
 def test_objtool_wrote_it() -> None:
     """It is wrong in vmlinux.o, without a hint, and the code is right."""
     wrong = [(0, call(8)), (1, call(24)), (3, call(8))]

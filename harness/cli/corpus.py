@@ -247,7 +247,9 @@ def _plants(
 
 
 def _garden(plants: Sequence[Plant], grown: Sequence[Grown]) -> Table:
-    table = Table("plant", "objtool", "ours", "place", "blame", "s", "")
+    table = Table()
+    for title in ("plant", "objtool", "ours", "place", "blame", "s", ""):
+        table.add_column(title, overflow="fold")  # names are told whole
     for plant, one in zip(plants, grown, strict=True):
         found = one.findings[: 1 if one.found else 0]
         blame = one.findings[0].blame.partition(":")[0] if found else ""

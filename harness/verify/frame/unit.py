@@ -42,6 +42,7 @@ from harness.verify.transfer import ENTRY, is_defined
 _DEPTH = 8  # of calls that are followed to see what a function keeps
 _HINT_LATE = 3  # instructions that may lie between a push and its hint
 _ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
+_PLAIN = frozenset((int(InsnKind.OTHER), int(InsnKind.NOP)))  # a preamble's
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ class Walker:
         """Control comes to where the table has no state."""
         if frame.anchor is Anchor.NOTHING or not is_defined(self.bodies.state(source)):
             return frame
-        if row != source + 1 and self._enters(source, row, frame):
+        if self._enters(source, row, frame):
             self.walked.assumed[source, row] = Assumption.WITHOUT
             return None
         by_hand = frame.anchor is Anchor.CALL or self.bodies.loaded(source) == SP
@@ -277,11 +278,15 @@ class Walker:
         return None
 
     def _enters(self, source: int, row: int, frame: Frame) -> bool:
-        """Whether a jump goes for good to what claims to have no frame.
+        """Whether control goes for good to what claims to have no frame.
 
-        A fault does, into a new frame.
+        By a jump, or from kCFI's preamble in front of it; or by a fault, which goes
+        into a new frame.
         """
         body = self.bodies.of(source)
+        if row == source + 1:
+            function = self.bodies.stateless(row) and self.bodies.is_function(row)
+            return function and _PLAIN.issuperset(body.kind) and not _leaves(frame)
         faults = body.kind[source - body.first] == InsnKind.END
         return self.bodies.named(row) and (faults or not _leaves(frame))
 

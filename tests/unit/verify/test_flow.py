@@ -65,6 +65,27 @@ def test_step_off_the_end() -> None:
     assert rules(kernel("90c3" + "90", [(0, IN), (2, UND)], F)) == []
 
 
+@pytest.mark.parametrize(
+    ("preamble", "function", "expected"),
+    [
+        ("b878563412" + "90", [(6, UND)], []),
+        ("5590909090" + "90", [(6, UND)], ["text/step __cfi_f+0x5"]),  # its frame goes
+        ("7400909090" + "90", [(6, UND)], ["text/step __cfi_f+0x5"]),  # it is code
+        # only the beginning of the function has no state
+        ("b878563412" + "90", [(6, UND), (7, IN)], ["text/step __cfi_f+0x5"]),
+    ],
+)
+def test_preamble_of_a_function_without_a_state(
+    preamble: str, function: list[tuple[int, OrcEntry]], expected: list[str]
+) -> None:
+    """kCFI's hash in front of a function is run through into it, as a call enters it."""
+    rows = [(0, IN), *function, (8, UND)]
+    if preamble.startswith("55"):
+        rows.insert(1, (1, PUSHED))
+    program = kernel(preamble + "90c3", rows, [("__cfi_f", 0, 6), ("f", 6, 2)])
+    assert [rule for rule in rules(program) if "step" in rule] == expected
+
+
 def test_store_of_the_frame_pointer() -> None:
     """`mov %rbp,8(%rsp)` saves it at the place that the entry behind it names."""
     code = "4883ec10" + "48896c2408" + "4883c410" + "c3"

@@ -415,7 +415,7 @@ def _symbols(raw: RawSymbols, layout: Layout) -> Symbols:
     keep[raw.nulls] = False
     # Numbers, not places: they would name code that lies near them.
     keep &= raw.section != SHN_ABS
-    keep &= ~raw.names.empty
+    keep &= ~raw.names.unsaid
     home = np.arange(len(layout.section), dtype=np.int32)
     home[layout.order] = layout.order[np.searchsorted(layout.group, layout.group)]
     section = np.full(len(raw.section), -1, dtype=np.int32)

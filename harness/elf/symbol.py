@@ -59,10 +59,15 @@ class Names:
         return self.strings[start : end if end >= 0 else None].decode("latin-1")
 
     @property
-    def empty(self) -> npt.NDArray[np.bool_]:
-        """bool[n], which symbols have no name."""
-        text = np.frombuffer(self.strings + b"\0", dtype=np.uint8)
-        return np.asarray(text[np.minimum(self.offset, len(self.strings))] == 0)
+    def unsaid(self) -> npt.NDArray[np.bool_]:
+        """bool[n], which symbols have no name, or one that no kernel says (.L...).
+
+        scripts/mksysmap keeps local labels out of kallsyms.
+        """
+        text = np.frombuffer(self.strings + b"\0\0", dtype=np.uint8)
+        first = np.minimum(self.offset, len(self.strings))
+        local = (text[first] == ord(".")) & (text[first + 1] == ord("L"))
+        return np.asarray(local | (text[first] == 0))
 
     def take(self, rows: npt.NDArray[np.int64]) -> Names:
         """Return the names of ``rows``."""

@@ -77,6 +77,20 @@ def test_what_is_no_place_is_left_out() -> None:
     assert symbols.kind.tolist() == [STT_FUNC]
 
 
+def test_local_labels_name_nothing() -> None:
+    """An oops does not know them, nor do the symbols of a stripped kernel."""
+    writer, text = _writer()
+    for name, address in (("f", 0), (".Ltmp0", 5), (".Loop", 7), (".text.f", 9)):
+        writer.symbol(name, text, address, 0)
+    symbols = writer.program().symbols
+    start = int(symbols.address[0])
+    assert [symbols.locate(start + n) for n in (6, 8, 10)] == [
+        ("f", 6),
+        ("f", 8),
+        (".text.f", 1),
+    ]
+
+
 def test_a_symbol_of_no_section_is_refused() -> None:
     """A section number beyond the file is damage."""
     writer, _ = _writer()

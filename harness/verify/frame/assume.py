@@ -34,6 +34,7 @@ class Assumption(enum.IntEnum):
     SAVED = 3  # the function overwrote its return address: its caller's registers
     MADE = 4  # a return address that the code made itself is on top of the stack
     WITHOUT = 5  # a function that claims to have no frame is entered
+    KEPT = 6  # a call of another object kept a register, as the compiler was told
 
 
 def shape(

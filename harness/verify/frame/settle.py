@@ -31,6 +31,7 @@ from harness.verify.transfer import ENTRY, UNDEFINED, is_defined
 
 _FAR = 4  # rounds of looking for those who jump to a fragment
 _PADDING = (InsnKind.NOP, InsnKind.TRAP)
+_UNTOLD = (Assumption.WITHOUT, Assumption.KEPT)  # by hints
 _LEAVES = (EdgeKind.TAIL, EdgeKind.RETPOLINE, EdgeKind.STATIC_CALL)
 
 
@@ -233,7 +234,8 @@ def _unhinted(scope: Scope, walker: Walker) -> Iterator[Refusal]:
 
     One may stand anywhere between the entry and the row that it holds for. A stack
     that is loaded under an unchanged state needs none: objtool does not see it. Nor
-    does no state behind it: that is what objtool says of a frame it lost.
+    does no state behind it: that is what objtool says of a frame it lost. Nor do the
+    registers that a call keeps: objtool takes all of them for kept.
     """
     columns = scope.columns
     hints = parse_hints(columns.program, columns.table)
@@ -242,7 +244,7 @@ def _unhinted(scope: Scope, walker: Walker) -> Iterator[Refusal]:
     ip, hinted = columns.lookup.ip, np.sort(hints.ip)
     for (source, row), why in walker.walked.assumed.items():
         state = int(scope.state[row])
-        if why is Assumption.WITHOUT or state in (UNDEFINED, int(scope.state[source])):
+        if why in _UNTOLD or state in (UNDEFINED, int(scope.state[source])):
             continue
         address = columns.insns.address[row]
         entry = ip[max(int(np.searchsorted(ip, address, side="right")) - 1, 0)]

@@ -42,6 +42,7 @@ from harness.verify.transfer import ENTRY, is_defined
 _DEPTH = 8  # of calls that are followed to see what a function keeps
 _HINT_LATE = 3  # instructions that may lie between a push and its hint
 _ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
+_RESULT = 1  # %rax
 _PLAIN = frozenset((int(InsnKind.OTHER), int(InsnKind.NOP)))  # a preamble's
 
 
@@ -100,6 +101,7 @@ class Walker:
             inner._kept, inner.walked.kept = self._kept, wanted
             inner.walk(row, weakest(ENTRY, self.bodies.address(row)))
             self._kept[asked] = inner.walked.kept
+            self.walked.assumed |= inner.walked.told
         return self._kept[asked]
 
     def _leave(self, frame: Frame, goes: int | None) -> None:
@@ -224,9 +226,13 @@ class Walker:
             self._arrive(row, goes, frame)
             return False
         if self.depth:
-            kept = self.keeps(goes, _unchanged(frame, self.walked.kept))
+            wanted = _unchanged(frame, self.walked.kept)
         else:
-            kept = self.keeps(goes, _carriers(frame, body.restored))
+            wanted = _carriers(frame, body.restored)
+        kept = self.keeps(goes, wanted)
+        if goes < 0 and body.kind[n] == InsnKind.CALL and (kept := wanted & ~_RESULT):
+            # of another object: inline assembly tells the compiler what it keeps
+            self.walked.assumed[row, row + 1] = Assumption.KEPT
         execute(frame, body.operations[n], body.address[n])
         frame.live |= kept
         return True

@@ -44,3 +44,9 @@ class Walked:
     assumed: dict[tuple[int, int], Assumption] = field(default_factory=dict)
     executed: set[int] = field(default_factory=set)
     kept: int = 0
+
+    @property
+    def told(self) -> dict[tuple[int, int], Assumption]:
+        """What was assumed of calls: it counts for whoever asked about a callee."""
+        kept = Assumption.KEPT
+        return {way: why for way, why in self.assumed.items() if why is kept}

@@ -98,6 +98,18 @@ def test_assumed_with_a_hint_only() -> None:
     assert rules((0,)) == ["text/hint"]
 
 
+def test_a_kept_register_needs_no_hint() -> None:
+    """objtool takes registers for kept over every call."""
+    # push %rbx; lea 8(%rsp),%r9; call; mov %r9,%rsp; ret
+    code = "53 4c8d4c2408 e800100000 4c89cc c3"
+    rows = [(0, call(8)), (1, call(16)), (14, call(8))]
+    writer = program(code, rows, hints=(0,))
+    columns = read_columns(writer.program(), Features({}, 0, "test"))
+    assert columns is not None
+    found = check_flow(columns)
+    assert ([f.rule for f in found.findings], found.counts["assumed"]) == ([], 1)
+
+
 def test_a_lost_frame_needs_no_hint() -> None:
     """No state behind a stack that is loaded is what objtool says by itself."""
     # mov %rax,%rsp; nop; jmp to itself (no_context() of 5.10 leaves the stack so)

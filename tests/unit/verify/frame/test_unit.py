@@ -32,6 +32,7 @@ def walked(
     rows: Rows,
     routes: Routes | None = None,
     ways: tuple[int, int] | None = None,
+    names: list[tuple[str, int, int]] | None = None,
 ) -> tuple[str, ...]:
     """What is refused (``+5 elsewhere``) and assumed (``+5 loaded``) of this code.
 
@@ -41,7 +42,8 @@ def walked(
     data = bytes.fromhex(code)
     writer = ElfWriter()
     text = writer.section(".text", data + b"\xcc" * 16, flags=ALLOC | EXEC)
-    writer.symbol("f", text, 0, len(data))
+    for name, at, size in names or [("f", 0, len(data))]:
+        writer.symbol(name, text, at, size)
     add_orc(writer, text, [*rows, (len(data), UND)])
     columns = read_columns(writer.program(), Features({}, 0, "test"))
     assert columns is not None
@@ -55,14 +57,15 @@ def walked(
     )
     walker.walk(0, weakest(int(columns.state[0]), start))
 
-    def at(row: int) -> int:
+    def place(row: int) -> int:
         return int(columns.insns.address[row]) - start
 
     refused = [
-        f"+{at(r.row)} {r.answer.name.lower()}" for r in walker.walked.refused.values()
+        f"+{place(r.row)} {r.answer.name.lower()}"
+        for r in walker.walked.refused.values()
     ]
     assumed = [
-        f"+{at(row)} {why.name.lower()}"
+        f"+{place(row)} {why.name.lower()}"
         for (_, row), why in walker.walked.assumed.items()
     ]
     return (*refused, *assumed)
@@ -349,3 +352,16 @@ def test_calls_that_end() -> None:
     code, rows = "e800100000 53 c3", [(0, call(8))]
     assert walked(code, rows)
     assert walked(code, rows, Routes(ends=frozenset({0}))) == ()
+
+
+def test_registers_that_a_call_of_another_object_keeps() -> None:
+    """The compiler was told so: %rsp comes back from them, and the table is put to it."""
+    # push %rbx; lea 8(%rsp),%r9; call; mov %r9,%rsp; ret
+    code = "53 4c8d4c2408 e800100000 4c89cc c3"
+    rows = [(0, call(8)), (1, call(16)), (14, call(8))]
+    assert walked(code, rows) == ("+11 kept",)
+    assert walked(code, changed(rows, 14, call(16)))[0] == "+14 elsewhere"
+    # the same by a callee: call g; mov %r9,%rsp; ret; g: call; ret
+    code = "53 4c8d4c2408 e804000000 4c89cc c3 e800100000 c3"
+    names = [("f", 0, 15), ("g", 15, 6)]
+    assert walked(code, [*rows, (15, call(8))], names=names) == ("+20 kept",)

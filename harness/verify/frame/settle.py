@@ -89,6 +89,11 @@ def settle(
         first = bodies.of(row).first
         if row not in walker.walked.executed and is_defined(bodies.state(first)):
             walker.walk(first, _start(bodies, first))
+    for row in wanted:
+        for start in _unnamed(scope, bodies, row):
+            if row in walker.walked.executed:
+                break
+            walker.walk(start, _start(bodies, start))
     return _settled(scope, doubtful, walker)
 
 
@@ -120,6 +125,19 @@ def _begins(scope: Scope, bodies: Bodies) -> list[int]:
             row -= 1
         rows.add(row)
     return sorted(rows)
+
+
+def _unnamed(scope: Scope, bodies: Bodies, row: int) -> Iterator[int]:
+    """Yield where a function without a name may start that ``row`` lies in.
+
+    The linker drops a weak function's symbol and leaves its code: nothing leads
+    there. It starts as a call enters it, behind what does not run into it.
+    """
+    kind = scope.columns.insns.kind
+    for start in range(row, bodies.of(row).first, -1):
+        apart = not scope.falls[start - 1] or kind[start - 1] == InsnKind.NOP
+        if apart and bodies.state(start) == ENTRY:
+            yield start
 
 
 def _dying_sites(scope: Scope) -> list[int]:

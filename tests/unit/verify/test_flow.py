@@ -86,6 +86,18 @@ def test_preamble_of_a_function_without_a_state(
     assert [rule for rule in rules(program) if "step" in rule] == expected
 
 
+def test_code_of_a_dropped_weak_function() -> None:
+    """No symbol starts it and nothing leads there: it is followed from its beginning."""
+    # f: ret; ud2; nop. push %rbx; mov %rsp,%rax; mov %rax,%rsp; pop %rbx; ret
+    code = "c3 0f0b 90" + "53 4889e0 4889c4 5b c3"
+    rows = [(0, IN), (5, PUSHED), (12, IN), (13, UND)]
+    assert rules(kernel(code, rows, [("f", 0, 1)])) == []
+    # the same with a push between, of which the table says that it stays
+    code = "c3 0f0b 90" + "53 4889e0 50 4889c4 5b c3"
+    rows = [(0, IN), (5, PUSHED), (9, call(24)), (13, IN), (14, UND)]
+    assert "text/step f+0x9" in rules(kernel(code, rows, [("f", 0, 1)]))
+
+
 def test_store_of_the_frame_pointer() -> None:
     """`mov %rbp,8(%rsp)` saves it at the place that the entry behind it names."""
     code = "4883ec10" + "48896c2408" + "4883c410" + "c3"

@@ -121,6 +121,7 @@ def lint(columns: Columns) -> list[Part]:
     from harness.verify.blind import check_blind
     from harness.verify.condition import check_conditions
     from harness.verify.dwarf import check_dwarf
+    from harness.verify.entry import check_entries
     from harness.verify.length import check_lengths
     from harness.verify.order import check_order
     from harness.verify.paravirt import check_paravirt
@@ -141,6 +142,7 @@ def lint(columns: Columns) -> list[Part]:
         check_order,
         check_patch_sites,
         check_blind,
+        check_entries,
         check_paravirt,
         check_views,
         check_dwarf,

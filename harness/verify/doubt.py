@@ -89,6 +89,33 @@ def drops_signal(scope: Scope, edges: Edges) -> Bools:
     return np.asarray(stays & both & (before & ~after & SIGNAL != 0))
 
 
+def gains_signal(scope: Scope, edges: Edges) -> Bools:
+    """Tell which of ``edges`` are steps that only make a trap's frame a fault's.
+
+    Whether its address is that of the next instruction hardware has decided. A copy of
+    the frame is another one.
+    """
+    before = scope.state[np.maximum(edges.source, 0)]
+    after = scope.at(edges.target)
+    gains = _interrupted(before) & _interrupted(after) & (~before & after & SIGNAL != 0)
+    gains &= edges.kind == EdgeKind.STEP
+    for at in np.flatnonzero(gains).tolist():
+        insn = scope.columns.insns.at(int(edges.source[at]))
+        gains[at] = int(after[at]) & ~SIGNAL in step(int(before[at]), insn)
+    return np.asarray(gains)
+
+
+def gains_registers(scope: Scope, edges: Edges) -> Bools:
+    """Tell which of ``edges`` are jumps from an interrupt's words to whole pt_regs.
+
+    A jump saves no register. Where they were they lie below %rsp, or on another stack.
+    """
+    before = scope.state[np.maximum(edges.source, 0)] >> 40 & 15
+    after = scope.at(edges.target) >> 40 & 15
+    gains = (before == OrcType.REGS_PARTIAL) & (after == OrcType.REGS)
+    return np.asarray(gains & (edges.kind == EdgeKind.BRANCH))
+
+
 def _interrupted(states: I64) -> Bools:
     kind = states >> 40 & 15
     return np.asarray((kind == OrcType.REGS) | (kind == OrcType.REGS_PARTIAL))

@@ -18,7 +18,14 @@ from harness.verify.columns import Columns, Part
 from harness.verify.coverage import coverage
 from harness.verify.depth import depths_of, unsure_pops
 from harness.verify.direct import enter_direct, pushes_and_jumps
-from harness.verify.doubt import drops_signal, findings_of, leads_nowhere, refusals_of
+from harness.verify.doubt import (
+    drops_signal,
+    findings_of,
+    gains_registers,
+    gains_signal,
+    leads_nowhere,
+    refusals_of,
+)
 from harness.verify.edge import EdgeKind, Edges, edges, join
 from harness.verify.frame.settle import Verdict, settle
 from harness.verify.indirect import enter_indirect
@@ -209,6 +216,8 @@ def check_flow(columns: Columns) -> Part:
     unseen = settled.verdict == Verdict.UNSEEN
     unseen |= leads_nowhere(scope, flow.doubtful)
     unseen |= drops_signal(scope, flow.doubtful)
+    gains = gains_signal(scope, flow.doubtful) | gains_registers(scope, flow.doubtful)
+    unseen |= gains & (settled.verdict != Verdict.REFUSED)
     good = np.isin(settled.verdict, (Verdict.PROVED, Verdict.ASSUMED))
     flow.ledger.reach(columns.index(flow.doubtful.target[good]))
     counts = coverage(scope, flow.ledger) | {

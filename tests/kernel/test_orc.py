@@ -14,7 +14,16 @@ from harness.pytest_plugin import Kernel, KernelObject
 from harness.report import text
 from harness.verify.verdict import Verdict
 
-GROUPS = ("alternative", "blind", "paravirt", "patch-site", "table", "text", "view")
+GROUPS = (
+    "alternative",
+    "blind",
+    "entry",
+    "paravirt",
+    "patch-site",
+    "table",
+    "text",
+    "view",
+)
 
 
 def fail_for(found: Iterable[Finding], again: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.elf.column import distinct
 from harness.elf.hint import parse_hints
+from harness.elf.orc import OrcReg, OrcType, unpack
 from harness.text.insn import I64, U8, InsnKind
 from harness.verify.callee import Callees
 from harness.verify.edge import NO_ROW, EdgeKind, Edges
@@ -243,8 +244,15 @@ def _entered(bodies: Bodies, row: int) -> Verdict:
     if row < 0:
         return Verdict.UNSEEN
     state = bodies.state(row)
-    made = is_defined(state) and not is_call(state) and not bodies.is_function(row)
+    made = _is_interrupt(state) and not bodies.is_function(row)
     return Verdict.ASSUMED if made or bodies.stateless(row) else Verdict.UNSEEN
+
+
+def _is_interrupt(state: int) -> bool:
+    """Whether the interrupt's words are on top, the call's return address the first."""
+    entry = unpack(state)
+    on_top = entry.sp_reg == OrcReg.SP and entry.sp_offset == 0
+    return entry.type == OrcType.REGS_PARTIAL and on_top
 
 
 def _unhinted(scope: Scope, walker: Walker) -> Iterator[Refusal]:

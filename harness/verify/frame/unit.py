@@ -190,8 +190,8 @@ class Walker:
         """Follow what is no call; tell whether the next instruction is reached."""
         row, kind = body.first + n, body.kind[n]
         goes = body.goes[n]
-        leaves = kind in (InsnKind.RET, InsnKind.JMP_INDIRECT)
-        leaves &= row not in body.after
+        leaves = kind == InsnKind.RET
+        leaves |= kind == InsnKind.JMP_INDIRECT and row not in body.after
         beyond = kind in (InsnKind.JMP, InsnKind.JCC) and goes < 0
         if beyond and frame.anchor is Anchor.IRET:
             pass  # assembly goes on in another object, with the registers that it saved

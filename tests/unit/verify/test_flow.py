@@ -113,7 +113,46 @@ def test_step_that_drops_signal() -> None:
     rows = [(0, regs(0)), (1, regs(8)), (2, regs(0)), (4, UND)]
     assert rules(kernel(code, rows, ())) == []
     rows[1] = (1, replace(regs(8), signal=False))
+    assert rules(kernel(code, rows, ())) == ["text/step .text", "text/step .text+0x1"]
+
+
+def test_step_that_gains_signal() -> None:
+    """No instruction makes a trap's frame a fault's."""
+    code = "53" + "5b" + "48cf"  # push; pop; iretq
+    trap = replace(regs(0), signal=False)
+    rows = [(0, trap), (1, replace(regs(8), signal=False)), (2, trap), (4, UND)]
+    assert rules(kernel(code, rows, ())) == []
+    rows[1:3] = [(1, regs(8)), (2, regs(0))]
     assert rules(kernel(code, rows, ())) == ["text/step .text"]
+
+
+def test_branch_that_gains_registers() -> None:
+    """A jump leads from an interrupt's words to no whole pt_regs."""
+    code = "4881c480000000" + "eb01" + "cc" + "48cf"  # add $128,%rsp; jmp; int3; iretq
+    words = OrcEntry(0, 0, OrcReg.SP, OrcReg.UNDEFINED, OrcType.REGS_PARTIAL, True)
+    rows = [(0, regs(0)), (7, words), (10, words), (12, UND)]
+    assert rules(kernel(code, rows, ())) == []
+    rows[2] = (10, regs(-128))
+    assert rules(kernel(code, rows, ())) == ["text/branch .text+0x7"]
+
+
+def test_return_that_may_fault() -> None:
+    """That an exception table has a return's place makes it no switch."""
+    code = "53" + "c3" + "5bc3"
+    rows = [(0, IN), (1, PUSHED), (3, IN), (4, UND)]
+    found = rules(kernel(code, rows, F, [ex_table((1, 2))]))
+    assert found == ["text/return f+0x1"]
+
+
+def test_call_of_an_interrupt_that_has_registers() -> None:
+    """A call pushes one of the interrupt's words, never the lowest of pt_regs."""
+    code = "6a00" * 4 + "e801000000" + "c3" + "48cf"
+    words = OrcEntry(0, 0, OrcReg.SP, OrcReg.UNDEFINED, OrcType.REGS_PARTIAL, True)
+    pushes = [(2 * n, call(8 * n + 8)) for n in range(5)]
+    rows = [*pushes, (13, IN), (14, words), (16, UND)]
+    assert "text/call f+0x8" not in rules(kernel(code, rows, F))
+    rows[-2] = (14, regs(0))
+    assert "text/call f+0x8" in rules(kernel(code, rows, F))
 
 
 def test_branch() -> None:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from harness.corpus.dead import dead
 from harness.corpus.mutant import Change, Kind
+from harness.corpus.permitted import follows, keeps_bp, rows_of
+from harness.corpus.recomputed import is_recomputed
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcReg, unpack
 from harness.text.insn import I64, U64, Insn, InsnKind, Insns
-from harness.text.patch import Streams
+from harness.text.patch import ORIGINAL, Streams
 from harness.verify.columns import Columns
 from harness.verify.transfer import is_defined, moves_sp, step
 
@@ -121,6 +123,27 @@ def _unreachable(base: Clean, change: Change) -> bool:
     return bool((rows >= 0).all() and base.dead[rows].all())
 
 
+def _permitted(base: Clean, change: Change) -> bool:
+    """Both tables are right: the code permits both states."""
+    rows = _differing_rows(base, change)
+    return rows is not None and follows(base.columns, change.columns, rows)
+
+
+def _bp_kept(base: Clean, change: Change) -> bool:
+    """The caller's %rbp is saved, and still in its register as well."""
+    rows = _differing_rows(base, change)
+    return rows is not None and keeps_bp(base.columns, change.columns, rows)
+
+
+def _differing_rows(base: Clean, change: Change) -> I64 | None:
+    clean, mutant = base.columns, change.columns
+    if not _same_code(clean, mutant) or clean.table is mutant.table:
+        return None
+    if _is_ordered(clean) != _is_ordered(mutant):
+        return None
+    return rows_of(clean, _differing(base, mutant))
+
+
 # --- the code --------------------------------------------------------------------
 
 
@@ -211,6 +234,56 @@ def _other_base(base: Clean, change: Change) -> bool:
         and unpack(state).sp_reg not in (OrcReg.SP, OrcReg.SP_INDIRECT)
         for state in states
     )
+
+
+def _recomputed(base: Clean, change: Change) -> bool:
+    """%rsp is computed anew from %rbp before anything depends on it."""
+    clean = base.columns
+    return _texts_changed(clean, change) and is_recomputed(clean, change)
+
+
+def _never_executed(base: Clean, change: Change) -> bool:
+    """The change lies in a site's original, behind a jump that does not come back."""
+    clean = base.columns
+    if not _texts_changed(clean, change) or clean.alternatives is None:
+        return False
+    texts = [_original_at(each, change.address) for each in (clean, change.columns)]
+    changed = range(change.address, change.address + change.size)
+    target = clean.insns.target[clean.branches]
+    into = (target >= np.uint64(changed.start)) & (target < np.uint64(changed.stop))
+    return not into.any() and all(
+        text is not None and not _executed(text) & set(changed) for text in texts
+    )
+
+
+def _original_at(columns: Columns, address: int) -> list[Insn] | None:
+    """Return the original text of the site that ``address`` lies in."""
+    table, streams = columns.alternatives, columns.streams
+    assert table is not None
+    if streams is None:
+        return None
+    end = table.site_address + table.site_length.astype(np.uint64)
+    here = (table.site_address <= np.uint64(address)) & (np.uint64(address) < end)
+    for site in np.flatnonzero(here).tolist():
+        of_site = (streams.site == site) & (streams.entry == ORIGINAL)
+        for row in np.flatnonzero(of_site).tolist():
+            return list(streams.rows(row))
+    return None
+
+
+def _executed(text: list[Insn]) -> set[int]:
+    """Return the addresses of what runs if ``text`` is entered at its start."""
+    by_address = {insn.address: insn for insn in text}
+    seen, todo = set[int](), [text[0].address] if text else []
+    while todo:
+        address = todo.pop()
+        insn = by_address.get(address)
+        if insn is None or address in seen:
+            continue
+        seen.add(address)
+        todo += [insn.target] if insn.target else []
+        todo += [insn.end] if insn.kind.falls_through else []
+    return seen
 
 
 def _declared(base: Clean, change: Change) -> bool:
@@ -342,6 +415,18 @@ RULES = (
         _unreachable,
     ),
     Rule(
+        "permitted",
+        "the instructions that lead there permit the other state as well",
+        _ANY,
+        _permitted,
+    ),
+    Rule(
+        "bp-kept",
+        "the caller's %rbp is saved, and in its register as well",
+        _ANY,
+        _bp_kept,
+    ),
+    Rule(
         "unclaimed",
         "the table says nothing about the changed code, so it says nothing wrong",
         (Kind.STATE,),
@@ -358,6 +443,18 @@ RULES = (
         "the frame is not counted from %rsp, and %rsp ends where it did",
         (Kind.STATE,),
         _other_base,
+    ),
+    Rule(
+        "recomputed",
+        "%rsp is computed anew from %rbp before anything depends on it",
+        (Kind.STATE,),
+        _recomputed,
+    ),
+    Rule(
+        "never-executed",
+        "it lies behind a jump of the original, and nothing leads there",
+        (Kind.STATE,),
+        _never_executed,
     ),
     Rule(
         "declared",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.corpus.dead import dead
-from tests.builders.elfwriter import call
+from tests.builders.elfwriter import UND, call
 from tests.unit.corpus.program import read
 
 
@@ -26,3 +26,12 @@ def test_fill_that_a_branch_reaches() -> None:
     clean = read("7401 c3 90 31c0 c3", [(0, call(8))])
 
     assert not dead(clean).any()
+
+
+def test_a_branch_in_dead_code() -> None:
+    """What only dead code jumps to is dead: code behind a call that does not return."""
+    behind = "7401 90 c3"  # je over a NOP; ret
+
+    clean = read(f"e8fbffffff {behind}", [(0, call(8)), (5, UND)])
+    assert dead(clean).tolist() == [False, True, True, True]
+    assert not dead(read(f"e8fbffffff {behind}", [(0, call(8))])).any()

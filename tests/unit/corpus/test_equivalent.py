@@ -223,3 +223,72 @@ def test_every_rule_says_why() -> None:
     """Names are unique, reasons are sentences without a full stop."""
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.reason and not rule.reason.endswith(".") for rule in RULES)
+
+
+def test_a_frame_that_two_registers_lead_to() -> None:
+    """Behind `mov %rsp,%rbp` both are right, before it one is."""
+    clean = framed()
+    sixteen_bp = bytes.fromhex("1000 f0ff 1502")
+    frame = bytes.fromhex("1000 f0ff 1402")
+    head = [(0, EIGHT), (1, sixteen_bp)]
+    late = [*head, (7, frame), (8, EIGHT), (9, NONE)]
+    assert proved(clean, table_change(clean, late)) == "permitted"
+    early = [(0, EIGHT), (1, frame), (8, EIGHT), (9, NONE)]
+    assert proved(clean, table_change(clean, early)) == ""
+
+
+def test_a_saved_register_that_is_still_there() -> None:
+    """Until %rbp is written the caller's is in it, saved or not."""
+    code = "55 53 4889f8 5b 5d c3"  # push %rbp; push %rbx; mov; pop; pop
+    saved = [(1, call(16, -16)), (2, call(24, -16)), (6, call(16, -16)), (7, call(8))]
+    clean = read(code, [(0, call(8)), *saved])
+    both = [bytes.fromhex(f"{n}00 f0ff 1502") for n in ("10", "18")]
+    unsaved = bytes.fromhex("1800 f0ff 0502")
+    rows = [(0, EIGHT), (1, both[0]), (2, unsaved), (6, both[0]), (7, EIGHT), (8, NONE)]
+    assert proved(clean, table_change(clean, rows)) == "bp-kept"
+    written = read(code.replace("4889f8", "4889fd"), [(0, call(8)), *saved])
+    assert proved(written, table_change(written, rows)) == ""
+
+
+LEFT = "55 4889e5 53 4883ec10 {} 488d65f8 5b 5d c3"  # lea -8(%rbp),%rsp; pop; pop
+
+
+def left(code: str) -> Columns:
+    """A frame of %rbp at whose end %rsp is computed anew, with ``code`` in it."""
+    last = 13 + len(bytes.fromhex(code))
+    rows = [(0, call(8)), (1, call(16, -16)), (4, BP), (last + 1, call(8))]
+    return read(LEFT.format(code), rows)
+
+
+@pytest.mark.parametrize("code", ["50 90 90", "58 90 90"])
+def test_a_stack_pointer_that_is_computed_anew(code: str) -> None:
+    """A push too many, or a pop: %rsp is back before anybody counts from it."""
+    clean = left("4889f8")
+    assert proved(clean, code_change(clean, 9, code)) == "recomputed"
+
+
+def test_a_stack_pointer_that_is_popped_from() -> None:
+    """What is popped would be another word."""
+    clean = left("4889f8 41 5c")
+    assert proved(clean, code_change(clean, 9, "50 90 90")) == ""
+    clean = framed()
+    assert proved(clean, code_change(clean, 4, "50 90 90")) == ""
+
+
+def test_a_stack_pointer_above_what_was_pushed() -> None:
+    """Two words up, where one was pushed: locals would lie on the frame."""
+    clean = left("4889f8")
+    assert proved(clean, code_change(clean, 9, "58 58 90")) == ""
+
+
+@pytest.mark.parametrize(("jump", "rule"), [("eb03", "never-executed"), ("7503", "")])
+def test_padding_behind_a_jump_of_the_original(jump: str, rule: str) -> None:
+    """What the original jumps over never runs, unless the jump has a condition."""
+    replacement = Replacement(bytes.fromhex("0f1f440000"), SMAP)
+    site = a_site(bytes.fromhex(f"{jump} 909090"), [replacement])
+    clean = read_columns(site, NAMES)
+    assert clean is not None
+    assert clean.alternatives is not None
+    start = int(clean.alternatives.site_address[0])
+
+    assert proved(clean, poke(clean, start + 3, b"\x58")) == rule

@@ -122,6 +122,7 @@ def lint(columns: Columns) -> list[Part]:
     from harness.verify.condition import check_conditions
     from harness.verify.dwarf import check_dwarf
     from harness.verify.entry import check_entries
+    from harness.verify.fault import check_faults
     from harness.verify.length import check_lengths
     from harness.verify.order import check_order
     from harness.verify.paravirt import check_paravirt
@@ -143,6 +144,7 @@ def lint(columns: Columns) -> list[Part]:
         check_patch_sites,
         check_blind,
         check_entries,
+        check_faults,
         check_paravirt,
         check_views,
         check_dwarf,

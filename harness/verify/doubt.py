@@ -37,6 +37,7 @@ class Rule(enum.StrEnum):
     RETPOLINE = "text/retpoline"
     FRAME = "text/frame"
     HINT = "text/hint"
+    ORPHAN = "text/orphan"
 
 
 _MESSAGES = {

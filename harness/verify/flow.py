@@ -32,8 +32,9 @@ from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
 from harness.verify.noreturn import Noreturn, Ways, exports_of, ways_of
 from harness.verify.realign import realign
+from harness.verify.orphan import orphans
 from harness.verify.scope import Scope, scope_of
-from harness.verify.side import Sides, enter_side, sides_of
+from harness.verify.side import Sides, enter_side, label_jumps, sides_of
 from harness.verify.successor import Bools, defined
 from harness.verify.switch import Switches
 from harness.verify.thunk import thunks_of
@@ -116,6 +117,8 @@ def _ways(scope: Scope, switches: Switches, sides: Sides) -> Ways:
     for sites in (sides.exceptions, sides.labels):
         if sites is not None:
             parts.append((columns.index(sites.address), sites.target))
+    turned = label_jumps(scope, sides)
+    parts.append((turned, scope.end(turned)))
     warns = columns.index(sides.warnings)
     warns = warns[warns >= 0]
     parts.append((warns, scope.end(warns)))
@@ -229,6 +232,7 @@ def check_flow(columns: Columns) -> Part:
     findings = (
         *refusals_of(scope, settled.refusals, flow.doubtful),
         *findings_of(scope, flow.doubtful.take(unseen)),
+        *orphans(scope, flow.ledger, flow.switches),
     )
     return Part(findings, counts, (), _reliances(flow), _exports(flow))
 

@@ -12,7 +12,7 @@ import numpy as np
 from harness.elf.bug import parse_warnings
 from harness.elf.program import Program
 from harness.elf.sites import Sites, SiteTable, parse_sites
-from harness.text.insn import U64, InsnKind
+from harness.text.insn import I64, U64, InsnKind
 from harness.verify.edge import EdgeKind
 from harness.verify.ledger import Ledger
 from harness.verify.scope import Scope
@@ -60,9 +60,26 @@ def enter_side(scope: Scope, ledger: Ledger, sides: Sides) -> None:
     ):
         if sites is not None:
             _equal(scope, ledger, kind, sites.address, sites.target)
+    row = label_jumps(scope, sides)
+    _equal(
+        scope,
+        ledger,
+        EdgeKind.JUMP_LABEL,
+        scope.columns.insns.address[row],
+        scope.end(row),
+    )
     _warnings(scope, ledger, sides.warnings)
     if sides.static_calls is not None:
         _static_calls(scope, ledger, sides.static_calls)
+
+
+def label_jumps(scope: Scope, sides: Sides) -> I64:
+    """Return the rows of jumps of static keys, which become NOPs when a key is turned."""
+    if sides.labels is None:
+        return np.zeros(0, np.int64)
+    row = scope.columns.index(sides.labels.address)
+    row = row[row >= 0]
+    return np.asarray(row[scope.columns.insns.kind[row] == InsnKind.JMP])
 
 
 def _equal(

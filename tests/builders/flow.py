@@ -9,6 +9,7 @@ from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry
 from harness.elf.program import Program
 from harness.verify.columns import Columns, Part, read_columns
+from harness.verify.doubt import Rule
 from harness.verify.flow import check_flow
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter, add_orc
 
@@ -55,7 +56,14 @@ def flow(program: Program) -> Part:
 
 def rules(program: Program) -> list[str]:
     """Return rule and place of each finding about edges."""
-    return sorted(f"{f.rule} {f.location}" for f in flow(program).findings)
+    found = (f for f in flow(program).findings if f.rule != Rule.ORPHAN)
+    return sorted(f"{f.rule} {f.location}" for f in found)
+
+
+def orphans(program: Program) -> list[str]:
+    """Return each place to which no edge leads."""
+    found = (f for f in flow(program).findings if f.rule == Rule.ORPHAN)
+    return sorted(str(f.location) for f in found)
 
 
 def relative(at: int, *targets: int) -> bytes:

@@ -26,7 +26,16 @@ from tests.builders.elfwriter import (
     call,
     regs,
 )
-from tests.builders.flow import RODATA, TABLE, TEXT, flow, kernel, relative, rules
+from tests.builders.flow import (
+    RODATA,
+    TABLE,
+    TEXT,
+    flow,
+    kernel,
+    orphans,
+    relative,
+    rules,
+)
 
 F = [("f", 0, 0x20)]
 IN, PUSHED = call(8), call(16)
@@ -285,6 +294,31 @@ def test_jump_label() -> None:
 
     assert rules(labelled(6)) == []
     assert rules(labelled(7)) == ["text/jump-label f+0x1"]
+
+
+def test_jump_label_that_jumps() -> None:
+    """It becomes a NOP when its key is turned: what is behind it has one state, too."""
+    code = "53" + "eb02" + "5bc3" + "5bc3"  # push; jmp over pop; ret
+
+    def labelled(behind: OrcEntry) -> Program:
+        data = relative(TABLE, 1, 5) + struct.pack("<q", 0)
+        states = [(3, behind), (4, IN), (5, PUSHED), (6, IN), (7, UND)]
+        rows = [(0, IN), (1, PUSHED), *states]
+        return kernel(code, rows, F, [("__jump_table", data, TABLE)])
+
+    assert rules(labelled(PUSHED)) == []
+    assert rules(labelled(IN)) == ["text/jump-label f+0x1"]
+
+
+def test_code_that_nothing_leads_to() -> None:
+    """A fixup without its entry, unless a jump to anywhere is in the function."""
+    code = "488b07" + "c3" + "31c0c3"
+    rows = [(0, IN), (7, UND)]
+    assert orphans(kernel(code, rows, F, [ex_table((0, 4))])) == []
+    assert orphans(kernel(code, rows, F, [ex_table((0, 3))])) == ["f+0x4"]
+    assert orphans(kernel(code, rows, [("f", 0, 4)])) == []
+    anywhere = "ffe0" + "c3" + "31c0c3"
+    assert orphans(kernel(anywhere, [(0, IN), (6, UND)], F)) == []
 
 
 @pytest.mark.parametrize("size", [8, 12, 16])

@@ -40,7 +40,7 @@ from harness.verify.frame.walked import Refusal, Walked
 from harness.verify.transfer import ENTRY, is_defined
 
 _DEPTH = 8  # of calls that are followed to see what a function keeps
-_HINT_LATE = 3  # instructions that may lie between a push and its hint
+_HINT_LATE = 0
 _ENDS = frozenset(int(kind) for kind in InsnKind if not kind.falls_through)
 _RESULT = 1  # %rax
 _PLAIN = frozenset((int(InsnKind.OTHER), int(InsnKind.NOP)))  # a preamble's
@@ -324,8 +324,7 @@ class Walker:
         if row != source + 1:
             return False
         body = self.bodies.of(source)
-        before = range(max(source - _HINT_LATE, body.first), row)
-        builds = any(body.operations[at - body.first].builds for at in before)
+        builds = body.operations[source - body.first].builds
         called = self._moved(source, state) is not None
         return called or was_there(frame, state, self._entered, builds=builds)
 

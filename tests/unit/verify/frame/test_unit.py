@@ -262,6 +262,15 @@ def test_state_lost_at_the_start() -> None:
     assert walked(code, [(0, END), (3, regs(partial=True))]) == ("+3 found",)
 
 
+def test_state_that_comes_late() -> None:
+    """Behind the last push of pt_regs its frame is there, not an instruction later."""
+    # six words, rdi to r15; xor %eax,%eax; iretq
+    pushes = "6aff" * 6 + "57 56 52 51 50 4150 4151 4152 4153 53 55 4154 4155 4156 4157"
+    code = f"{pushes} 31c0 48cf"
+    assert walked(code, [(0, END), (35, regs())]) == ("+35 found",)
+    assert "+37 lost" in walked(code, [(0, END), (37, regs())])
+
+
 def test_state_lost_on_the_way() -> None:
     """Where the table falls silent the code must hide the frame, too."""
     # push %rbx; nop; pop %rbx; ret

@@ -26,6 +26,7 @@ from harness.verify.window import excerpt
 RULE = "alternative/length"
 
 _LEAVES = (InsnKind.JMP, InsnKind.JMP_INDIRECT, InsnKind.RET, InsnKind.END)
+_WITNESSES = 20  # entries that must agree to make another one wrong
 _CALL_MEMORY = 6  # bytes of call *disp32(%rip)
 
 
@@ -46,6 +47,8 @@ def check_lengths(columns: Columns) -> Part:
         *_by_entry(alternatives),
         *_by_nesting(alternatives),
         *_by_text(alternatives, streams),
+        *_by_function(columns.program, alternatives),
+        *_by_position(alternatives, patterns),
         *_by_peers(columns.program, alternatives, patterns),
     ):
         wrong.setdefault(one.site, one)
@@ -121,6 +124,43 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
     for at in calls[alternatives.site_length[calls] != _CALL_MEMORY].tolist():
         size = int(alternatives.site_length[at])
         yield _Wrong(at, f"a call through memory has {_CALL_MEMORY} bytes, not {size}")
+
+
+def _by_function(program: Program, alternatives: Alternatives) -> Iterator[_Wrong]:
+    """A site does not reach into the next function."""
+    symbols = program.symbols
+    starts = np.unique(symbols.address[symbols.functions])
+    first = alternatives.site_address
+    end = first + alternatives.site_length.astype(np.uint64)
+    following = np.searchsorted(starts, first, side="right")
+    inside = np.searchsorted(starts, end, side="left") > following
+    for site in np.flatnonzero(inside).tolist():
+        name = program.location(int(starts[following[site]]))
+        yield _Wrong(site, f"it reaches into {name}")
+
+
+def _by_position(alternatives: Alternatives, patterns: Patterns) -> Iterator[_Wrong]:
+    """An entry whose like are all the second of two was torn from its site."""
+    telling = np.flatnonzero(patterns.telling & (alternatives.replacementlen > 0))
+    first = alternatives.site_first[alternatives.site]
+    count = alternatives.site_count[alternatives.site].astype(np.int64)
+    position = (np.arange(len(alternatives)) - first + (count << 16))[telling]
+    condition = alternatives.flags.astype(np.uint64) << np.uint64(16)
+    condition |= alternatives.cpuid
+    like = patterns.replacement ^ condition * np.uint64(0x100000001B3)
+    _, like, many = np.unique(like[telling], return_inverse=True, return_counts=True)
+    both = np.stack([like, position])
+    _, pair, same = np.unique(both, axis=1, return_inverse=True, return_counts=True)
+    alone = (same[pair.reshape(-1)] == 1) & (many[like] > _WITNESSES)
+    for at in np.flatnonzero(alone).tolist():
+        others = np.flatnonzero((like == like[at]) & (position != position[at]))
+        if len(np.unique(position[others])) == 1:
+            nth, of = int(position[others[0]]) & 0xFFFF, int(position[others[0]]) >> 16
+            site = int(alternatives.site[telling[at]])
+            message = (
+                f"{len(others)} entries like one of it are number {nth + 1} of {of}"
+            )
+            yield _Wrong(site, message)
 
 
 def _by_peers(

@@ -8,6 +8,7 @@ from harness.elf.feature import Features
 from harness.elf.program import Program
 from harness.verify.columns import read_columns
 from harness.verify.length import check_lengths
+from tests.builders.elfwriter import call
 from tests.builders.site import (
     ALWAYS,
     SMAP,
@@ -19,6 +20,7 @@ from tests.builders.site import (
 
 NAMES = Features({}, 22, "test")
 CLAC = bytes.fromhex("0f01ca")
+STAC = bytes.fromhex("0f01cb")
 NOPS = b"\x90" * 3
 CALL = bytes.fromhex("e800000000")
 PV_CALL = bytes.fromhex("ff1500000000")
@@ -103,3 +105,23 @@ def test_too_short_for_its_replacement() -> None:
     assert message == expected
     empty = (b"", [Replacement(b"")])
     assert messages(many_sites([good] * 4 + [empty])) == ["the site has no bytes"]
+
+
+def test_a_site_in_two_functions() -> None:
+    """It ends before the next function, or behind its own last byte."""
+    function = ("next", bytes.fromhex("31c0c3"), [(0, call(8))])
+    site = a_site(NOPS, [Replacement(CLAC)], functions=[function])
+    assert messages(site) == []
+    wide = [Replacement(CLAC * 9, instrlen=27)]
+    assert "it reaches into next" in messages(a_site(NOPS, wide, functions=[function]))
+
+
+def test_an_entry_that_is_not_where_its_like_are() -> None:
+    """Twenty others are the second of two: this one was torn from its site."""
+    both = (NOPS, [Replacement(CLAC), Replacement(STAC, XENPV)])
+    alone = (NOPS, [Replacement(STAC, XENPV)])
+    says = "20 entries like one of it are number 2 of 2"
+    assert messages(many_sites([both] * 21)) == []
+    assert messages(many_sites([both] * 20 + [alone])) == [says]
+    assert messages(many_sites([both] * 20 + [alone] * 2)) == []
+    assert messages(many_sites([both] * 19 + [alone])) == []

@@ -31,8 +31,8 @@ from harness.verify.frame.settle import Verdict, settle
 from harness.verify.indirect import enter_indirect
 from harness.verify.ledger import Ledger, ledger_for
 from harness.verify.noreturn import Noreturn, Ways, exports_of, ways_of
-from harness.verify.realign import realign
 from harness.verify.orphan import orphans
+from harness.verify.realign import realign
 from harness.verify.scope import Scope, scope_of
 from harness.verify.side import Sides, enter_side, label_jumps, sides_of
 from harness.verify.successor import Bools, defined

@@ -23,7 +23,6 @@ from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.finding import Finding
 from harness.text.insn import I64, U8, U64, InsnKind
-from harness.text.operand import SP
 from harness.verify.columns import Columns, Part
 from harness.verify.window import excerpt
 
@@ -52,8 +51,6 @@ _KINDS = {
     SiteTable.SMP_LOCKS: (InsnKind.OTHER, InsnKind.FRAME, InsnKind.STACK),
     SiteTable.MCOUNT_LOC: (InsnKind.CALL, InsnKind.NOP),  # objtool --mnop
 }
-# bt, bts, btr, btc, cmpxchg, cmpxchg8b and cmpxchg16b: 0x0f, and one of these
-_SYNC = (0xA3, 0xAB, 0xB3, 0xBB, 0xBA, 0xB0, 0xB1, 0xC7)
 _TO_BRANCHES = (
     SiteTable.RETURN_SITES,
     SiteTable.RETPOLINE_SITES,
@@ -195,7 +192,6 @@ def check_patch_sites(columns: Columns) -> Part:
         if table in goes:
             findings += _missing(code, table, goes[table], notes)
     findings += _bare_returns(code, notes)
-    findings += _locks(code)
     findings += _keys(code)
     findings += _calls(code, np.concatenate([*goes.values()]), notes)
     counts = {"patch sites": sum(len(each.row) for each in code.lists.values())}
@@ -389,35 +385,6 @@ def _bare_returns(code: _Code, notes: list[str]) -> Iterator[Finding]:
         notes.append(f"{others} bare returns where no call returns from")
     for row in rows[called].tolist():
         message = "a bare return, where others jump to the return thunk"
-        yield _finding(columns, int(insns.address[row]), Rule.MISSING, message)
-
-
-def _locks(code: _Code) -> Iterator[Finding]:
-    """`lock` prefixes that stay where there is one CPU only.
-
-    Those of barriers (smp_mb()) and of what is shared with a hypervisor (sync_bitops.h:
-    bts, btr, btc and cmpxchg) are not in the list on purpose.
-    """
-    each, columns = code.lists.get(SiteTable.SMP_LOCKS), code.columns
-    if each is None:
-        return
-    insns = columns.insns
-    rows = np.flatnonzero(np.isin(insns.kind, _KINDS[SiteTable.SMP_LOCKS]))
-    rows = rows[insns.code.words(rows) & np.uint64(0xFF) == 0xF0]
-    text = insns.code[rows]
-    rex = text[:, 1] & 0xF0 == 0x40
-    opcode = np.where(rex, text[:, 2], text[:, 1])
-    second = np.where(rex, text[:, 3], text[:, 2])
-    shared = (opcode == 0x0F) & np.isin(second, _SYNC)
-    barrier = (opcode == 0x83) & (second & 0x38 == 0) & (second & 7 == SP)
-    narrow = opcode == 0x66  # cmpxchg of grant tables
-    rows = rows[~shared & ~barrier & ~narrow]
-    rows = rows[~among(insns.address[rows], each.address)]
-    section = columns.program.sections_at(insns.address[rows])
-    rows = rows[_covered(code, SiteTable.SMP_LOCKS, section)]
-    states = columns.lookup.at(insns.address[rows]) >> 40 & 15
-    for row in rows[states != OrcType.UNDEFINED].tolist():
-        message = "the lock prefix is not in .smp_locks"
         yield _finding(columns, int(insns.address[row]), Rule.MISSING, message)
 
 

@@ -239,20 +239,6 @@ def test_seals_and_locks() -> None:
     ]
 
 
-def test_locks_that_stay() -> None:
-    """A lock that is in no list, unless it is a barrier's or one that Xen may share."""
-    module = Module()
-    listed = module.code(bytes.fromhex("f0ff07"))  # lock incl (%rdi)
-    for shared in ("f083442400fc", "f0480fab07", "f0480fb111", "f0660fb111"):
-        module.code(bytes.fromhex(shared))
-    module.list(".smp_locks", [(listed, "", 0)])
-    assert said(module) == []
-    missing = module.code(bytes.fromhex("f0480fc107"))  # lock xaddq %rax,(%rdi)
-    (text,) = said(module)
-    place = f"victim+{missing:#x}"
-    assert text == f"patch-site/missing {place}: the lock prefix is not in .smp_locks"
-
-
 def test_no_lists_no_check() -> None:
     """An object without any list has nothing to say."""
     module = Module()

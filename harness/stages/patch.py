@@ -17,7 +17,7 @@ from harness.text.patch.choice import Machine, decided
 from harness.text.patch.view import View, patcher_of
 from harness.variant import Platform
 from harness.verify.columns import read_columns
-from harness.verify.view import verify_view
+from harness.verify.texts.view import verify_view
 
 LINKED = (
     "return thunks, retpolines, static calls, jump labels and endbr are as linked: the "

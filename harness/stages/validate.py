@@ -82,7 +82,7 @@ def _judged(
     theirs = [*log.findings(_log(found)), *told]
     ours = list(_without_repeats(ours, found))
     if len(ours) > FEW:
-        from harness.verify.wholesale import few  # numpy: for many findings only
+        from harness.verify.edges.wholesale import few  # numpy: for many findings only
 
         ours = list(few(ours, of_all=True))
     judgement = judged(

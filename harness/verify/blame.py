@@ -25,9 +25,9 @@ from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns
 from harness.verify.cut import extent_of
-from harness.verify.judge import Rule as SiteRule
+from harness.verify.edges.wholesale import RULE as WHOLESALE
+from harness.verify.texts.judge import Rule as SiteRule
 from harness.verify.transfer import ENTRY, step
-from harness.verify.wholesale import RULE as WHOLESALE
 
 FOLLOWED = 1 << 16  # instructions of one function
 

@@ -14,9 +14,9 @@ from harness.finding import Finding, number
 from harness.text.decode import Decoding
 from harness.verify.beside import beside
 from harness.verify.columns import Columns, Part, read_columns
-from harness.verify.kernel import Kernel, kernel_of
+from harness.verify.edges.wholesale import absorb, few
+from harness.verify.kernel import Kernel
 from harness.verify.verdict import Exports, Verdict
-from harness.verify.wholesale import absorb, few
 
 if TYPE_CHECKING:
     from harness.elf.debug_frame import FrameRows
@@ -55,6 +55,8 @@ def check(
         verdict = Verdict((), {}, (*program.notes, note), 0.0)
     else:
         if kernel is None and vmlinux is not None:
+            from harness.verify.witness import kernel_of
+
             kernel = kernel_of(vmlinux)
         verdict = check_columns(
             replace(columns, offers=offers, frames=frames, kernel=kernel),
@@ -111,27 +113,27 @@ def _cores() -> int:
 
 def follow(columns: Columns) -> Part:
     """Check the text, which takes as long as all the rest."""
-    from harness.verify.flow import check_flow
+    from harness.verify.edges.flow import check_flow
 
     return _told(check_flow, columns)
 
 
 def lint(columns: Columns) -> list[Part]:
     """Check all but the text: sites, the table, the lists of places, the views."""
-    from harness.verify.blind import check_blind
-    from harness.verify.condition import check_conditions
-    from harness.verify.dwarf import check_dwarf
-    from harness.verify.entry import check_entries
-    from harness.verify.fault import check_faults
-    from harness.verify.length import check_lengths
-    from harness.verify.order import check_order
-    from harness.verify.paravirt import check_paravirt
-    from harness.verify.patch_site import check_patch_sites
-    from harness.verify.place import check_places
-    from harness.verify.replacement import check_replacements
-    from harness.verify.sites import check_sites
-    from harness.verify.table import check_table
-    from harness.verify.view import check_views
+    from harness.verify.lints.blind import check_blind
+    from harness.verify.lints.condition import check_conditions
+    from harness.verify.lints.dwarf import check_dwarf
+    from harness.verify.lints.entry import check_entries
+    from harness.verify.lints.fault import check_faults
+    from harness.verify.lints.length import check_lengths
+    from harness.verify.lints.order import check_order
+    from harness.verify.lints.patch_site import check_patch_sites
+    from harness.verify.lints.place import check_places
+    from harness.verify.lints.replacement import check_replacements
+    from harness.verify.lints.table import check_table
+    from harness.verify.texts.paravirt import check_paravirt
+    from harness.verify.texts.sites import check_sites
+    from harness.verify.texts.view import check_views
 
     checks: tuple[Callable[[Columns], Part], ...] = (
         check_sites,

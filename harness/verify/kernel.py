@@ -9,10 +9,6 @@ This module imports nothing that judges: what it holds is part of an archive's k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from harness.elf.program import Program
 
 # The fields of an operation of pv_ops (harness/text/patch/paravirt.py), by place.
 Operation = tuple[int, int, str, int, bytes, bool]
@@ -31,30 +27,3 @@ class Kernel:
 
     operations: tuple[Operation, ...] = ()
     conditions: tuple[Condition, ...] = ()
-
-
-def kernel_of(program: Program) -> Kernel:
-    """Read the linked kernel ``program``; no code outside of its sites is decoded.
-
-    Raises:
-        FormatError: a section that must be read has no layout that we know.
-    """
-    from harness.elf.alternative import parse_alternatives
-    from harness.text.patch import build_streams
-    from harness.text.patch.paravirt import read_operations
-    from harness.verify.condition import known_conditions
-    from harness.verify.pattern import patterns_of
-
-    # its functions lie at addresses that mean something else in a module
-    operations = tuple(
-        (one.slot, 0, one.name, int(one.action), one.code, one.vsmp_calls)
-        for one in read_operations(program)
-    )
-    alternatives = parse_alternatives(program)
-    if alternatives is None:
-        return Kernel(operations)
-    streams = build_streams(program, alternatives)
-    if not len(streams.insns):
-        return Kernel(operations)
-    patterns = patterns_of(program, alternatives, streams)
-    return Kernel(operations, known_conditions(alternatives, patterns))

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.elf.orc import describe
-from harness.elf.program import Program
-from harness.text.decode import format_insn
 from harness.text.insn import Insn, InsnKind
 from harness.text.patch import ORIGINAL, Era, merge_nops, sniff_era
 from harness.verify.callee import Callees, Returns
 from harness.verify.columns import Columns
+from harness.verify.texts.walk import Site, Walk, walk
 from harness.verify.transfer import ENTRY, is_defined, step
 from harness.verify.variant import Variants
-from harness.verify.walk import Site, Walk, walk
+from harness.verify.window import insn_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +98,6 @@ def list_code(columns: Columns, symbol: str, address: int, size: int) -> Listing
     drawer = _Drawer(columns, address)
     parts = tuple(drawer.parts(address, address + size))
     return Listing(columns.program.name, symbol, address, size, parts)
-
-
-def insn_text(program: Program, insn: Insn) -> str:
-    """Return ``insn`` as AT&T text with the name of its target."""
-    text = format_insn(insn.code, insn.address)
-    if not insn.target:
-        return text
-    return f"{text.split()[0]} {program.location(insn.target)}"
 
 
 class _Drawer:

@@ -33,16 +33,18 @@ GROUP_BYTES = 1 << 21  # of files in a group, as they are, packed or not
 # What judges is imported when it is called; a pool's processes all have it already.
 _PRELOADED = [
     f"harness.verify.{name}"
-    for name in [
+    for name in (
         "check",
-        "flow",
-        "sites",
-        "condition",
-        "order",
-        "paravirt",
-        "patch_site",
-        "view",
-    ]
+        "edges.flow",
+        "lints.condition",
+        "lints.entry",
+        "lints.fault",
+        "lints.order",
+        "lints.patch_site",
+        "texts.paravirt",
+        "texts.sites",
+        "texts.view",
+    )
 ]
 
 Group = tuple[Path, ...]
@@ -138,7 +140,7 @@ def ask_kernel(path: Path, *, archived: bool = True) -> Kernel | None:
     for known in archive.recall(name, (path,)):
         return known.verdict.kernel if known.verdict else None
     from harness.elf.program import load
-    from harness.verify.kernel import kernel_of
+    from harness.verify.witness import kernel_of
 
     try:
         found = kernel_of(load(path))
@@ -194,7 +196,7 @@ def check_group(
         return [check_file(paths[0], given, threads)]
     from harness.elf.program import load_together
     from harness.verify.check import check
-    from harness.verify.wholesale import RULE as WHOLESALE
+    from harness.verify.edges.wholesale import RULE as WHOLESALE
 
     try:
         program, others = load_together(paths, ".orc_unwind")

@@ -24,8 +24,8 @@ from harness.verify.cut import (
     leads_to,
     merge,
 )
-from harness.verify.wholesale import CAUSE
-from harness.verify.wholesale import RULE as WHOLESALE
+from harness.verify.edges.wholesale import CAUSE
+from harness.verify.edges.wholesale import RULE as WHOLESALE
 
 SCHEMA = "orc-harness-reproducer/1"
 RINGS = 8  # how far what made a frame, then callees of callees, are taken along

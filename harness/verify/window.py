@@ -44,9 +44,7 @@ class Cell:
     width: int
 
     def __str__(self) -> str:
-        text = format_insn(self.code, self.address) if self.code else ""
-        if self.target:
-            text = f"{text.split()[0]} {self.target}"
+        text = _text(self.code, self.address, self.target) if self.code else ""
         return _padded(text, self.width)
 
 
@@ -125,6 +123,17 @@ def _rows(columns: Sequence[Column], table: Sequence[int]) -> set[int]:
     for column in columns:
         rows |= column.insns.keys()
     return rows
+
+
+def insn_text(program: Program, insn: Insn) -> str:
+    """Return ``insn`` as AT&T text with the name of its target."""
+    target = str(program.location(insn.target)) if insn.target else ""
+    return _text(insn.code, insn.address, target)
+
+
+def _text(code: bytes, address: int, target: str) -> str:
+    text = format_insn(code, address)
+    return f"{text.split()[0]} {target}" if target else text
 
 
 def _padded(text: str, width: int) -> str:

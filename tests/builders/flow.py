@@ -9,8 +9,8 @@ from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry
 from harness.elf.program import Program
 from harness.verify.columns import Columns, Part, read_columns
-from harness.verify.doubt import Rule
-from harness.verify.flow import check_flow
+from harness.verify.edges.doubt import Rule
+from harness.verify.edges.flow import check_flow
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter, add_orc
 
 TEXT = 0xFFFF_FFFF_8100_0000

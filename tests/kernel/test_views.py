@@ -13,7 +13,7 @@ from harness.pytest_plugin import Kernel
 from harness.text.patch.choice import Machine
 from harness.variant import Platform
 from harness.verify.columns import Columns, read_columns
-from harness.verify.view import verify_view
+from harness.verify.texts.view import verify_view
 from tests.kernel.test_orc import fail_for
 
 

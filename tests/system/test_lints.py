@@ -21,14 +21,15 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.pytest_plugin import Kernel
 from harness.text.insn import I64, InsnKind
-from harness.verify.blind import check_blind, functions
 from harness.verify.columns import Columns, Part, read_columns
-from harness.verify.condition import check_conditions
-from harness.verify.length import check_lengths
-from harness.verify.patch_site import check_patch_sites
-from harness.verify.place import check_places
-from harness.verify.replacement import check_replacements
-from harness.verify.sites import check_sites
+from harness.verify.extent import functions
+from harness.verify.lints.blind import check_blind
+from harness.verify.lints.condition import check_conditions
+from harness.verify.lints.length import check_lengths
+from harness.verify.lints.patch_site import check_patch_sites
+from harness.verify.lints.place import check_places
+from harness.verify.lints.replacement import check_replacements
+from harness.verify.texts.sites import check_sites
 
 pytestmark = pytest.mark.static
 

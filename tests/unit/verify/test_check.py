@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from harness.elf.feature import Features
-from harness.verify import (
+from harness.verify.check import check, check_columns
+from harness.verify.columns import read_columns
+from harness.verify.edges import wholesale
+from harness.verify.lints import (
     blind,
     condition,
-    judge,
     length,
     order,
     patch_site,
     replacement,
     table,
-    wholesale,
 )
-from harness.verify.check import check, check_columns
-from harness.verify.columns import read_columns
+from harness.verify.texts import judge
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, call
 from tests.builders.site import XENPV, Replacement, a_site
 

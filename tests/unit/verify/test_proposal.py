@@ -19,9 +19,15 @@ from harness.text.insn import InsnKind
 from harness.text.patch import ORIGINAL
 from harness.text.patch.choice import Machine, chosen
 from harness.variant import Platform
-from harness.verify.altgroup import Row, Stream, cfi_array, merge_sort, wrong_returns
 from harness.verify.columns import Columns, read_columns
-from harness.verify.sites import check_sites
+from harness.verify.texts.altgroup import (
+    Row,
+    Stream,
+    cfi_array,
+    merge_sort,
+    wrong_returns,
+)
+from harness.verify.texts.sites import check_sites
 from tests.builders.elfwriter import call
 from tests.builders.site import ALWAYS, SITE, XENPV, Replacement, a_site
 

@@ -1,0 +1,1 @@
+"""The text: every edge between instructions, and what executing it tells."""

@@ -1,0 +1,1 @@
+"""The texts of patched sites: each executed, and compared with the table."""

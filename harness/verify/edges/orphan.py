@@ -60,6 +60,7 @@ def _heads(scope: Scope, ledger: Ledger, switches: Switches) -> I64:
     named = among(address, scope.columns.program.symbols.address)
     named |= among(address, insns.target[scope.columns.branches])
     named |= among(address, ledger.doubtful.target)
+    named |= among(address, switches.mentioned)
     if (streams := scope.columns.streams) is not None:
         named |= among(address, streams.insns.target)
     return np.asarray(rows[~named])

@@ -55,9 +55,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """The tables found: row of the jump -> the addresses that it can go to."""
+    """The tables found.
+
+    Attributes:
+        targets: row of the jump -> the addresses that it can go to.
+        mentioned: u64[m], all that the tables name up to where the next one starts:
+            clang leaves entries that are no place, for what cannot be (x & 5), and
+            goes on behind them.
+    """
 
     targets: Mapping[int, U64]
+    mentioned: U64
 
 
 def find_switches(scope: Scope, jumps: Iterable[int], thunks: Thunks) -> Switches:
@@ -68,14 +76,16 @@ def find_switches(scope: Scope, jumps: Iterable[int], thunks: Thunks) -> Switche
             tables[row] = table
     starts = distinct(np.array([t.address for t in tables.values()], np.uint64))
     targets = {}
+    mentioned = [np.zeros(0, np.uint64)]
     for row, table in tables.items():
         here = np.uint64(table.address)
         after = starts[np.searchsorted(starts, here, side="right") :]
         stop = table.address + table.width * LONGEST
-        found = _read(scope, row, table, min([stop, *after[:1].tolist()]))
-        if len(found):
+        words = _read(scope, table, min([stop, *after[:1].tolist()]))
+        mentioned.append(words)
+        if len(found := _cases(scope, row, words)):
             targets[row] = found
-    return Switches(targets)
+    return Switches(targets, distinct(np.concatenate(mentioned)))
 
 
 def _table(scope: Scope, row: int, thunks: Thunks) -> Table | None:
@@ -177,8 +187,8 @@ def _scale(insn: Insn, encoding: Encoding) -> int:
     return insn.code[encoding.immediate - size - 1] >> 6
 
 
-def _read(scope: Scope, row: int, table: Table, stop: int) -> U64:
-    """Return the places in the jump's function that ``table`` means."""
+def _read(scope: Scope, table: Table, stop: int) -> U64:
+    """Return what the entries of ``table`` mean, up to the address ``stop``."""
     program = scope.columns.program
     section = program.section_at(table.address)
     if section is None or section.executable:
@@ -188,7 +198,11 @@ def _read(scope: Scope, row: int, table: Table, stop: int) -> U64:
         data = program.read(table.address, size // table.width * table.width)
     except FormatError:
         return np.zeros(0, np.uint64)
-    words = table.targets(data) if len(data) else np.zeros(0, np.uint64)
+    return table.targets(data) if len(data) else np.zeros(0, np.uint64)
+
+
+def _cases(scope: Scope, row: int, words: U64) -> U64:
+    """Return the places in the jump's function that ``words`` begin with."""
     wrong = np.flatnonzero(scope.columns.index(words) < 0)
     words = words[: wrong[0] if len(wrong) else len(words)]
     # a function's own entry is a pointer's target, not a case's

@@ -140,8 +140,13 @@ def _by_function(program: Program, alternatives: Alternatives) -> Iterator[_Wron
 
 
 def _by_position(alternatives: Alternatives, patterns: Patterns) -> Iterator[_Wrong]:
-    """An entry whose like are all the second of two was torn from its site."""
-    telling = np.flatnonzero(patterns.telling & (alternatives.replacementlen > 0))
+    """An entry whose like are all the second of two was torn from its site.
+
+    Direct calls are alike whatever they call: their operation tells nothing.
+    """
+    own = patterns.telling & (alternatives.replacementlen > 0)
+    own &= alternatives.flags & AltFlag.DIRECT_CALL == 0
+    telling = np.flatnonzero(own)
     first = alternatives.site_first[alternatives.site]
     count = alternatives.site_count[alternatives.site].astype(np.int64)
     position = (np.arange(len(alternatives)) - first + (count << 16))[telling]

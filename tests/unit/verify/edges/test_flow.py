@@ -412,6 +412,13 @@ def test_jump_table() -> None:
     assert rules(switch(good, 8, 11)) == ["text/jump-table f+0x1"]
 
 
+def test_a_table_goes_on_behind_what_cannot_be() -> None:
+    """clang's table of x & 5 has entries that are no place: all its cases are led to."""
+    good = [(0, IN), (1, PUSHED), (9, IN), (10, PUSHED), (11, IN), (12, UND)]
+    assert orphans(switch(good, 8, 0x400000, 10)) == []
+    assert orphans(switch(good, 8)) == ["f+0xa"]
+
+
 def test_jump_table_behind_a_base() -> None:
     """The table's address may be in a register."""
     away = (RODATA - (TEXT + 8)).to_bytes(4, "little").hex()

@@ -125,3 +125,11 @@ def test_an_entry_that_is_not_where_its_like_are() -> None:
     assert messages(many_sites([both] * 20 + [alone])) == [says]
     assert messages(many_sites([both] * 20 + [alone] * 2)) == []
     assert messages(many_sites([both] * 19 + [alone])) == []
+
+
+def test_direct_calls_are_alike_whatever_they_call() -> None:
+    """One of an operation with one entry is no error beside many of two."""
+    call = bytes.fromhex("ff1500000000")
+    direct = Replacement(bytes.fromhex("e800000000"), flags=2)
+    both = (call, [direct, Replacement(b"\x9c\x58", XENPV, flags=1)])
+    assert messages(many_sites([both] * 25 + [(call, [direct])])) == []

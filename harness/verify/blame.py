@@ -30,6 +30,7 @@ from harness.verify.texts.judge import Rule as SiteRule
 from harness.verify.transfer import ENTRY, step
 
 FOLLOWED = 1 << 16  # instructions of one function
+LISTS = "patch-site/"  # rules about what objtool lists
 
 
 class Culprit(enum.StrEnum):
@@ -114,6 +115,8 @@ def blame(finding: Finding, both: Pair) -> Culprit | None:
         return _behind(both)
     if _code_is_wrong(both.linked, finding.rule, address):
         return Culprit.CODE
+    if finding.rule.startswith(LISTS):
+        return Culprit.OBJTOOL  # hints say nothing of the lists that it writes
     homes = [there for place in places if (there := _home(both, place)) is not None]
     hinted = any(_hinted(both, there) for there in homes)
     return Culprit.HINT if hinted else Culprit.OBJTOOL

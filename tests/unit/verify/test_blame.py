@@ -132,6 +132,17 @@ def test_objtool_wrote_it() -> None:
     assert culprits(linked, unlinked) == {Culprit.OBJTOOL}
 
 
+def test_a_hint_says_nothing_of_a_list() -> None:
+    """Who leaves a place out of a list is objtool, hinted as it may be."""
+    unlinked = read(ET_REL, BALANCED, RIGHT, hints=[(0, 8), (1, 16)])
+    both = pair(read(ET_EXEC, BALANCED, RIGHT), unlinked)
+    place = Location("vmlinux", "f", 0, address=TEXT + 4 * len(LEAF))
+    lists = Finding("patch-site/missing", place, "a return that is in no list")
+    state = Finding("text/step", place, "another state")
+    assert blame(lists, both) is Culprit.OBJTOOL
+    assert blame(state, both) is Culprit.HINT
+
+
 def test_the_linker_changed_it() -> None:
     """Right in vmlinux.o; the kernel has an entry that was not there."""
     wrong = [(0, call(8)), (1, call(24)), (3, call(8))]

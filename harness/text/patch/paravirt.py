@@ -33,6 +33,7 @@ from harness.text.patch.nops import nops
 from harness.text.patch.pointer import names_at
 from harness.text.patch.streams import gather
 
+_LARGEST = 1 << 10  # bytes; pv_ops has seven hundred at most
 _POINTER = 8
 _NEAR = 5  # bytes of a direct call or jump
 _WIDTH = 8
@@ -180,6 +181,9 @@ def read_paravirt(
     cells, _ = gather(program, sites.address, width, _WIDTH)
     base = program.symbols.find(_OPS) or 0
     slot = _slots(sites.address, cells)
+    for other in _others(program, base):
+        near = (slot >= np.uint64(other)) & (slot < np.uint64(other + _LARGEST))
+        slot[near] += np.uint64((base - other) % (1 << 64))
     unknown = (slot == 0) & (base != 0)
     slot[unknown] = base + _POINTER * sites.type[unknown].astype(np.uint64)
     slots, operation = np.unique(slot, return_inverse=True)
@@ -211,6 +215,16 @@ def read_paravirt(
         base,
         era,
     )
+
+
+def _others(program: Program, base: int) -> list[int]:
+    """Return where pv_ops is besides: one object of several has it, the others call it.
+
+    To those it lies in the place of another object's symbol.
+    """
+    rows = program.symbols.name.rows(_OPS)
+    places = set(program.symbols.address[rows].tolist())
+    return sorted(places - {base})
 
 
 def read_operations(kernel: Program) -> tuple[Operation, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.elf.column import among
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites, table_bytes
 from harness.finding import Finding
-from harness.text.insn import I64, Insn, InsnKind
+from harness.text.insn import I64, U64, Insn, InsnKind
 from harness.text.operand import parse_encoding
 from harness.verify.columns import Columns, Part
 from harness.verify.edges.doubt import Rule
@@ -66,9 +68,20 @@ def _types(columns: Columns, count: int) -> I64:
     none: I64 = np.full(count, -1)
     if (table := table_bytes(columns.program, SiteTable.EX_TABLE)) is None:
         return none
-    data = np.ascontiguousarray(table[1].reshape(-1, 12)[:, 8:]).view("<i4")
-    types = data.reshape(-1).astype(np.int64) & _TYPE
+    place, data = table
+    third = np.ascontiguousarray(data.reshape(-1, 12)[:, 8:]).view("<i4")
+    field = third.reshape(-1).astype(np.int64)
+    at = np.int64(place - (1 << 64) if place >> 63 else place) + 8
+    handler = (field + at + 12 * np.arange(len(field))).view(np.uint64)
+    if _names(columns.program, handler).all():
+        return none
+    types = field & _TYPE
     return types if len(types) == count and (types < _TYPES).all() else none
+
+
+def _names(program: Program, addresses: U64) -> Bools:
+    """Which of ``addresses`` have a name of their own, here or in another object."""
+    return among(addresses, program.symbols.address)
 
 
 def _wrong(insn: Insn, kind: int, fixup: int) -> str:

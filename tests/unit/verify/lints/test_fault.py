@@ -9,7 +9,7 @@ import pytest
 from harness.elf.program import Program
 from harness.verify.lints.fault import check_faults
 from tests.builders.elfwriter import UND, call
-from tests.builders.flow import TABLE, columns_of, kernel, relative
+from tests.builders.flow import TABLE, TEXT, columns_of, kernel, relative
 
 F = [("f", 0, 0x20)]
 IN = call(8)
@@ -69,3 +69,13 @@ def test_types() -> None:
 def test_handlers_are_no_types() -> None:
     """Up to 5.16 the third field leads to a handler."""
     assert messages(faulting("0f32 31c0 c3", 0, 4, 0x1_0029)) == []
+
+
+def test_a_handler_is_no_type() -> None:
+    """What its lowest byte happens to be is none, if the field leads to a name."""
+    handler = 9 - 0x100  # from the field on; 9 is what reads MSRs
+    data = relative(TABLE, 0, 3) + struct.pack("<i", handler)
+    rows, table = [(0, IN), (4, UND)], [("__ex_table", data, TABLE)]
+    named = ("ex_handler_default", TABLE + 8 + handler - TEXT, 1)
+    assert messages(kernel("488b07 c3", rows, F, table)) != []
+    assert messages(kernel("488b07 c3", rows, [*F, named], table)) == []

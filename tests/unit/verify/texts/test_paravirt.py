@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.elf.feature import image_features
 from harness.elf.orc import OrcEntry
-from harness.elf.program import Program
+from harness.elf.program import Program, load_together
 from harness.finding import Finding
 from harness.text.patch.choice import Machine
 from harness.text.patch.nops import K8_NOPS
@@ -210,7 +210,7 @@ def test_an_entry_for_another_operation() -> None:
     assert rules == ["paravirt/type"]
 
 
-def a_module(*names: str) -> Program:
+def a_module(*names: str) -> ElfWriter:
     """A module whose ``victim`` calls the natives named, by the kernel's pointers."""
     writer = ElfWriter()
     text = b"\xff\x15\0\0\0\0" * len(names) + b"\xc3"
@@ -224,13 +224,13 @@ def a_module(*names: str) -> Program:
         writer.relocation(section, 6 * n + 2, R_PC32, ops, 8 * ORDER.index(name) - 4)
         writer.relocation(table, 16 * n, R_64, code, 6 * n)
     add_orc(writer, section, [(0, call(8)), (len(text), UND)])
-    return writer.program("victim.ko")
+    return writer
 
 
 def test_the_kernel_tells_the_operations_of_its_modules() -> None:
     """Alone a module shows none of them."""
     names = ("native_save_fl", "native_load_idt", "native_irq_disable")
-    columns = columns_of(a_module(*names))
+    columns = columns_of(a_module(*names).program("victim.ko"))
     unknown = "paravirt sites of unknown operation"
 
     alone = check_paravirt(columns)
@@ -255,3 +255,19 @@ def test_a_view_leaves_out_every_site_that_is_told_of() -> None:
     assert defective(columns) == [BASE, BASE + 7, BASE + 14]
     assert verify_view(columns, Machine(Platform.NATIVE)).findings == ()
     assert verify_view(columns, Machine(Platform.XEN)).findings == ()
+
+
+def test_one_object_of_several_has_the_pointers(tmp_path: Path) -> None:
+    """What the others call by name are the same operations."""
+    owner = ElfWriter()
+    section = owner.section(".text", b"\xc3", flags=ALLOC | EXEC)
+    add_orc(owner, section, [(0, call(8)), (1, UND)])
+    data = owner.section(".data", bytes(8 * len(ORDER)), flags=ALLOC)
+    owner.symbol("pv_ops", data, 0, 8 * len(ORDER), OBJECT)
+    paths = [tmp_path / "owner.o", tmp_path / "victim.o"]
+    for path, writer in zip(paths, (owner, a_module("native_load_idt")), strict=True):
+        path.write_bytes(writer.build())
+
+    program, _ = load_together(paths, ".orc_unwind")
+
+    assert check_paravirt(columns_of(program)).findings == ()

@@ -85,7 +85,7 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
     notes = [*columns.program.notes, f"ORC format {columns.table.format}"]
     forked = not alone and len(columns.insns) > WORTH_A_FORK and _cores() > 1
     if forked:
-        _ = columns.lookup, columns.starts  # what both halves need
+        _ = columns.lookup, columns.starts, columns.state  # what both halves need
     with beside(lambda: lint(columns), forked=forked) as others:
         parts = [follow(columns), *others()]
     for part in parts:

@@ -81,11 +81,11 @@ def _frames(columns: Columns, rows: I64) -> list[Finding]:
 
 def _begins_late(columns: Columns, row: I64, end: U64) -> Bools:
     """Which symbols have no state at their first instruction, and one at the second."""
-    kind = columns.state >> 40 & 15
-    following = np.minimum(row + 1, len(kind) - 1)
+    following = np.minimum(row + 1, len(columns.insns) - 1)
     inside = columns.insns.address[following] < end
-    known = kind[following] != OrcType.UNDEFINED
-    return np.asarray((kind[row] == OrcType.UNDEFINED) & known & inside)
+    here, behind = (columns.state[at] >> 40 & 15 for at in (row, following))
+    known = behind != OrcType.UNDEFINED
+    return np.asarray((here == OrcType.UNDEFINED) & known & inside)
 
 
 def _jumps(columns: Columns) -> I64:

@@ -97,6 +97,8 @@ class Program:
         externals: address of the slot -> name, for symbols of other objects.
         release: what ``uname -r`` would say, or empty if the file does not tell.
         notes: what a reader should know about the file, as short sentences.
+        guessed: its symbols are from kallsyms, which tells neither what is a function
+            nor how long it is.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Program:
     externals: dict[int, str] = field(repr=False)
     release: str
     notes: tuple[str, ...]
+    guessed: bool = False
 
     @functools.cached_property
     def executable(self) -> tuple[Section, ...]:

@@ -50,6 +50,7 @@ def named(program: Program) -> Program:
                 program,
                 symbols=_symbols(program, found),
                 notes=(*program.notes, note),
+                guessed=True,
             )
     note = "no symbols: places are named by section"
     return replace(program, notes=(*program.notes, note))

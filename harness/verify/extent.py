@@ -13,9 +13,12 @@ from harness.text.insn import I64, U64
 def functions(program: Program) -> tuple[U64, U64]:
     """Return where each function that tells its size begins and ends, by address.
 
-    What hardware enters is no function to the assembler (SYM_CODE_START: STT_NOTYPE).
+    What hardware enters is no function to the assembler (SYM_CODE_START: STT_NOTYPE);
+    to kallsyms nor are labels within one.
     """
     symbols = program.symbols
+    if program.guessed:
+        return _sized(program, symbols.functions)
     return _sized(program, symbols.functions | (symbols.kind == STT_NOTYPE))
 
 

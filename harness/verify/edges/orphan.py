@@ -30,9 +30,12 @@ def orphans(scope: Scope, ledger: Ledger, switches: Switches) -> Iterator[Findin
     """Return a finding for each piece of code to which nothing leads.
 
     A function with an indirect jump that is not understood may go anywhere in itself.
+    Where nobody tells how long functions are, dropped weak ones are part of others.
     """
     columns = scope.columns
     program, insns = columns.program, columns.insns
+    if program.guessed:
+        return
     for row in _heads(scope, ledger, switches).tolist():
         address = int(insns.address[row])
         yield Finding(

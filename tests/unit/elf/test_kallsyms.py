@@ -9,6 +9,7 @@ import pytest
 
 from harness.elf.kallsyms import Kallsyms, parse_kallsyms
 from harness.elf.program import load
+from harness.verify.extent import functions
 from tests.builders.elfwriter import (
     ALLOC,
     ET_EXEC,
@@ -107,3 +108,13 @@ def test_functions_are_where_the_table_starts_one(tmp_path: Path) -> None:
     program = load(stripped(tmp_path))
 
     assert program.symbols.functions[:3].tolist() == [True, False, True]
+
+
+def test_labels_have_no_extent(tmp_path: Path) -> None:
+    """How long they are is not told, nor whether they are entries of their own."""
+    program = load(stripped(tmp_path))
+
+    assert program.guessed
+    start, end = functions(program)
+    assert (start[:2] - np.uint64(TEXT)).tolist() == [0, 32]
+    assert (end - start)[0] == 2

@@ -106,15 +106,18 @@ def _command(*arguments: str | Path) -> list[str | Path]:
 def _ours(path: Path, cache: Path, cores: int, *more: str, decoder: str = "") -> Cost:
     """Validate ``path`` as people do; return the cost."""
     argv = _command("validate", path, f"--jobs={cores}", *more)
-    variables = {"ORC_HARNESS_CACHE": str(cache), "ORC_HARNESS_DECODER": decoder}
-    cost, _ = measure(argv, cores=cores, env=variables)
+    cost, _ = measure(argv, cores=cores, env=_variables(cache, decoder))
     return cost
+
+
+def _variables(cache: Path, decoder: str = "") -> dict[str, str]:
+    return {"ORC_HARNESS_CACHE": str(cache), "ORC_HARNESS_DECODER": decoder}
 
 
 def _instructions(path: Path, cache: Path) -> int:
     """Validate ``path`` once, which warms the disk and our cache; return its size."""
     argv = _command("validate", path, "--format=json")
-    _, text = measure(argv, cores=2, env={"ORC_HARNESS_CACHE": str(cache)})
+    _, text = measure(argv, cores=2, env=_variables(cache))
     (stage,) = json.loads(text)["stages"]
     if stage["status"] not in ("PASS", "FAIL"):
         raise SystemExit(f"{path}: {stage['status']}: {stage['reason']}")

@@ -43,6 +43,10 @@ class Lines(Sequence[str]):
         self._collect = collect
         self._drawn: tuple[str, ...] | None = None
 
+    def collected(self) -> Lines:
+        """Return the same lines, which hold nothing of what they were collected from."""
+        return _collected(tuple(self._collect()))
+
     def _lines(self) -> tuple[str, ...]:
         if self._drawn is None:
             self._drawn = tuple(map(str, self._collect()))
@@ -76,6 +80,13 @@ class Lines(Sequence[str]):
 
 def _collected(lines: tuple[object, ...]) -> Lines:
     return Lines(lambda: lines)
+
+
+def settled(finding: Finding) -> Finding:
+    """Return ``finding`` as it is kept: it holds nothing of the program it is about."""
+    if isinstance(finding.window, Lines):
+        return replace(finding, window=finding.window.collected())
+    return finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
-from harness.finding import Finding, number
+from harness.finding import Finding, number, settled
 from harness.text.decode import Decoding
 from harness.verify.beside import beside
 from harness.verify.columns import Columns, Part, read_columns
@@ -98,7 +98,11 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
         counts=counts,
         notes=tuple(notes),
         seconds=time.perf_counter() - started,
-        reliances=tuple(r for part in parts for r in part.reliances),
+        reliances=tuple(
+            replace(r, finding=settled(r.finding))
+            for part in parts
+            for r in part.reliances
+        ),
         exports=next((part.exports for part in parts if part.exports), None),
     )
 
@@ -166,5 +170,5 @@ def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     for finding in findings:
         again = finding.key in seen
         seen.add(finding.key)
-        kept.append(replace(finding, window=()) if again else finding)
+        kept.append(replace(finding, window=()) if again else settled(finding))
     return tuple(kept)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 from dataclasses import replace
 
-from harness.finding import Finding, Lines, Location, group_by_cause, number
+from harness.finding import Finding, Lines, Location, group_by_cause, number, settled
 
 HERE = Location("vmlinux", "do_idle", 0x1C, address=0xFFFFFFFF81001000)
 FINDING = Finding("alternative/ret-1", HERE, "wrong at ret-1", platforms=("native",))
@@ -78,3 +79,23 @@ def test_pickled_lines_are_read_later() -> None:
     again = pickle.loads(pickle.dumps(lines))
     assert again == ("f+0x4",)
     assert hash(again) == hash(("f+0x4",))
+
+
+def test_what_is_kept_holds_no_program() -> None:
+    """A settled finding has the same lines; what they were collected from may go."""
+
+    class Columns:
+        pass
+
+    columns = Columns()
+    seen = weakref.ref(columns)
+
+    def collect(columns: Columns = columns) -> list[object]:
+        return [Location(type(columns).__name__, "f", 4)]
+
+    window = Lines(collect)
+    finding = settled(Finding("a/b", HERE, "wrong", window=window))
+    del columns, collect, window
+    assert seen() is None
+    assert finding.window == ("f+0x4",)
+    assert settled(FINDING) is FINDING

@@ -48,11 +48,10 @@ class _Copy(Generic[T]):
         told = self._told() if self._pid else b""
         if not told:
             return self._work()
-        outcome: tuple[T | None, HarnessError | None] = pickle.loads(told)
-        value, error = outcome
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value] # one of both is there
+        outcome: T | HarnessError = pickle.loads(told)
+        if isinstance(outcome, HarnessError):
+            raise outcome
+        return outcome
 
     def end(self) -> None:
         """Leave no process and no pipe behind."""
@@ -81,9 +80,9 @@ _WHOLE = b"."  # what a copy writes last
 def _work_and_exit(work: Callable[[], T], write: int) -> None:
     try:
         try:
-            told = pickle.dumps((work(), None))
+            told = pickle.dumps(work())
         except HarnessError as exc:
-            told = pickle.dumps((None, exc))
+            told = pickle.dumps(exc)
         with os.fdopen(write, "wb") as pipe:
             pipe.write(told + _WHOLE)
     finally:

@@ -18,8 +18,13 @@ def functions(program: Program) -> tuple[U64, U64]:
     """
     symbols = program.symbols
     if program.guessed:
-        return _sized(program, symbols.functions)
+        return typed(program)
     return _sized(program, symbols.functions | (symbols.kind == STT_NOTYPE))
+
+
+def typed(program: Program) -> tuple[U64, U64]:
+    """Return the same of what is a function to the assembler (STT_FUNC)."""
+    return _sized(program, program.symbols.functions)
 
 
 def named(program: Program) -> tuple[U64, U64]:

@@ -17,7 +17,6 @@ def kernel_of(program: Program) -> Kernel:
     Raises:
         FormatError: a section that must be read has no layout that we know.
     """
-
     # its functions lie at addresses that mean something else in a module
     operations = tuple(
         (one.slot, 0, one.name, int(one.action), one.code, one.vsmp_calls)

@@ -12,12 +12,12 @@ import numpy as np
 
 from harness.elf.column import among
 from harness.finding import Finding
-from harness.text.insn import I64, U64, InsnKind
+from harness.text.insn import I64, InsnKind
 from harness.verify.edges.doubt import Rule
 from harness.verify.edges.ledger import Ledger
 from harness.verify.edges.scope import Scope
 from harness.verify.edges.switch import Switches
-from harness.verify.extent import holding
+from harness.verify.extent import holding, typed
 from harness.verify.window import excerpt
 
 _FILL = (InsnKind.NOP, InsnKind.TRAP, InsnKind.BAD, InsnKind.ENDBR)
@@ -53,7 +53,7 @@ def _heads(scope: Scope, ledger: Ledger, switches: Switches) -> I64:
     rows = np.flatnonzero(lost[1:]) + 1
     rows = rows[np.isin(insns.kind[rows - 1], _ENDS) & ~insns.of_kind(*_FILL)[rows]]
     rows = rows[insns.end[rows - 1] == insns.address[rows]]
-    start, end = _functions(scope)
+    start, end = typed(scope.columns.program)
     owner = holding(start, end, insns.address[rows])
     jumps = np.flatnonzero(insns.kind == InsnKind.JMP_INDIRECT)
     known = np.fromiter(switches.targets, np.int64, len(switches.targets))
@@ -67,11 +67,3 @@ def _heads(scope: Scope, ledger: Ledger, switches: Switches) -> I64:
     if (streams := scope.columns.streams) is not None:
         named |= among(address, streams.insns.target)
     return np.asarray(rows[~named])
-
-
-def _functions(scope: Scope) -> tuple[U64, U64]:
-    """Return where each function that tells its size begins and ends."""
-    symbols = scope.columns.program.symbols
-    rows = np.flatnonzero(symbols.functions & (symbols.size > 0))
-    start, first = np.unique(symbols.address[rows], return_index=True)
-    return start, start + symbols.size[rows[first]]

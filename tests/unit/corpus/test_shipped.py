@@ -219,8 +219,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "kernels" / "k"
 
 
-def get(engine: FakeEngine) -> shipped.Fetched:
-    return fetch(engine, KERNEL, silent)  # type: ignore[arg-type]
+def get(engine: FakeEngine, kernel: Kernel = KERNEL) -> shipped.Fetched:
+    return fetch(engine, kernel, silent)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("files", [FILES, SPLIT])
@@ -270,7 +270,7 @@ def test_versions_have_locks_of_their_own(home: Path) -> None:
     """What follows the dot of a name is no suffix: 6.1 does not wait for 6.12."""
     for name in ("debian-6.1", "debian-6.12"):
         with pytest.raises(InfraError):
-            fetch(FakeEngine({}, "", 1), replace(KERNEL, name=name), silent)  # type: ignore[arg-type]
+            get(FakeEngine({}, "", 1), replace(KERNEL, name=name))
 
     locks = {path.name for path in home.parent.iterdir()}
     assert locks == {"debian-6.1.lock", "debian-6.12.lock"}

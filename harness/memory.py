@@ -2,13 +2,12 @@
 
 Columns of millions of rows come and go all the time. The C library maps and unmaps each
 by itself, and the kernel has to clear every page anew: a fifth of a validation. Nor do
-they make cycles, which Python looks for among all objects again and again.
+they make cycles, or modules, which Python looks for among all objects again and again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 
@@ -19,10 +18,17 @@ _NEVER = 2**31 - 1
 _OBJECTS = 100_000  # made before cycles are looked for
 
 
+def few_cycles() -> None:
+    """Look for cycles seldom: there are few."""
+    gc.set_threshold(_OBJECTS)
+
+
 @functools.cache
 def keep() -> None:
     """Keep freed memory for what comes next; without glibc it goes back as ever."""
-    gc.set_threshold(_OBJECTS)
+    import ctypes  # not where nothing is validated
+
+    few_cycles()
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)

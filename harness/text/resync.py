@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.elf.column import distinct
 from harness.text.insn import I64, U8, InsnKind
 from harness.text.length import LONGEST, measure
 
@@ -70,7 +71,7 @@ def resync(
     if not len(gaps) and not len(lost):
         return sweep
     over = np.searchsorted(sweep.offset, lost, side="right") - 1
-    wrong = sweep.offset[np.union1d(gaps, over)]
+    wrong = sweep.offset[distinct(np.concatenate([gaps, over]))]
     walk = _Walk(sweep, data, known, again)
     walk.look_ahead(lost)
     for at, end in zip(wrong.tolist(), _ends(parts, wrong).tolist(), strict=True):
@@ -107,7 +108,7 @@ class _Walk:
         """Decode at ``lost`` and behind each gap, all in one go: it will be asked for."""
         gaps = self._sweep.offset[self._sweep.kind == UNKNOWN]
         behind = [at + self._measure(at, len(self._data))[0] for at in gaps.tolist()]
-        wanted = np.union1d(lost, np.array(behind, np.int64))
+        wanted = distinct(np.concatenate([lost, np.array(behind, np.int64)]))
         wanted = wanted[wanted < len(self._data)]
         self._look(wanted[self._sweep.find(wanted) < 0])
 

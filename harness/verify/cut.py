@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.assemble import Name, Piece
+from harness.elf.column import distinct
 from harness.elf.hint import parse_hints
 from harness.elf.orc import OrcTable
 from harness.elf.paravirt import STRIDE
@@ -60,7 +61,7 @@ def leads_to(columns: Columns, kept: Sequence[Interval]) -> list[int]:
     """Return the targets of direct branches out of ``kept``, with its replacements."""
     whole = _with_replacements(columns, kept)
     target = columns.insns.target[_rows(columns, whole)]
-    outside = np.unique(target[(target != 0) & ~_inside(target, whole)])
+    outside = distinct(target[(target != 0) & ~_inside(target, whole)])
     return [int(address) for address in outside]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +127,20 @@ def test_findings_fit_a_screen(kernel: Kernel) -> None:
         assert len(finding.window) == 0 if again else 0 < len(finding.window) <= 25
         assert all(len(line) <= 100 for line in finding.window)
         assert f"{finding.location.address:x}" not in finding.key
+
+
+def test_what_nobody_uses_is_not_imported(kernel: Kernel) -> None:
+    """numpy imports its masked arrays for ``np.unique``; that is longer than to decode."""
+    command = ["-X", "importtime", "-m", "harness", "validate", "--no-cache"]
+    done = subprocess.run(
+        [sys.executable, *command, str(kernel.build.kernels[0])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "harness.verify.edges.flow" in done.stderr
+    assert "numpy.ma.core" not in done.stderr
 
 
 def test_a_stripped_image_names_its_functions(kernel: Kernel) -> None:

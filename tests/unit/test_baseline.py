@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import fnmatch
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from harness import baseline
@@ -98,6 +101,13 @@ def test_brackets_in_a_key_are_no_pattern() -> None:
     entry = baseline.Known("a/b:f[1]:*", "r", (), "l", "", TODAY)
     assert entry.names("a/b:f[1]:original")
     assert not entry.names("a/b:f1:original")
+
+
+@hypothesis.given(st.text("ab*", max_size=8), st.text("ab", max_size=8))
+def test_a_star_is_what_it_is_in_a_shell(pattern: str, key: str) -> None:
+    """Any number of them, anywhere, each for any text or none."""
+    entry = baseline.Known(pattern, "r", (), "l", "", TODAY)
+    assert entry.names(key) == fnmatch.fnmatchcase(key, pattern)
 
 
 def test_a_distribution_keeps_its_own(

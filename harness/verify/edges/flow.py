@@ -171,7 +171,8 @@ def _last_calls(scope: Scope, doubtful: Edges) -> I64:
     row, start = row[row > 0] - 1, start[row > 0]
     row = row[scope.end(row) == start]
     row = row[scope.columns.insns.kind[row] == InsnKind.CALL]
-    return np.setdiff1d(row, doubtful.source[doubtful.kind == EdgeKind.STEP])
+    steps = doubtful.source[doubtful.kind == EdgeKind.STEP]
+    return np.asarray(row[~among(row, steps)])
 
 
 def _moved(scope: Scope, edges: Edges, left: Bools) -> Bools:

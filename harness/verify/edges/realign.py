@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.elf.column import among
 from harness.elf.orc import OrcReg, OrcType
 from harness.text.code import CODE_BYTES
 from harness.text.effect import WORD, moved, popped
@@ -98,7 +99,7 @@ def realign(scope: Scope, doubtful: Edges, depths: Depths, ways: Ways) -> Realig
             _unsure_slots(scope, rows[~kept], depths),
         ]
     )
-    decided = np.isin(unsure, doubtful.source[doubtful.kind == EdgeKind.STEP])
+    decided = among(unsure, doubtful.source[doubtful.kind == EdgeKind.STEP])
     return Realigned(proved, np.sort(unsure[~decided]))
 
 

@@ -129,7 +129,7 @@ def _by_text(alternatives: Alternatives, streams: Streams) -> Iterator[_Wrong]:
 def _by_function(program: Program, alternatives: Alternatives) -> Iterator[_Wrong]:
     """A site does not reach into the next function."""
     symbols = program.symbols
-    starts = np.unique(symbols.address[symbols.functions])
+    starts = distinct(symbols.address[symbols.functions])
     first = alternatives.site_address
     end = first + alternatives.site_length.astype(np.uint64)
     following = np.searchsorted(starts, first, side="right")
@@ -159,7 +159,7 @@ def _by_position(alternatives: Alternatives, patterns: Patterns) -> Iterator[_Wr
     alone = (same[pair.reshape(-1)] == 1) & (many[like] > _WITNESSES)
     for at in np.flatnonzero(alone).tolist():
         others = np.flatnonzero((like == like[at]) & (position != position[at]))
-        if len(np.unique(position[others])) == 1:
+        if len(distinct(position[others])) == 1:
             nth, of = int(position[others[0]]) & 0xFFFF, int(position[others[0]]) >> 16
             site = int(alternatives.site[telling[at]])
             message = (

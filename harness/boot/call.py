@@ -1,7 +1,7 @@
 """Call: make a stopped guest unwind itself from exactly the state it is stopped in.
 
-The guest's own ``stack_trace_save_regs()`` is called on the stopped vCPU and all
-registers are put back, so that the guest never knows. Nothing is written below its
+A function of the guest's own (``stack_trace_save_regs()`` for that) is called on the
+stopped vCPU and all registers are put back, so that the guest never knows. Nothing is written below its
 stack pointer (an entry stack has no room there): arguments, result and return address
 live on this CPU's double-fault stack, which nothing else uses.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.boot.gdb import Gdb
+from harness.boot.gdb import Gdb, Stop
 from harness.boot.registers import Registers
 from harness.boot.stack_info import KERNEL_HALF, CpuStacks
 from harness.boot.unwind import PT_REGS, PT_REGS_SIZE, TRACE_LIMIT
@@ -44,6 +44,11 @@ class UnwindCall:
     return_address: int
     stack_top: int
     preempt_count: int = 0
+
+    @property
+    def store(self) -> int:
+        """Where a trace is stored: TRACE_LIMIT words."""
+        return self.stack_top - _STORE
 
 
 def unwind_call(program: Program, cpu: CpuStacks) -> UnwindCall:
@@ -93,57 +98,100 @@ def guest_trace(
     Raises:
         InfraError: the call did not come back.
     """
+    packed = struct.pack("<21Q", *(regs[name] for name in PT_REGS))
+    assert len(packed) == PT_REGS_SIZE
+    place = call.stack_top - _REGS
+    arguments = (place, call.store, TRACE_LIMIT, 0)
+    done = invoke(
+        gdb, call, registers, call.function, arguments, writes=[(place, packed)]
+    )
+    return done.trace(done.rax & 0xFFFF_FFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a function of the guest came back with.
+
+    Attributes:
+        rax: its result.
+        store: what lay at :attr:`UnwindCall.store` then.
+    """
+
+    rax: int
+    store: bytes
+
+    @property
+    def signed(self) -> int:
+        """The result as a C int."""
+        low = self.rax & 0xFFFF_FFFF
+        return low - (1 << 32) if low >> 31 else low
+
+    def trace(self, count: int) -> tuple[int, ...]:
+        """Return the first ``count`` words of the store."""
+        return struct.unpack_from(f"<{min(count, TRACE_LIMIT)}Q", self.store)
+
+
+def invoke(
+    gdb: Gdb,
+    call: UnwindCall,
+    registers: Registers,
+    function: int,
+    arguments: Sequence[int],
+    *,
+    writes: Sequence[tuple[int, bytes]] = (),
+) -> Returned:
+    """Call ``function`` on the stopped vCPU, whose ``registers`` are put back.
+
+    Up to four ``arguments`` go into registers; ``writes`` are made before.
+
+    Raises:
+        InfraError: the call did not come back.
+    """
+    back = (call.stack_top - _RETURN, call.return_address.to_bytes(8, "little"))
+    into = called(call, registers, function, arguments)
     with _not_preempted(gdb, call, registers):
-        return _guest_trace(gdb, call, registers, regs)
+        stop = gdb.call(into, [*writes, back], CALL_S)
+        after, saved = _returned(gdb, call, registers, stop)
+    return Returned(after.rax, saved)
 
 
-def _guest_trace(
-    gdb: Gdb, call: UnwindCall, registers: Registers, regs: Mapping[str, int]
-) -> tuple[int, ...]:
-    store = call.stack_top - _STORE
+def _returned(
+    gdb: Gdb, call: UnwindCall, registers: Registers, stop: Stop
+) -> tuple[Registers, bytes]:
     mine = frozenset({call.return_address})
-    stop = gdb.call(called(call, registers), arguments(call, regs), CALL_S)
     if gdb.breakpoints == mine:
-        after, saved = gdb.registers_and_memory(store, _STORE_SIZE, then=registers)
+        after, saved = gdb.registers_and_memory(call.store, _STORE_SIZE, then=registers)
     else:
-        after, saved = gdb.registers_and_memory(store, _STORE_SIZE)
+        after, saved = gdb.registers_and_memory(call.store, _STORE_SIZE)
         while stop.trapped and after.rip in gdb.breakpoints - mine:
             gdb.remove_breakpoint(after.rip)
             stop = gdb.run_for(CALL_S)
-            after, saved = gdb.registers_and_memory(store, _STORE_SIZE)
+            after, saved = gdb.registers_and_memory(call.store, _STORE_SIZE)
         gdb.write_registers(registers)
     if not stop.trapped or after.rip != call.return_address:
         raise InfraError(
             f"the guest's unwinder did not come back: called at {registers.rip:#x}, "
             f"stopped at {after.rip:#x} with signal {stop.signal}"
         )
-    count = after.rax & 0xFFFF_FFFF
-    return struct.unpack_from(f"<{min(count, TRACE_LIMIT)}Q", saved)
+    return after, saved
 
 
-def arguments(call: UnwindCall, regs: Mapping[str, int]) -> list[tuple[int, bytes]]:
-    """Return what goes to the scratch stack: struct pt_regs and the return address."""
-    packed = struct.pack("<21Q", *(regs[name] for name in PT_REGS))
-    assert len(packed) == PT_REGS_SIZE
-    return [
-        (call.stack_top - _REGS, packed),
-        (call.stack_top - _RETURN, call.return_address.to_bytes(8, "little")),
-    ]
-
-
-def called(call: UnwindCall, registers: Registers) -> Registers:
-    """Return the registers that enter the function: interrupts off, kernel GS."""
+def called(
+    call: UnwindCall, registers: Registers, function: int, arguments: Sequence[int]
+) -> Registers:
+    """Return the registers that enter ``function``: interrupts off, kernel GS."""
     gs_base, k_gs_base = registers.gs_base, registers.k_gs_base
     if gs_base < KERNEL_HALF <= k_gs_base:  # entry code before its swapgs
         gs_base, k_gs_base = k_gs_base, gs_base
+    rdi, rsi, rdx, rcx = (*arguments, 0, 0, 0, 0)[:4]
     return replace(
         registers,
-        rip=call.function,
+        rip=function,
         rsp=call.stack_top - _RETURN,
-        rdi=call.stack_top - _REGS,
-        rsi=call.stack_top - _STORE,
-        rdx=TRACE_LIMIT,
-        rcx=0,
+        rdi=rdi,
+        rsi=rsi,
+        rdx=rdx,
+        rcx=rcx,
         eflags=registers.eflags & ~(_EFLAGS_TF | _EFLAGS_IF | _EFLAGS_DF),
         gs_base=gs_base,
         k_gs_base=k_gs_base,

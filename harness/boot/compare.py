@@ -25,6 +25,7 @@ from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
 from harness.boot.kernel_text import kernel_text
 from harness.boot.point import Guest, Point, check_point, finding, in_entry_context
 from harness.boot.registers import Registers
+from harness.boot.reliable import FUNCTION, Survey, reliability
 from harness.boot.sample import (
     LIVE_BREAKPOINTS,
     PatchedStarts,
@@ -44,6 +45,7 @@ from harness.progress import Progress, silent
 
 HIT_S = 0.3
 ENTRY_HIT_S = 0.8
+TASK_HIT_S = 0.5
 WANDER_STEPS = 20
 ENTRY_STEPS = 50
 MAX_FINDINGS = 20
@@ -72,12 +74,14 @@ class Needs:
         entry_context: of them in entry or interrupt context.
         inside_replacement: distinct instruction starts that only patching made.
         inside_other_cfa: of them with another CFA than their site's start.
+        task_stops: how often every task that does not run is asked about.
     """
 
     points: int = 500
     entry_context: int = 100
     inside_replacement: int = 50
     inside_other_cfa: int = 0
+    task_stops: int = 4
 
 
 NATIVE_NEEDS = Needs(inside_other_cfa=10)
@@ -168,6 +172,8 @@ class _Run:
             return
         self.find_starts(alternatives)
         self.sample_entries(inject_nmi)
+        if not self.ask_tasks():
+            return
         self.wander(self.needs.points // 2)
         self.sample_patched()
         self.sample_entries(inject_nmi)
@@ -202,6 +208,27 @@ class _Run:
             return result.passed
         self.reason = "control could not run: no agreeing trace with a caller was seen"
         return False
+
+    def ask_tasks(self) -> bool:
+        how = reliability(self.guest)
+        if how is None:
+            self.needs = replace(self.needs, task_stops=0)
+            self.notes.append(f"not asked about tasks: this kernel has no {FUNCTION}()")
+            return True
+        survey = Survey()
+        self.progress("asking about tasks")
+        for _ in range(3 * self.needs.task_stops):
+            if survey.stops == self.needs.task_stops or not self.time_left():
+                break
+            for registers in how.stops(self.guest, TASK_HIT_S):
+                survey.stop(how, self.guest, registers)
+            self.wander(WANDER_STEPS)
+        self.counts |= survey.counts
+        for one in survey.findings:
+            self.found(one)
+        if survey.control is False:
+            self.reason = "control did not fail: a wrong entry went unseen in a task"
+        return survey.control is not False
 
     def anywhere(self) -> Iterable[Registers]:
         guest = self.guest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.boot.call import UnwindCall, guest_trace, pt_regs
@@ -74,7 +75,7 @@ def check_point(guest: Guest, registers: Registers) -> Point:
     regs = pt_regs(registers)
     sp = registers.rsp
     stacks, window = guest.cpu.current(guest.gdb.read_many, sp, WINDOW_BYTES)
-    memory = _StackMemory(guest.gdb, stacks, [(sp, window)])
+    memory = StackMemory(guest.gdb, stacks, [(sp, window)])
     host = unwind(regs, guest.text, stacks, memory.read_word)
     return Point(registers, host, guest_trace(guest.gdb, guest.call, registers, regs))
 
@@ -104,8 +105,8 @@ def finding(guest: Guest, point: Point) -> Finding:
     place = last.ip if last.looked_up is None else last.looked_up
     index = guest.text.find(place)
     declared = "no entry" if index is None else describe(guest.text.state[index])
-    told = _name(program, point.guest, number)
-    expected = _name(program, point.host.ips, number)
+    told = name_of(program, point.guest, number)
+    expected = name_of(program, point.host.ips, number)
     location = program.location(place)
     return Finding(
         rule=RULE,
@@ -126,29 +127,42 @@ def evidence(guest: Guest, point: Point) -> tuple[str, ...]:
         f"{point.host.ended}",
         f"rip {registers.rip:016x} rsp {registers.rsp:016x} rbp {registers.rbp:016x}",
         f"r10 {registers.r10:016x} r13 {registers.r13:016x} gs {registers.gs_base:016x}",
-        f"   # {'guest':{_NAME_COLUMNS}} {'table':{_NAME_COLUMNS}} entry used",
     ]
-    total = max(len(point.host.frames), len(point.guest))
-    first = max(0, min(point.first_difference - 8, total - EVIDENCE_FRAMES))
+    first = point.first_difference
+    return (*lines, *frame_lines(program, guest.text, point.host, point.guest, first))
+
+
+def frame_lines(
+    program: Program,
+    text: KernelText,
+    host: Trace,
+    guest: tuple[int, ...],
+    difference: int,
+) -> Iterator[str]:
+    """Yield both frame lists around their first ``difference``, side by side."""
+    yield f"   # {'guest':{_NAME_COLUMNS}} {'table':{_NAME_COLUMNS}} entry used"
+    total = max(len(host.frames), len(guest))
+    first = max(0, min(difference - 8, total - EVIDENCE_FRAMES))
     for number in range(first, min(total, first + EVIDENCE_FRAMES)):
-        arrow = ">" if number == point.first_difference else " "
-        guests = _name(program, point.guest, number)
-        hosts = _name(program, point.host.ips, number)
-        lines.append(
+        arrow = ">" if number == difference else " "
+        guests = name_of(program, guest, number)
+        hosts = name_of(program, host.ips, number)
+        yield (
             f"{arrow}{number:>3} {guests:{_NAME_COLUMNS}} {hosts:{_NAME_COLUMNS}} "
-            f"{_entry(guest.text, point.host, number)}"[:100].rstrip()
-        )
-    return tuple(lines)
+            f"{_entry(text, host, number)}"
+        )[:100].rstrip()
 
 
 @dataclass(slots=True)
-class _StackMemory:
-    # Reads guest memory in windows; good for one stop only.
+class StackMemory:
+    """Reads guest memory in windows; good for one stop only."""
+
     gdb: Gdb
     stacks: GuestStacks
     windows: list[tuple[int, bytes]]
 
     def read_word(self, address: int) -> int:
+        """Return the word at ``address``, which is on one of the stacks."""
         for begin, data in self.windows:
             if begin <= address and address + 8 <= begin + len(data):
                 at = address - begin
@@ -166,7 +180,8 @@ def _entry(text: KernelText, trace: Trace, number: int) -> str:
     return "" if index is None else describe(text.state[index])
 
 
-def _name(program: Program, ips: tuple[int, ...], number: int) -> str:
+def name_of(program: Program, ips: tuple[int, ...], number: int) -> str:
+    """Return what frame ``number`` is called."""
     if number >= len(ips):
         return "nothing"
     where: Location = program.location(ips[number])

@@ -105,6 +105,10 @@ class CpuStacks:
     double_fault_top: int
     last: LastTask = field(default_factory=LastTask, compare=False)
 
+    def task(self, read: Read) -> int:
+        """Return the address of the task that runs."""
+        return _u64(read(self.gs_base + self.layout.current_task & _WORD, 8))
+
     def current(
         self, read_many: ReadMany, address: int, limit: int
     ) -> tuple[GuestStacks, bytes]:

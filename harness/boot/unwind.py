@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from harness.boot.kernel_text import KernelText
@@ -131,6 +131,26 @@ class Trace:
         """What stack_trace_save_regs() would store."""
         return tuple(frame.ip for frame in self.frames)
 
+    @property
+    def reliable(self) -> bool:
+        """What arch_stack_walk_reliable() says: it came to where a stack may end."""
+        return self.ended in (Ended.USER, Ended.END_OF_STACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Inactive:
+    """Where a task that does not run goes on: __unwind_start() without registers.
+
+    Attributes:
+        sp: behind struct inactive_task_frame.
+        signal: it has never run, and ``ip`` is no return address.
+    """
+
+    ip: int
+    sp: int
+    bp: int
+    signal: bool = False
+
 
 def unwind(
     registers: Mapping[str, int],
@@ -144,26 +164,39 @@ def unwind(
     ``read_word`` is called only for addresses that are on a stack of ``stacks``, or
     in saved registers there.
     """
-    walk = _Walk(registers, text, stacks, read_word)
+    walk = _Walk(text, stacks, read_word)
+    trace = _trace(walk, lambda: walk.start(registers), limit)
+    return trace if trace.frames else replace(trace, frames=(Frame(registers["ip"]),))
+
+
+def unwind_inactive(
+    task: Inactive,
+    text: KernelText,
+    stacks: Stacks,
+    read_word: ReadWord,
+    limit: int = TRACE_LIMIT,
+) -> Trace:
+    """Return what stack_trace_save_tsk_reliable() stores for a ``task`` that sleeps.
+
+    ``stacks`` has its own stack only, as get_stack_info() has of another task.
+    """
+    walk = _Walk(text, stacks, read_word)
+    return _trace(walk, lambda: walk.start_inactive(task), limit)
+
+
+def _trace(walk: _Walk, start: Callable[[], None], limit: int) -> Trace:
     frames: list[Frame] = []
     ended = Ended.FULL
     try:
-        walk.start()
+        start()
         for _ in range(limit):
             frame = Frame(walk.ip, walk.lookup_ip, walk.find(), None)
             frames.append(frame)
-            frames[-1] = Frame(
-                frame.ip, frame.looked_up, frame.index, walk.next_frame()
-            )
+            frames[-1] = replace(frame, cfa=walk.next_frame())
             walk.check_return_address()
     except _End as end:
         ended = end.why
-    return Trace(
-        tuple(frames) or (Frame(registers["ip"]),),
-        ended,
-        tuple(walk.visited),
-        walk.kernel_regs,
-    )
+    return Trace(tuple(frames), ended, tuple(walk.visited), walk.kernel_regs)
 
 
 class _End(Exception):
@@ -175,7 +208,6 @@ class _End(Exception):
 @dataclass(slots=True)
 class _Walk:
     # struct unwind_state. ``regs`` and ``prev_regs`` fetch a field of pt_regs by name.
-    registers: Mapping[str, int]
     text: KernelText
     stacks: Stacks
     read_word: ReadWord
@@ -190,11 +222,20 @@ class _Walk:
     visited: list[int] = field(default_factory=list)
     kernel_regs: bool = False
 
-    def start(self) -> None:
+    def start(self, registers: Mapping[str, int]) -> None:
         # __unwind_start() with regs of kernel mode.
-        self.ip, self.sp = self.registers["ip"], self.registers["sp"]
-        self.bp = self.registers["bp"]
-        self.regs = self.registers.__getitem__
+        self.ip, self.sp, self.bp = (registers[name] for name in ("ip", "sp", "bp"))
+        self.regs = registers.__getitem__
+        self.begin()
+
+    def start_inactive(self, task: Inactive) -> None:
+        # __unwind_start() of another task; the loop looks at its return address first.
+        self.ip, self.sp, self.bp = task.ip, task.sp, task.bp
+        self.signal, self.full_regs = task.signal, False
+        self.begin()
+        self.check_return_address()
+
+    def begin(self) -> None:
         if not self.enter_stack(self.sp) and not self.enter_stack(
             _align(self.sp, 4096)
         ):

@@ -16,7 +16,13 @@ from harness.boot.gdb import frame
 from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
 from harness.boot.stack_info import GuestStacks
-from harness.boot.unwind import PT_REGS, StackInfo, unwind
+from harness.boot.unwind import (
+    PT_REGS,
+    Inactive,
+    StackInfo,
+    unwind,
+    unwind_inactive,
+)
 from harness.elf.orc import ENTRY_SIZE, OrcEntry, pack
 from tests.builders import image
 from tests.builders.rspserver import FakeStub
@@ -40,6 +46,10 @@ def at(offset: int, sp: int = SP) -> Registers:
 
 # All states of the guest, in order; the site's are true for the patched text only.
 STATES = [at(0x402), at(0x405), at(0x410), at(0x411, SP - 8), at(0x412), at(0x420)]
+STATES.append(at(0xA00))  # a system call begins
+# A task that sleeps: leaf called it, caller called leaf, and so on. One has ended.
+SLEEPER, SLEEPER_PID, SLEEPER_STACK = TASK + 0x1000, 7, STACK + 0x10000
+ZOMBIE, ZOMBIE_PID = TASK + 0x2000, 9
 
 
 @dataclass
@@ -53,6 +63,7 @@ class SimulatedGuest(FakeStub):
     booted: bool = True
     stuck: bool = False  # its unwinder stops where no one asked it to
     unmapped_at: int = 0  # where it stands on the user's page tables
+    trusts_none: bool = False  # no task's stack is reliable
     turn: int = 0
     stops_first_at: int = 0  # a breakpoint inside the unwinder, hit once
 
@@ -66,8 +77,10 @@ class SimulatedGuest(FakeStub):
         self.load(image.TEXT, image.patched_code())
         self.load(STACK, bytes(0x4000))
         self.load(ESTACKS, bytes(0x6000))
-        self.load(TASK, bytes(0x100))
-        self.word(TASK + image.TASK_STACK, STACK)
+        for task, stack in ((TASK, STACK), (SLEEPER, SLEEPER_STACK), (ZOMBIE, 0)):
+            self.load(task, bytes(0x100))
+            self.word(task + image.TASK_STACK, stack)
+        self._sleeper()
         hot = GS_BASE + image.PER_CPU["pcpu_hot"]
         self.word(hot, TASK)
         self.word(hot + 0x18, IRQ_STACK + 0x4000 - 8)
@@ -77,6 +90,14 @@ class SimulatedGuest(FakeStub):
         self.word(SP + 8 + 16, image.TEXT + 0x605)
         state = image.DATA + image.THREAD_SIZE + 0x100
         self.word(state, 3 if self.booted else 0)
+
+    def _sleeper(self) -> None:
+        sp = SLEEPER_STACK + 0x3000
+        self.load(SLEEPER_STACK, bytes(0x4000))
+        self.word(SLEEPER + image.THREAD_SP, sp)
+        self.word(sp + image.SAVED, image.TEXT + 0x402)
+        self.word(sp + image.SAVED + 8, image.TEXT + 0x508)
+        self.word(sp + image.SAVED + 16 + 16, image.TEXT + 0x605)
 
     def word(self, address: int, value: int) -> None:
         """Write a word of its memory."""
@@ -106,6 +127,8 @@ class SimulatedGuest(FakeStub):
                 self.stops_first_at = 0
                 return answer
             self._unwind(now)
+        elif now.rip in _CALLS:
+            self._return(now, getattr(self, _CALLS[now.rip])(now))
         elif packet == "s":
             self._next()
         else:
@@ -126,11 +149,43 @@ class SimulatedGuest(FakeStub):
         stacks = GuestStacks((StackInfo(1, STACK, STACK + 0x4000),))
         trace = unwind(regs, self._text(), stacks, self._read_word)
         ips = trace.ips[:-1] if self.short_sighted else trace.ips
+        self._return(now, self._stored(now, ips))
+
+    def _stored(self, now: Registers, ips: Sequence[int]) -> int:
         for number, ip in enumerate(ips):
             self.word(now.rsi + 8 * number, ip)
+        return len(ips)
+
+    def _return(self, now: Registers, rax: int) -> None:
         back = int.from_bytes(self.bytes_at(now.rsp, 8), "little")
         assert back in self.breakpoints
-        self.registers = replace(now, rip=back, rsp=now.rsp + 8, rax=len(ips)).pack()
+        self.registers = replace(now, rip=back, rsp=now.rsp + 8, rax=rax).pack()
+
+    def find_ge_pid(self, now: Registers) -> int:
+        """Return the struct pid of that number or the next; here the task's own."""
+        assert now.rsi == image.DATA + image.THREAD_SIZE + 0x104
+        pids = [pid for pid in _PIDS if pid >= now.rdi]
+        return _PIDS[min(pids)] if pids else 0
+
+    def pid_task(self, now: Registers) -> int:
+        """Return the task of a struct pid."""
+        return now.rdi
+
+    def pid_nr_ns(self, now: Registers) -> int:
+        """Return the number of a struct pid."""
+        return next(pid for pid, task in _PIDS.items() if task == now.rdi)
+
+    def reliable(self, now: Registers) -> int:
+        """Unwind a task that sleeps by the table in memory."""
+        if self.trusts_none:
+            return (1 << 32) - 22
+        sp = self._read_word(now.rdi + image.THREAD_SP)
+        stack = self._read_word(now.rdi + image.TASK_STACK)
+        inactive = Inactive(self._read_word(sp + image.SAVED), sp + image.SAVED + 8, 0)
+        stacks = GuestStacks((StackInfo(1, stack, stack + 0x4000),))
+        trace = unwind_inactive(inactive, self._text(), stacks, self._read_word)
+        stored = self._stored(now, trace.ips)
+        return stored if trace.reliable else (1 << 32) - 22
 
     def _read_word(self, address: int) -> int:
         return int.from_bytes(self.bytes_at(address, 8), "little")
@@ -155,5 +210,16 @@ def _with_offset(entry: OrcEntry, offset: bytes | OrcEntry) -> OrcEntry:
         return entry
     return replace(entry, sp_offset=int.from_bytes(offset, "little", signed=True))
 
+
+_PIDS = {1: TASK, SLEEPER_PID: SLEEPER, ZOMBIE_PID: ZOMBIE}
+_CALLS = {
+    image.TEXT + image.FUNCTIONS[function][0]: method
+    for function, method in {
+        "find_ge_pid": "find_ge_pid",
+        "pid_task": "pid_task",
+        "pid_nr_ns": "pid_nr_ns",
+        "stack_trace_save_tsk_reliable": "reliable",
+    }.items()
+}
 
 __all__ = ["STATES", "SimulatedGuest", "at", "frame"]

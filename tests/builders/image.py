@@ -50,7 +50,16 @@ FUNCTIONS = {
     "idle": (0x700, 0x20, 2),
     "tail": (0x800, 0x10, 2),
     "open": (0x900, 0x10, 2),
+    "do_syscall_64": (0xA00, 0x10, 2),
+    "__switch_to_asm": (0xB00, 0x20, NOTYPE),
+    "find_ge_pid": (0xC00, 0x10, 2),
+    "pid_task": (0xC10, 0x10, 2),
+    "pid_nr_ns": (0xC20, 0x10, 2),
+    "stack_trace_save_tsk_reliable": (0xC30, 0x10, 2),
 }
+# endbr64; push %rbp, %rbx, %r12; mov %rsp,0x40(%rdi) as it is encoded there
+SWITCH = b"\xf3\x0f\x1e\xfa\x55\x53\x41\x54\x48\x89\xa7\x40\0\0\0"
+THREAD_SP, SAVED = 0x40, 24
 CALLS = {0x503: 0x400, 0x600: 0x500, 0x710: 0x400}  # place -> target
 SITE, SITE_LENGTH = 0x410, 6  # ``call *disp(%rip)``, replaced by ``pushf; pop %rax``
 TABLE: list[tuple[int, OrcEntry]] = [
@@ -70,6 +79,8 @@ TABLE: list[tuple[int, OrcEntry]] = [
     (0x810, UND),
     (0x900, call(8)),
     (0x910, UND),
+    (0xA00, call(8)),
+    (0xA10, UND),
 ]
 
 
@@ -105,6 +116,7 @@ def code() -> bytes:
     data[0x702] = 0xF4
     data[0x800:0x805] = b"\xe9" + struct.pack("<i", 0x400 - 0x805)  # jmp leaf
     data[0x900:0x902] = b"\xff\xe0"  # jmp *%rax
+    data[0xB00 : 0xB00 + len(SWITCH)] = SWITCH
     data[SITE : SITE + SITE_LENGTH] = b"\xff\x15" + struct.pack("<i", 0x1000)
     return bytes(data)
 
@@ -143,6 +155,7 @@ def _symbols(writer: ElfWriter, text: int, percpu: int) -> None:
     writer.symbol("init_stack", data, DATA, 0, OBJECT)
     writer.symbol("__end_init_stack", data, DATA + THREAD_SIZE, 0, NOTYPE)
     writer.symbol("init_task", data, DATA + THREAD_SIZE, 0x100, OBJECT)
+    writer.symbol("init_pid_ns", data, DATA + THREAD_SIZE + 0x104, 4, OBJECT)
     writer.symbol("system_state", data, DATA + THREAD_SIZE + 0x100, 4, OBJECT)
     for name, offset in PER_CPU.items():
         writer.symbol(name, percpu, offset, TSS_SIZE, OBJECT)

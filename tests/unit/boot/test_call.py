@@ -47,7 +47,8 @@ def test_pt_regs_has_every_field() -> None:
 def test_called_enters_with_interrupts_off() -> None:
     """The arguments are the scratch stack's places; IF, DF and TF are clear."""
     call = UnwindCall(0x1000, 0x2000, 0x9000)
-    entered = called(call, replace(simulated.KERNEL, eflags=0x702))
+    state = replace(simulated.KERNEL, eflags=0x702)
+    entered = called(call, state, 0x1000, (0x8F00, call.store, 64))
     assert entered.eflags == 0x2
     assert (entered.rip, entered.rdi, entered.rsi) == (0x1000, 0x8F00, 0x8D00)
     assert (entered.rdx, entered.rcx) == (64, 0)
@@ -57,7 +58,7 @@ def test_called_enters_with_interrupts_off() -> None:
 def test_called_before_swapgs() -> None:
     """In entry code the two GS bases are swapped for the call."""
     state = replace(simulated.KERNEL, gs_base=0x7F00, k_gs_base=simulated.GS_BASE)
-    entered = called(UnwindCall(0, 0, 0x9000), state)
+    entered = called(UnwindCall(0, 0, 0x9000), state, 0, ())
     assert (entered.gs_base, entered.k_gs_base) == (simulated.GS_BASE, 0x7F00)
 
 

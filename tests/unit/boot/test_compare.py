@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.boot import compare, control, point, traces
+from harness.boot import compare, control, point, reliable, traces
 from harness.boot.compare import CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
 from harness.errors import FormatError, InfraError
@@ -25,6 +25,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated guest gets everywhere at once, or never."""
     monkeypatch.setattr(compare, "HIT_S", 0.02)
     monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.02)
+    monkeypatch.setattr(compare, "TASK_HIT_S", 0.02)
 
 
 @contextmanager
@@ -119,6 +120,18 @@ def test_guest_that_ends_midway(tmp_path: Path) -> None:
     assert result.counts["control_reported"] == 1
 
 
+def test_tasks_that_sleep_are_asked_about(tmp_path: Path) -> None:
+    """At each of the stops; what is wrong with one is a finding, once."""
+    result = run(tmp_path, SimulatedGuest())
+    assert (result.counts["task_stops"], result.counts["tasks_asked"]) == (4, 4)
+
+
+def test_a_task_that_is_not_trusted_is_one_finding(tmp_path: Path) -> None:
+    """However often it is asked about."""
+    (finding,) = run(tmp_path, SimulatedGuest(trusts_none=True)).findings
+    assert (finding.rule, finding.occurrences) == (reliable.DIFFERS, 4)
+
+
 def test_user_page_tables(tmp_path: Path) -> None:
     """Where nothing of the kernel is mapped (PTI) there is no point; others are."""
     result = run(tmp_path, SimulatedGuest(unmapped_at=STATES[5].rip))
@@ -168,4 +181,5 @@ def test_every_rule_is_documented() -> None:
     """docs/findings.md has a section for each rule of this room, and no other."""
     text = (Path(__file__).parents[3] / "docs" / "findings.md").read_text()
     sections = set(re.findall(r"^## `(runtime/[^`]+)`", text, re.MULTILINE))
-    assert sections == {point.RULE, control.TABLE_RULE, traces.RULE}
+    tasks = {reliable.DIFFERS, reliable.UNRELIABLE}
+    assert sections == {point.RULE, control.TABLE_RULE, traces.RULE, *tasks}

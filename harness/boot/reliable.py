@@ -1,0 +1,272 @@
+"""Reliable: may livepatch trust the stack of every task that does not run?
+
+It asks stack_trace_save_tsk_reliable(), and cannot go on while one task's answer is
+no. That answer is the table's: here it is asked for every task of the stopped guest,
+and compared with the unwind that the image's table allows
+(arch/x86/kernel/stacktrace.c, kernel/livepatch/transition.c, v6.12).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from harness.boot.call import invoke
+from harness.boot.control import broken
+from harness.boot.gdb import UnmappedMemory
+from harness.boot.point import Guest, StackMemory, frame_lines, name_of
+from harness.boot.registers import Registers
+from harness.boot.sample import hits
+from harness.boot.task import (
+    Task,
+    TaskFinder,
+    TaskLayout,
+    read_task,
+    task_finder,
+    task_layout,
+)
+from harness.boot.unwind import TRACE_LIMIT, Ended, Trace, unwind_inactive
+from harness.elf.orc import OrcType, describe
+from harness.finding import Finding
+
+DIFFERS, UNRELIABLE = "runtime/task-differs", "runtime/unreliable"
+FUNCTION = "stack_trace_save_tsk_reliable"
+QUIET = "do_syscall_64"  # where no task is being switched to or from
+_NO = -errno.EINVAL
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One task, unwound by the table and by the guest.
+
+    Attributes:
+        host: the unwind by the static table.
+        guest: what the guest stored, to where it gave up if it did.
+        trusted: the guest says that the stack is reliable.
+    """
+
+    task: Task
+    host: Trace
+    guest: tuple[int, ...]
+    trusted: bool
+
+    @property
+    def comparable(self) -> bool:
+        """The host knows all the text that is on this stack."""
+        return self.host.ended is not Ended.MODULE
+
+    @property
+    def agrees(self) -> bool:
+        """Both say the same."""
+        if not self.comparable or not self.host.reliable:
+            return not self.comparable or not self.trusted
+        return self.trusted and self.guest == self.host.ips
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How a guest is asked about its tasks."""
+
+    function: int
+    quiet: int
+    finder: TaskFinder
+    layout: TaskLayout
+
+    def stops(self, guest: Guest, timeout_s: float) -> Iterator[Registers]:
+        """Let the guest run to where it may be asked; yield the state it stops in."""
+        with contextlib.closing(hits(guest.gdb, [self.quiet], timeout_s)) as found:
+            yield from found
+
+    def tasks(self, guest: Guest, registers: Registers) -> Iterator[Asked | None]:
+        """Ask about every task of the guest, stopped at ``quiet``, but the running one.
+
+        None is a task that has no stack (any more).
+
+        Raises:
+            InfraError: a call did not come back.
+        """
+        running = guest.cpu.task(guest.gdb.read)
+        found = list(self.finder.find(guest.gdb, guest.call, registers))
+        for address, pid in found:
+            if address == running:
+                continue
+            try:
+                task = read_task(guest.gdb.read_many, self.layout, address, pid)
+            except UnmappedMemory:
+                task = None
+            yield None if task is None else self.ask(guest, registers, task)
+
+    def ask(self, guest: Guest, registers: Registers, task: Task) -> Asked:
+        """Unwind ``task`` twice.
+
+        Raises:
+            InfraError: the call did not come back.
+        """
+        memory = StackMemory(guest.gdb, task.known_stacks, [])
+        host = unwind_inactive(
+            task.inactive, guest.text, task.known_stacks, memory.read_word
+        )
+        store = guest.call.store
+        told = invoke(
+            guest.gdb,
+            guest.call,
+            registers,
+            self.function,
+            (task.address, store, TRACE_LIMIT),
+            writes=[(store, bytes(8 * TRACE_LIMIT))],
+        )
+        if told.signed != _NO:
+            return Asked(task, host, told.trace(told.signed), True)
+        stored = itertools.takewhile(bool, told.trace(TRACE_LIMIT))
+        return Asked(task, host, tuple(stored), False)
+
+
+def reliability(guest: Guest) -> Reliability | None:
+    """Return how to ask ``guest``; None if its kernel has no reliable unwinder.
+
+    Raises:
+        FormatError: it has one, and switches tasks in a way that we do not know.
+    """
+    program = guest.program
+    function = program.symbols.find(FUNCTION)
+    quiet = program.symbols.find(QUIET)
+    finder = task_finder(program)
+    if function is None or quiet is None or finder is None:
+        return None
+    layout = task_layout(program, guest.cpu.layout)
+    return Reliability(function, quiet, finder, layout)
+
+
+def breakable(asked: Asked, guest: Guest) -> int | None:
+    """Choose an entry that a task's unwind needs: to break it must be seen."""
+    for frame in asked.host.frames:
+        if frame.index is None or frame.cfa is None:
+            continue
+        if guest.text.entry(frame.index).type == OrcType.CALL:
+            return frame.index
+    return None
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was asked of the tasks, and what it came to.
+
+    Attributes:
+        stops: how often the guest was stopped for it.
+        asked, differ, unreliable, module_on_stack: answers, by what they were.
+        without_stack: tasks that have ended.
+        most: of tasks, at one stop.
+        control: a wrong entry was seen; None while there was no task to see it in.
+        findings: one for each answer that is wrong.
+    """
+
+    stops: int = 0
+    asked: int = 0
+    differ: int = 0
+    unreliable: int = 0
+    module_on_stack: int = 0
+    without_stack: int = 0
+    most: int = 0
+    control: bool | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def stop(self, how: Reliability, guest: Guest, registers: Registers) -> None:
+        """Ask about all tasks of the guest, which is stopped at ``how.quiet``.
+
+        Raises:
+            InfraError: a call did not come back.
+        """
+        before = self.asked
+        for asked in how.tasks(guest, registers):
+            if asked is None:
+                self.without_stack += 1
+                continue
+            self.asked += 1
+            self.module_on_stack += not asked.comparable
+            self.differ += not asked.agrees
+            self.unreliable += not asked.trusted
+            if wrong := finding(guest, asked):
+                self.findings.append(wrong)
+            elif self.control is None:
+                self.control = self._control(how, guest, registers, asked)
+        self.stops += 1
+        self.most = max(self.most, self.asked - before)
+
+    def _control(
+        self, how: Reliability, guest: Guest, registers: Registers, asked: Asked
+    ) -> bool | None:
+        if (index := breakable(asked, guest)) is None:
+            return None
+        with broken(guest.gdb, guest.program, index):
+            return not how.ask(guest, registers, asked.task).agrees
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much was done, by name."""
+        return {
+            "task_stops": self.stops,
+            "tasks_asked": self.asked,
+            "tasks_differ": self.differ,
+            "tasks_unreliable": self.unreliable,
+            "tasks_at_a_stop": self.most,
+            "tasks_without_stack": self.without_stack,
+        }
+
+
+def finding(guest: Guest, asked: Asked) -> Finding | None:
+    """Return what is wrong with the stack of a task; None if nothing is.
+
+    It is placed at the frame that ends the unwind, or leads the two apart.
+    """
+    if not asked.agrees:
+        return _finding(guest, asked, DIFFERS)
+    if not asked.trusted and asked.comparable:
+        return _finding(guest, asked, UNRELIABLE)
+    return None
+
+
+def _finding(guest: Guest, asked: Asked, rule: str) -> Finding:
+    program, host, told = guest.program, asked.host, asked.guest
+    number = _first(host.ips, told)
+    place = asked.task.inactive.ip
+    if frames := host.frames[: max(number, 1)]:
+        place = frames[-1].ip if frames[-1].looked_up is None else frames[-1].looked_up
+    index = guest.text.find(place)
+    declared = "no entry" if index is None else describe(guest.text.state[index])
+    location = program.location(place)
+    who = f"task {asked.task.pid}" if asked.task.pid else "the idle task"
+    by_table = f"the table ends with: {host.ended}"
+    if rule == UNRELIABLE:
+        message = f"livepatch cannot trust the stack of {who}: {host.ended}"
+    elif not asked.trusted:
+        message = f"the kernel does not trust the stack of {who}; {by_table}"
+    elif not host.reliable:
+        message = f"the kernel trusts the stack of {who}; {by_table}"
+    else:
+        guests = name_of(program, told, number)
+        message = (
+            f"the kernel unwinds {who} to {guests}, the table to "
+            f"{name_of(program, host.ips, number)}"
+        )
+    return Finding(
+        rule=rule,
+        location=location,
+        message=message,
+        declared=declared,
+        actual=f"guest: {name_of(program, told, number)}",
+        cause=f"{location.symbol}, {declared}",
+        window=(
+            f"{who} goes on at {program.location(asked.task.inactive.ip)}, {by_table}",
+            *frame_lines(program, guest.text, host, told, number),
+        ),
+    )
+
+
+def _first(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    pairs = zip(one, other, strict=False)
+    return next(
+        (i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other))
+    )

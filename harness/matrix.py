@@ -17,6 +17,7 @@ from pathlib import Path
 from harness import kernel_build
 from harness.artifacts import Artifacts, Store
 from harness.boot.boot import Kernel, kernel_of
+from harness.boot.debug import OnStop
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
 from harness.build.tree import PACKAGE, open_tree
@@ -128,9 +129,16 @@ def build_variants(request: Request, board: Board) -> list[Artifacts]:
 
 
 def boot_build(
-    request: Request, directory: Path, platform: Platform, probed: bool, board: Board
+    request: Request,
+    directory: Path,
+    platform: Platform,
+    probed: bool,
+    board: Board,
+    on_stop: OnStop | None = None,
 ) -> tuple[list[StageResult], dict[str, str]]:
     """Boot what is built in ``directory`` on ``platform``; compare it if ``probed``.
+
+    With ``on_stop`` the machine stands at the first finding while that is called.
 
     Returns the stages, and the tools they used.
 
@@ -156,10 +164,10 @@ def boot_build(
             request.machine,
         )
         line = board(platform.value)
-        booted, result = boot.stage(subject, line)
+        booted, result = boot.stage(subject, line, on_stop)
         stages = [booted]
         if probed:
-            stages.append(compare.stage(subject, request.seed, result, line))
+            stages.append(compare.stage(subject, request.seed, result, line, on_stop))
     return stages, dict(made.identity)
 
 

@@ -114,13 +114,15 @@ def probe(
     needs: Needs = NATIVE_NEEDS,
     inject_nmi: Callable[[], None] | None = None,
     seed: int = 0,
+    only_first: bool = False,
     progress: Progress = silent,
 ) -> CompareResult:
     """Sample the guest behind ``gdb`` until ``needs`` are met or ``deadline_s`` is up.
 
     The guest has one vCPU, was started with ``nokaslr`` and runs ``program`` (a
     vmlinux with symbols); it may be anywhere from reset on, and should run a workload.
-    It is left stopped, without breakpoints of ours.
+    It is left stopped, without breakpoints of ours; with ``only_first`` where the first
+    finding is, if there is one.
 
     Raises:
         FormatError: ``program`` lacks what a probe needs.
@@ -136,14 +138,20 @@ def probe(
     registers = wait_until_up(gdb, program, text, deadline, deadline_s)
     started = time.monotonic()
     guest = attach(gdb, program, text, registers)
-    run = _Run(guest, needs, random.Random(seed), deadline, progress)
+    run = _Run(guest, needs, random.Random(seed), deadline, progress, only_first)
     try:
         run.sample(parse_alternatives(program), inject_nmi)
+    except _Enough:
+        gdb.remove_breakpoints(gdb.breakpoints)
     except LostGuest as exc:
         run.reason = f"the guest ended while it was probed: {exc.message}"
     else:
         gdb.remove_breakpoints(gdb.breakpoints)
     return run.result(time.monotonic() - started)
+
+
+class _Enough(Exception):
+    """The guest stands where somebody wants to look."""
 
 
 @dataclass(slots=True)
@@ -154,6 +162,7 @@ class _Run:
     rng: random.Random
     deadline: float
     progress: Progress
+    only_first: bool = False
     starts: PatchedStarts | None = None
     inside: dict[int, bool] = field(default_factory=dict)
     hit: set[int] = field(default_factory=set)
@@ -221,11 +230,10 @@ class _Run:
             if survey.stops == self.needs.task_stops or not self.time_left():
                 break
             for registers in how.stops(self.guest, TASK_HIT_S):
-                survey.stop(how, self.guest, registers)
+                for one in survey.stop(how, self.guest, registers):
+                    self.found(one)
             self.wander(WANDER_STEPS)
         self.counts |= survey.counts
-        for one in survey.findings:
-            self.found(one)
         if survey.control is False:
             self.reason = "control did not fail: a wrong entry went unseen in a task"
         return survey.control is not False
@@ -333,6 +341,9 @@ class _Run:
             self.findings[finding.key] = replace(known, occurrences=occurrences)
         elif len(self.findings) < MAX_FINDINGS:
             self.findings[finding.key] = finding
+        if self.only_first:
+            self.reason = "stopped at the first finding"
+            raise _Enough
 
     def check(self, registers: Registers) -> Point | None:
         # Returns the point, if it is one.

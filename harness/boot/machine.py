@@ -50,6 +50,7 @@ class MachineConfig:
         memory_mb: the guest's memory; None is the platform's own.
         timeout_s: deadline of one boot; None is the platform's own.
         append: added to the kernel command line.
+        xen_args: added to the hypervisor's command line.
         hold_s: how long the guest keeps its workload running, for a probe.
         host_kvm: use this host's KVM where its probe passes.
     """
@@ -61,6 +62,7 @@ class MachineConfig:
     memory_mb: int | None = None
     timeout_s: float | None = None
     append: str = ""
+    xen_args: str = ""
     hold_s: int = 0
     host_kvm: bool = True
 

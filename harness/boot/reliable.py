@@ -173,13 +173,17 @@ class Survey:
     control: bool | None = None
     findings: list[Finding] = field(default_factory=list)
 
-    def stop(self, how: Reliability, guest: Guest, registers: Registers) -> None:
+    def stop(
+        self, how: Reliability, guest: Guest, registers: Registers
+    ) -> list[Finding]:
         """Ask about all tasks of the guest, which is stopped at ``how.quiet``.
+
+        Returns what is wrong with them.
 
         Raises:
             InfraError: a call did not come back.
         """
-        before = self.asked
+        before, so_far = self.asked, len(self.findings)
         for asked in how.tasks(guest, registers):
             if asked is None:
                 self.without_stack += 1
@@ -194,6 +198,7 @@ class Survey:
                 self.control = self._control(how, guest, registers, asked)
         self.stops += 1
         self.most = max(self.most, self.asked - before)
+        return self.findings[so_far:]
 
     def _control(
         self, how: Reliability, guest: Guest, registers: Registers, asked: Asked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +11,9 @@ from typing import Annotated
 import typer
 
 from harness import matrix
+from harness.boot.debug import Stopped
 from harness.cli import options
-from harness.cli.console import board
+from harness.cli.console import ERR, board
 from harness.cli.outcome import show
 from harness.result import run_result
 from harness.variant import Platform
@@ -30,11 +33,19 @@ def command(
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare the unwinders too.")
     ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Compare, and leave the machine stopped at the first finding, for gdb.",
+        ),
+    ] = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     qemu: options.QemuOption = None,
     xen: options.XenOption = None,
     cpu: options.CpuOption = None,
     append: options.AppendOption = "",
+    xen_args: options.XenArgsOption = "",
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     output: options.FormatOption = options.Format.TEXT,
@@ -43,11 +54,30 @@ def command(
     started = datetime.now(UTC)
     request = matrix.Request(
         runtime=runtime.value,
-        machine=options.machine_config(qemu, xen, cpu, append, timeout),
+        machine=options.machine_config(qemu, xen, cpu, append, xen_args, timeout),
         seed=seed,
     )
     with board() as lines:
-        stages, tools = matrix.boot_build(request, build, platform, compare, lines)
+        stages, tools = matrix.boot_build(
+            request,
+            build,
+            platform,
+            compare or debug,
+            lines,
+            _stand if debug else None,
+        )
     result = run_result("boot", str(build), stages, started=started, tools=tools)
     show(result, output)
     raise typer.Exit(result.exit_code)
+
+
+def _stand(stopped: Stopped) -> None:
+    """Say where the machine stands and how to look into it, until Enter or Ctrl-C."""
+    ERR.print(
+        f"stopped at {stopped.where}: {stopped.why}\n"
+        f"  attach: {stopped.command}\n"
+        "  Enter ends the machine",
+        markup=False,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.stdin.readline()

@@ -111,6 +111,9 @@ XenOption = Annotated[
         show_default=False,
     ),
 ]
+XenArgsOption = Annotated[
+    str, typer.Option("--xen-args", help="Added to the hypervisor's command line.")
+]
 CpuOption = Annotated[
     str | None,
     typer.Option(
@@ -161,12 +164,15 @@ def machine_config(
     xen: str | None,
     cpu: str | None,
     append: str,
+    xen_args: str,
     timeout_s: float | None,
 ) -> MachineConfig:
     """Return the machine that the options ask for; the rest are its defaults."""
     from harness.boot.machine import MachineConfig  # boot is slow to import
 
-    usual = MachineConfig(append=append, cpu=cpu, timeout_s=timeout_s)
+    usual = MachineConfig(
+        append=append, xen_args=xen_args, cpu=cpu, timeout_s=timeout_s
+    )
     return replace(usual, qemu=qemu or usual.qemu, xen=xen or usual.xen)
 
 

@@ -31,6 +31,7 @@ def command(
     xen: options.XenOption = None,
     cpu: options.CpuOption = None,
     append: options.AppendOption = "",
+    xen_args: options.XenArgsOption = "",
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     report: Annotated[
@@ -53,7 +54,7 @@ def command(
         runtime=runtime.value,
         jobs=jobs or os.cpu_count() or 1,
         rebuild_images=rebuild_images,
-        machine=options.machine_config(qemu, xen, cpu, append, timeout),
+        machine=options.machine_config(qemu, xen, cpu, append, xen_args, timeout),
         seed=seed,
     )
     folder.prepare(report)

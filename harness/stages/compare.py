@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from harness.boot import boot
 from harness.boot.compare import NATIVE_NEEDS, CompareResult, Needs, probe
+from harness.boot.debug import HELD_S, OnStop, Stopped
 from harness.boot.gdb import Gdb
 from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
@@ -24,14 +25,19 @@ NEEDS = {Platform.NATIVE: NATIVE_NEEDS}
 
 
 def stage(
-    subject: Subject, seed: int, booted: BootResult | None, progress: Progress
+    subject: Subject,
+    seed: int,
+    booted: BootResult | None,
+    progress: Progress,
+    on_stop: OnStop | None = None,
 ) -> StageResult:
     """Compare what the kernel's own unwinder sees with its static table.
 
     The guest is booted once more, stopped hundreds of times and made to unwind
     itself. No debugger reaches into a KVM guest that is nested: the traces that it
     printed of itself while it ``booted`` are compared instead. A kernel that did not
-    boot is not compared.
+    boot is not compared. With ``on_stop`` the first finding ends it, and the guest
+    stands there while that is called.
     """
     if booted is None:
         return skipped(Stage.COMPARE, subject.name, "it did not boot")
@@ -42,7 +48,7 @@ def stage(
             texts = {**booted.evidence.texts, "console": booted.console}
             return _judged(subject, check_traces(texts, load(subject.kernel.vmlinux)))
         try:
-            return _judged(subject, _probed(subject, seed, progress))
+            return _judged(subject, _probed(subject, seed, progress, on_stop))
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
 
@@ -65,21 +71,32 @@ def _judged(subject: Subject, result: CompareResult) -> StageResult:
     )
 
 
-def _probed(subject: Subject, seed: int, progress: Progress) -> CompareResult:
+def _probed(
+    subject: Subject, seed: int, progress: Progress, on_stop: OnStop | None
+) -> CompareResult:
     program = load(subject.kernel.vmlinux)
     config = replace(subject.config, hold_s=HOLD_S)
+    if on_stop:
+        config = replace(config, timeout_s=HELD_S)
     with boot.session(
         subject.toolbox(), subject.kernel, subject.platform, config
     ) as running:
         running.start()
         machine = running.machine
         with Gdb.connect(machine.gdb_socket) as gdb:
-            return probe(
+            result = probe(
                 gdb,
                 program,
                 deadline_s=DEADLINE_S,
                 needs=NEEDS.get(subject.platform, Needs()),
                 inject_nmi=machine.qmp.inject_nmi if machine.plan.nmi else None,
                 seed=seed,
+                only_first=on_stop is not None,
                 progress=progress,
             )
+            at = gdb.registers().rip if on_stop and result.findings else 0
+        if on_stop and result.findings:
+            why = f"{result.findings[0].rule}: {result.findings[0].message}"
+            place, vmlinux = program.location(at), subject.kernel.vmlinux
+            on_stop(Stopped(place, why, vmlinux, machine.gdb_socket))
+        return result

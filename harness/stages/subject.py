@@ -33,6 +33,9 @@ class Subject:
         """What boots it again."""
         directory = self.kernel.vmlinux.parent
         argv = ["orc-harness", "boot", str(directory), "--platform", self.platform]
-        if self.config.append:
-            argv += ["--append", self.config.append]
+        usual = MachineConfig()
+        for name in ("qemu", "xen", "xen_args", "cpu", "append"):
+            asked = getattr(self.config, name)
+            if asked != getattr(usual, name):
+                argv += [f"--{name.replace('_', '-')}", asked]
         return shlex.join(argv)

@@ -27,12 +27,13 @@ def plan(request: Request) -> Plan:
         MissingMachine: there is no hypervisor.
     """
     config, where = request.config, request.directory
+    usual = f"dom0_mem={DOM0_MB}M console=com1 com1=115200,8n1 loglvl=all"
     # A comma separates the modules of a multiboot kernel; doubled, it is one.
     dom0 = request.append("hvc0", "earlyprintk=xen").replace(",", ",,")
     board = Boards(
         kernel=f"{where}/xen",
         initrd=f"{where}/bzImage {dom0},{where}/initrd",
-        append=f"dom0_mem={DOM0_MB}M console=com1 com1=115200,8n1 loglvl=all",
+        append=f"{usual} {config.xen_args}".strip(),
         cpu=config.cpu or "qemu64",
         memory_mb=config.memory_mb or MEMORY_MB,
     )

@@ -87,6 +87,19 @@ def test_wrong_entry_in_the_guest(tmp_path: Path) -> None:
     assert any(line.startswith(">  1") for line in differs.window)
 
 
+def test_the_guest_is_left_at_the_first_finding(tmp_path: Path) -> None:
+    """It stands where the two unwinds differ, without a breakpoint of ours."""
+    guest = SimulatedGuest(trusts_none=True)
+    program, _ = image.image()
+    with connected(tmp_path, guest) as gdb:
+        result = probe(gdb, program, deadline_s=20, needs=SMALL, only_first=True)
+        at = gdb.registers().rip
+    assert [finding.rule for finding in result.findings] == [reliable.DIFFERS]
+    assert result.reason == "stopped at the first finding"
+    assert str(program.location(at)) == reliable.QUIET
+    assert guest.breakpoints == set()
+
+
 def test_guest_that_loses_frames(tmp_path: Path) -> None:
     """Without one trace that agrees the control has nothing to stand on."""
     result = run(tmp_path, SimulatedGuest(short_sighted=True), deadline_s=0.3)

@@ -106,6 +106,13 @@ def test_xen(tmp_path: Path) -> None:
     assert not plan.nmi
 
 
+def test_the_hypervisor_takes_arguments(tmp_path: Path) -> None:
+    """They come last on its command line, where they win; dom0 does not get them."""
+    plan = xen.plan(request(tmp_path, MachineConfig(xen_args="smt=0 spec-ctrl=no")))
+    assert after(plan, "-append").endswith(" loglvl=all smt=0 spec-ctrl=no")
+    assert "spec-ctrl" not in after(plan, "-initrd")
+
+
 def test_xen_of_ones_own(tmp_path: Path) -> None:
     """A hypervisor on this host goes before the image's."""
     (tmp_path / "my-xen").write_bytes(b"mine")

@@ -47,7 +47,9 @@ def test_a_missing_machine_image_is_an_error_of_the_boot_alone() -> None:
 
 def test_the_command_boots_it_again() -> None:
     """Findings say how to see them once more."""
-    asked = replace(SUBJECT, config=MachineConfig(append="nopti quiet"))
+    other = MachineConfig(append="nopti quiet", xen_args="smt=0", cpu="Opteron_G5")
+    asked = replace(SUBJECT, config=other)
 
     assert SUBJECT.command == "orc-harness boot /b --platform xen"
-    assert asked.command == f"{SUBJECT.command} --append 'nopti quiet'"
+    more = "--xen-args smt=0 --cpu Opteron_G5 --append 'nopti quiet'"
+    assert asked.command == f"{SUBJECT.command} {more}"

@@ -1,8 +1,14 @@
-"""Attach: from a gdbstub to a running kernel whose unwinder can be asked."""
+"""Attach: from a gdbstub to a running kernel whose unwinder can be asked.
+
+A kernel may have moved itself (KASLR). Where it runs, its banner lies as far behind
+its linked address as its text does: that tells by how much.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from harness.boot.call import unwind_call
 from harness.boot.gdb import Gdb
@@ -16,38 +22,55 @@ from harness.errors import FormatError, InfraError
 
 POLL_S = 0.05
 BANNER_BYTES = 128  # release, compiler and build number
+SLIDES = 1 << 21  # KASLR moves text by multiples of it (CONFIG_PHYSICAL_ALIGN)
 RUNNING = 2  # enum system_states: init memory is being freed, or later
-_NEVER = "no kernel was seen at its linked address within {:g} s"
+_NEVER = "this kernel was not seen to run within {:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A kernel that runs: its program and text where they are, and the stopped vCPU."""
+
+    program: Program
+    text: KernelText
+    registers: Registers
 
 
 def wait_until_up(
-    gdb: Gdb, program: Program, text: KernelText, deadline: float, deadline_s: float
-) -> Registers:
+    gdb: Gdb, linked: Program, text: KernelText, deadline: float, deadline_s: float
+) -> Up:
     """Let the guest run until its kernel is done with booting; it stops in its text.
 
     Raises:
         InfraError: that did not happen before ``deadline`` (time.monotonic()).
     """
-    banner = _required(program, "linux_banner")
-    state = _required(program, "system_state")
-    expected = program.read(banner, BANNER_BYTES).tobytes()
+    banner = _required(linked, "linux_banner")
+    state = _required(linked, "system_state")
+    expected = linked.read(banner, BANNER_BYTES).tobytes()
     seen = False
     while time.monotonic() < deadline:
         registers = gdb.registers()
-        if (
-            text.holds(registers.rip)
-            and gdb.read_or_none(banner, BANNER_BYTES) == expected
-        ):
+        for by in slides(text, registers.rip):
+            if gdb.read_or_none(banner + by, BANNER_BYTES) != expected:
+                continue
             seen = True
-            running = int.from_bytes(gdb.read(state, 4), "little") >= RUNNING
-            if running and usable(program, text, registers):
-                return registers
+            if int.from_bytes(gdb.read(state + by, 4), "little") < RUNNING:
+                continue
+            up = Up(linked.slid(by), text.slid(by), registers)
+            if usable(up.program, up.text, registers):
+                return up
         gdb.run_for(POLL_S * (0.1 if seen else 1))
     message = "the kernel did not finish booting within {:g} s" if seen else _NEVER
     raise InfraError(
-        message.format(deadline_s),
-        hint="is nokaslr on its command line, and is this the vmlinux that runs?",
+        message.format(deadline_s), hint="is this the vmlinux of what was booted?"
     )
+
+
+def slides(text: KernelText, rip: int) -> Iterator[int]:
+    """Yield by how much the kernel may have moved itself, if ``rip`` is in its text."""
+    for begin, end in text.ranges:
+        least = max(rip - end + 1, 0)
+        yield from range(-(-least // SLIDES) * SLIDES, rip - begin + 1, SLIDES)
 
 
 def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -> Guest:

@@ -119,8 +119,8 @@ def probe(
 ) -> CompareResult:
     """Sample the guest behind ``gdb`` until ``needs`` are met or ``deadline_s`` is up.
 
-    The guest has one vCPU, was started with ``nokaslr`` and runs ``program`` (a
-    vmlinux with symbols); it may be anywhere from reset on, and should run a workload.
+    The guest has one vCPU and runs ``program`` (a vmlinux with symbols), wherever KASLR
+    has put it; it may be anywhere from reset on, and should run a workload.
     It is left stopped, without breakpoints of ours; with ``only_first`` where the first
     finding is, if there is one.
 
@@ -135,12 +135,13 @@ def probe(
         raise FormatError(f"{program.name} carries no ORC table to compare with")
     text = kernel_text(program, table)
     progress("waiting for the kernel to come up")
-    registers = wait_until_up(gdb, program, text, deadline, deadline_s)
+    up = wait_until_up(gdb, program, text, deadline, deadline_s)
     started = time.monotonic()
-    guest = attach(gdb, program, text, registers)
-    run = _Run(guest, needs, random.Random(seed), deadline, progress, only_first)
+    guest = attach(gdb, up.program, up.text, up.registers)
+    notes = [f"KASLR moved it by {by:#x}"] if (by := up.program.slide) else []
+    run = _Run(guest, needs, random.Random(seed), deadline, progress, only_first, notes)
     try:
-        run.sample(parse_alternatives(program), inject_nmi)
+        run.sample(parse_alternatives(up.program), inject_nmi)
     except _Enough:
         gdb.remove_breakpoints(gdb.breakpoints)
     except LostGuest as exc:
@@ -162,14 +163,14 @@ class _Run:
     rng: random.Random
     deadline: float
     progress: Progress
-    only_first: bool = False
+    only_first: bool
+    notes: list[str]
     starts: PatchedStarts | None = None
     inside: dict[int, bool] = field(default_factory=dict)
     hit: set[int] = field(default_factory=set)
     functions: set[int] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     entries: set[int] = field(default_factory=set)
     reason: str = ""
 

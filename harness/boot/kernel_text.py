@@ -26,6 +26,17 @@ class KernelText:
     ip: list[int]
     state: list[int]
 
+    def slid(self, by: int) -> KernelText:
+        """Return what KASLR makes of it, ``by`` bytes behind its linked address."""
+        if not by:
+            return self
+        return KernelText(
+            tuple((begin + by, end + by) for begin, end in self.ranges),
+            (self.modules[0] + by, self.modules[1]),
+            [ip + by for ip in self.ip],
+            self.state,
+        )
+
     def holds(self, address: int) -> bool:
         """The kernel's __kernel_text_address(), without modules."""
         return any(begin <= address < end for begin, end in self.ranges)

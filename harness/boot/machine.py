@@ -52,6 +52,7 @@ class MachineConfig:
         append: added to the kernel command line.
         xen_args: added to the hypervisor's command line.
         hold_s: how long the guest keeps its workload running, for a probe.
+        kaslr: the kernel may move itself.
         host_kvm: use this host's KVM where its probe passes.
     """
 
@@ -64,6 +65,7 @@ class MachineConfig:
     append: str = ""
     xen_args: str = ""
     hold_s: int = 0
+    kaslr: bool = False
     host_kvm: bool = True
 
 

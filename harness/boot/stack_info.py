@@ -206,7 +206,7 @@ def _estacks(program: Program) -> tuple[tuple[tuple[int, int, int], ...], int]:
 def _task_stack_offset(program: Program) -> int:
     # init_task is built in: its first pointer to init_stack is ``stack``.
     init_task = _symbol(program, "init_task")
-    wanted = _symbol(program, "init_stack")
+    wanted = _symbol(program, "init_stack") - program.slide  # as it was linked
     size = _size(program, "init_task")
     data = program.read(init_task, size & -8)
     words: list[int] = np.frombuffer(data.tobytes(), "<u8").tolist()

@@ -46,6 +46,7 @@ def command(
     cpu: options.CpuOption = None,
     append: options.AppendOption = "",
     xen_args: options.XenArgsOption = "",
+    kaslr: options.KaslrOption = False,
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     output: options.FormatOption = options.Format.TEXT,
@@ -54,7 +55,9 @@ def command(
     started = datetime.now(UTC)
     request = matrix.Request(
         runtime=runtime.value,
-        machine=options.machine_config(qemu, xen, cpu, append, xen_args, timeout),
+        machine=options.machine_config(
+            qemu, xen, cpu, append, xen_args, kaslr, timeout
+        ),
         seed=seed,
     )
     with board() as lines:

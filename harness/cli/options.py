@@ -114,6 +114,9 @@ XenOption = Annotated[
 XenArgsOption = Annotated[
     str, typer.Option("--xen-args", help="Added to the hypervisor's command line.")
 ]
+KaslrOption = Annotated[
+    bool, typer.Option("--kaslr", help="Let the kernel move itself (no nokaslr).")
+]
 CpuOption = Annotated[
     str | None,
     typer.Option(
@@ -165,13 +168,14 @@ def machine_config(
     cpu: str | None,
     append: str,
     xen_args: str,
+    kaslr: bool,
     timeout_s: float | None,
 ) -> MachineConfig:
     """Return the machine that the options ask for; the rest are its defaults."""
     from harness.boot.machine import MachineConfig  # boot is slow to import
 
     usual = MachineConfig(
-        append=append, xen_args=xen_args, cpu=cpu, timeout_s=timeout_s
+        append=append, xen_args=xen_args, kaslr=kaslr, cpu=cpu, timeout_s=timeout_s
     )
     return replace(usual, qemu=qemu or usual.qemu, xen=xen or usual.xen)
 

@@ -32,6 +32,7 @@ def command(
     cpu: options.CpuOption = None,
     append: options.AppendOption = "",
     xen_args: options.XenArgsOption = "",
+    kaslr: options.KaslrOption = False,
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     report: Annotated[
@@ -54,7 +55,9 @@ def command(
         runtime=runtime.value,
         jobs=jobs or os.cpu_count() or 1,
         rebuild_images=rebuild_images,
-        machine=options.machine_config(qemu, xen, cpu, append, xen_args, timeout),
+        machine=options.machine_config(
+            qemu, xen, cpu, append, xen_args, kaslr, timeout
+        ),
         seed=seed,
     )
     folder.prepare(report)

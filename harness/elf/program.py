@@ -46,6 +46,9 @@ from harness.errors import FormatError
 from harness.finding import Location
 
 KERNEL = "vmlinux"  # what people call a linked kernel, whatever its file's name
+KERNEL_MAP = (
+    0xFFFF_FFFF_8000_0000  # __START_KERNEL_map, below which KASLR moves nothing
+)
 MODULE_SIGNATURE = b"~Module signature appended~\n"  # kernel/module/signing.c
 _BANNER = re.compile(rb"Linux version ([\x21-\x7e]+) ")
 _VERMAGIC = re.compile(rb"(?:^|\x00)vermagic=([\x21-\x7e]+) ")
@@ -99,6 +102,7 @@ class Program:
         notes: what a reader should know about the file, as short sentences.
         guessed: its symbols are from kallsyms, which tells neither what is a function
             nor how long it is.
+        slide: how far it lies behind where it was linked to.
     """
 
     name: str
@@ -110,6 +114,26 @@ class Program:
     release: str
     notes: tuple[str, ...]
     guessed: bool = False
+    slide: int = 0
+
+    def slid(self, by: int) -> Program:
+        """Return the kernel where KASLR puts it, ``by`` bytes behind its address.
+
+        Per-CPU data that are linked to 0 stay. Contents are the image's: the pointers
+        in them lead to where it was linked to.
+        """
+        if not by:
+            return self
+        address = self.symbols.address.copy()
+        address[address >= np.uint64(KERNEL_MAP)] += np.uint64(by % (1 << 64))
+        sections = tuple(
+            replace(section, address=section.address + by)
+            if section.address >= KERNEL_MAP
+            else section
+            for section in self.sections
+        )
+        symbols = replace(self.symbols, address=address)
+        return replace(self, sections=sections, symbols=symbols, slide=self.slide + by)
 
     @functools.cached_property
     def executable(self) -> tuple[Section, ...]:

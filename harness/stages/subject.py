@@ -38,4 +38,6 @@ class Subject:
             asked = getattr(self.config, name)
             if asked != getattr(usual, name):
                 argv += [f"--{name.replace('_', '-')}", asked]
+        if self.config.kaslr:
+            argv.append("--kaslr")
         return shlex.join(argv)

@@ -35,11 +35,13 @@ def bootable(kernel: Kernel) -> boot.Kernel:
 
 
 @contextmanager
-def running(toolbox: Toolbox, kernel: Kernel) -> Iterator[tuple[Machine, Gdb]]:
+def running(
+    toolbox: Toolbox, kernel: Kernel, config: MachineConfig = HELD
+) -> Iterator[tuple[Machine, Gdb]]:
     """Yield the machine that runs ``kernel`` on its platform, and its stub."""
     if kernel.platform is Platform.KVM:
         pytest.skip("SKIP: no debugger reaches a nested guest")
-    with boot.session(toolbox, bootable(kernel), kernel.platform, HELD) as session:
+    with boot.session(toolbox, bootable(kernel), kernel.platform, config) as session:
         session.start()
         with Gdb.connect(session.machine.gdb_socket) as gdb:
             yield session.machine, gdb
@@ -88,6 +90,18 @@ def test_wrong_static_table_is_found(kernel: Kernel, kernel_toolbox: Toolbox) ->
     (table,) = [f for f in result.findings if f.rule == "runtime/table-differs"]
     assert table.location.symbol == WRONG
     assert result.counts["control_reported"] == 1
+
+
+def test_a_kernel_that_moves_itself(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
+    """With KASLR all agrees as well, wherever the kernel has put itself."""
+    if kernel.platform is not Platform.NATIVE:
+        pytest.skip("SKIP: only a native kernel moves where a debugger reaches it")
+    moves = replace(HELD, kaslr=True)
+    with running(kernel_toolbox, kernel, moves) as (_, gdb):
+        result = run(gdb, load(bootable(kernel).vmlinux))
+    assert (result.reason, result.findings) == ("", ())
+    assert result.counts["agree"] == result.counts["points"] >= FEW.points
+    assert result.counts["tasks_asked"] > 20
 
 
 def test_guest_that_is_killed_is_no_verdict(

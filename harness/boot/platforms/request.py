@@ -34,7 +34,9 @@ class Request:
 
     def append(self, console: str, *more: str) -> str:
         """Return the kernel command line: ends the boot at once where it fails."""
-        words = [f"console={console}", "nokaslr", "panic=-1", "oops=panic", *more]
+        words = [f"console={console}", "panic=-1", "oops=panic", *more]
+        if not self.config.kaslr:
+            words.insert(1, "nokaslr")
         words.append(f"orc.nonce={self.nonce}")
         if self.config.hold_s:
             words.append(f"orc.hold={self.config.hold_s}")

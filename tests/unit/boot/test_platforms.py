@@ -106,6 +106,16 @@ def test_xen(tmp_path: Path) -> None:
     assert not plan.nmi
 
 
+def test_a_kernel_that_may_move(tmp_path: Path) -> None:
+    """On native and KVM; nobody could play vSMP's device then."""
+    config = MachineConfig(kaslr=True)
+    words = after(native.plan(request(tmp_path, config)), "-append").split()
+    assert "nokaslr" not in words
+    assert "panic=-1" in words
+    with pytest.raises(MissingMachine, match="linked addresses"):
+        vsmp.plan(request(tmp_path, config))
+
+
 def test_the_hypervisor_takes_arguments(tmp_path: Path) -> None:
     """They come last on its command line, where they win; dom0 does not get them."""
     plan = xen.plan(request(tmp_path, MachineConfig(xen_args="smt=0 spec-ctrl=no")))

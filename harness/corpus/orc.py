@@ -10,9 +10,11 @@ import numpy as np
 
 from harness.corpus.mutant import Change, Kind, MutantClass
 from harness.corpus.rewrite import Rows
+from harness.elf.column import among
 from harness.elf.orc import ENTRY_SIZE, OrcFormat, OrcType, describe, pack, unpack
 from harness.text.insn import I64
 from harness.verify.columns import Columns
+from harness.verify.extent import functions, holding
 
 # Where each format keeps what its word of bit fields says.
 _SP_REG, _BP_REG = 0x00F, 0x0F0
@@ -25,6 +27,7 @@ _END = {
     OrcFormat.V3: OrcType.END_OF_STACK << 8,
     OrcFormat.V4: OrcType.END_OF_STACK << 8,
 }
+_UNDEFINED = bytes(ENTRY_SIZE)
 _MOST = 256  # bytes of code that a change of an entry is said to concern
 
 Fields = tuple[int, int, int]  # sp_offset, bp_offset and the word, as in the file
@@ -169,6 +172,29 @@ def _end(
 # --- whole entries -----------------------------------------------------------
 
 
+def _stated(columns: Columns) -> I64:
+    """Rows at which a function begins that has a state somewhere."""
+    table = columns.table
+    start, end = functions(columns.program)
+    at = holding(start, end, table.ip)
+    has = np.unique(at[(at >= 0) & (table.type > OrcType.END_OF_STACK)])
+    return np.flatnonzero(among(table.ip, start[has]))
+
+
+def _lost(columns: Columns, row: int, random: np.random.Generator) -> Change | None:
+    """A function, or what hardware enters, has no state any more; its neighbours do."""
+    table, (start, end) = columns.table, functions(columns.program)
+    ip = int(table.ip[row])
+    behind = int(end[np.searchsorted(start, np.uint64(ip))])
+    last = row + 1
+    while last < len(table) and ip <= int(table.ip[last]) < behind:
+        last += 1
+    entries: tuple[Entry, ...] = ((ip, _UNDEFINED),)
+    if last == len(table) or int(table.ip[last]) != behind:
+        entries += ((behind, _entry(columns, last - 1)[1]),)
+    return _replaced(columns, row, last, entries, "no state from its start to its end")
+
+
 def _delete(columns: Columns, row: int, random: np.random.Generator) -> Change | None:
     return _replaced(columns, row, row + 1, (), f"{_said(columns, row)} deleted")
 
@@ -264,6 +290,7 @@ CLASSES = (
     _field("signal", _defined, _signal),
     _field("undefined", _defined, _undefined),
     _field("end", _defined, _end),
+    MutantClass("orc/lost", Kind.STATE, _stated, _lost),
     MutantClass("orc/delete", Kind.STATE, _all, _delete),
     MutantClass("orc/duplicate", Kind.STATE, _all, _duplicate),
     MutantClass("orc/repeat", Kind.STATE, _all, _repeat),

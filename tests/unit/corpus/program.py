@@ -37,12 +37,19 @@ def columns() -> Columns:
     return read
 
 
-def read(text: str, rows: list[tuple[int, OrcEntry]]) -> Columns:
-    """Return the columns of an object with one function ``f``."""
+def read(
+    text: str, rows: list[tuple[int, OrcEntry]], *, behind: int | None = None
+) -> Columns:
+    """Return the columns of an object with one function ``f``.
+
+    Another one, ``g``, has the bytes from ``behind`` on.
+    """
     writer = ElfWriter()
     code = bytes.fromhex(text)
     section = writer.section(".text", code, flags=ALLOC | EXEC, align=16)
-    writer.symbol("f", section, 0, len(code))
+    writer.symbol("f", section, 0, len(code[:behind]))
+    if behind is not None:
+        writer.symbol("g", section, behind, len(code) - behind)
     add_orc(writer, section, [*rows, (len(code), UND)])
     made = read_columns(writer.program(), NAMES)
     assert made is not None

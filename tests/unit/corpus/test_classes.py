@@ -9,7 +9,10 @@ from harness.corpus.classes import CLASSES, Zone, candidates, chosen, zones
 from harness.corpus.mutant import WANTED, Change, Kind, draw
 from harness.elf.orc import describe
 from harness.errors import UserError
-from tests.unit.corpus.program import columns, rules
+from harness.verify.extent import functions
+from harness.verify.transfer import UNDEFINED
+from tests.builders.elfwriter import call
+from tests.unit.corpus.program import columns, read, rules
 
 # What this object has nothing for: tables beside the code, frames, entry code.
 _ABSENT = ("side/", "text/frame", "text/shift", "original/drop", "original/flip")
@@ -89,6 +92,33 @@ def test_an_undefined_entry() -> None:
     change = make("orc/undefined")
 
     assert change.what.endswith("-> (und)")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_function_that_lost_its_states(seed: int) -> None:
+    """None of its instructions has one, everything else has what it had."""
+    clean, change = columns(), make("orc/lost", seed)
+    start, end = functions(clean.program)
+    address = clean.insns.address
+    (size,) = (end - start)[start == change.address]
+    inside = (address >= change.address) & (address < change.address + size)
+
+    assert (change.columns.state[inside] == UNDEFINED).all()
+    assert (change.columns.state[~inside] == clean.state[~inside]).all()
+    assert rules(change.columns) >= {"blind/function"}
+
+
+def test_what_follows_a_function_that_lost_its_states() -> None:
+    """It keeps its state, which was in the same entry."""
+    clean = read("53 5b c3 c3", [(0, call(8)), (1, call(16)), (2, call(8))], behind=3)
+    one = CLASSES["orc/lost"]
+
+    (row,) = candidates(one, Zone.ALL, clean).tolist()  # no entry begins where g does
+    change = one.mutate(clean, row, np.random.default_rng(0))
+
+    assert change is not None
+    states = [describe(state) for state in change.columns.state.tolist()]
+    assert states == ["(und)", "(und)", "(und)", "sp+8 call"]
 
 
 def test_an_end_of_stack() -> None:

@@ -1,44 +1,58 @@
-"""Blind: functions of which the table says nothing.
+"""Blind: functions of which the table says nothing, or only that the stack ends there.
 
-Where the state is undefined, or the end of the stack, an unwind stops, and no rule has
-anything to compare: a table that loses a whole function is consistent. So each function
-without a state is reported, the entries of assembly (SYM_CODE_START) among them, and
-those that are meant to have none live in the reviewed baseline: it is the ratchet. An
-object before the link explains them itself (STACK_FRAME_NON_STANDARD); a stack may end
-in what begins by loading another.
+An unwind stops in both; where it ends the stack it is complete, else it is an error. No
+rule has anything to compare: a table that loses a whole function is consistent. So each
+function without a state is reported, the entries of assembly (SYM_CODE_START) among
+them, and those that are meant to have none live in the reviewed baseline: it is the
+ratchet. An object before the link explains them itself (STACK_FRAME_NON_STANDARD); a
+stack may end in what begins by loading another. Which of the two holds nothing changes
+on the way from one instruction to the next.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Iterator
+
 import numpy as np
 
-from harness.elf.column import among
+from harness.elf.column import among, distinct
 from harness.elf.orc import OrcType, describe
 from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.effect import Form, effect_of
-from harness.text.insn import InsnKind
+from harness.text.insn import I64, U64, InsnKind
 from harness.verify.columns import Columns, Part
 from harness.verify.extent import functions, holding, named
-from harness.verify.successor import defined
+from harness.verify.successor import Bools, defined
 from harness.verify.transfer import UNDEFINED
 from harness.verify.window import excerpt
 
-RULE = "blind/function"
 
+class Rule(enum.StrEnum):
+    """Ids of the findings about code without a state."""
+
+    FUNCTION = "blind/function"
+    END = "blind/end"
+    STEP = "blind/step"
+
+
+_STEP = "only one of two instructions ends the stack, and the first leads to the second"
 _PADDING = (InsnKind.NOP, InsnKind.TRAP, InsnKind.UD, InsnKind.ENDBR)
+_FALLS = np.array([kind.falls_through for kind in InsnKind])
 _NON_STANDARD = ".discard.func_stack_frame_non_standard"
 
 
 def check_blind(columns: Columns) -> Part:
-    """Report the functions that have no state from their start on.
+    """Report functions without a state from their start on, and where that changes.
 
     Counts: functions with a size, and of them those without a state, explained ones
     included. Notes: fragments of dropped weak functions.
     """
     start, end = functions(columns.program)
+    steps = _steps(columns)
     if not len(start):
-        return Part()
+        return Part(tuple(steps))
     # what follows may be a dropped function's, where only the next symbol ends one
     often = np.flatnonzero(~defined(columns.lookup.at(start)))
     blind = [
@@ -49,14 +63,14 @@ def check_blind(columns: Columns) -> Part:
     ]
     dropped = _dropped(columns, blind) if blind else set()
     meant = _explained(columns.program)
-    findings = tuple(
+    findings = [
         _finding(columns, first, last)
         for first, last in blind
         if first not in meant and first not in dropped
-    )
+    ]
     counts = {"functions": len(start), "blind functions": len(blind) - len(dropped)}
     notes = [f"{len(dropped)} fragments of dropped weak functions"] if dropped else []
-    return Part(findings, counts, tuple(notes))
+    return Part((*findings, *steps), counts, tuple(notes))
 
 
 def _mostly_unknown(columns: Columns, start: int, end: int) -> bool:
@@ -97,13 +111,19 @@ def _dropped(columns: Columns, blind: list[tuple[int, int]]) -> set[int]:
     rows, source = rows[other], source[other]
     lost = holding(*named(program), source) < 0
     lost &= columns.lookup.at(source) >> 40 & 15 == OrcType.UNDEFINED
-    if columns.alternatives is not None:  # a replacement runs elsewhere
-        used = columns.alternatives.replacementlen > 0
-        texts = program.sections_at(columns.alternatives.replacement[used])
-        lost &= ~among(program.sections_at(source), texts)
+    lost &= ~_in_replacement(columns, source)
     entered = np.bincount(at[rows], minlength=len(blind))
     from_lost = np.bincount(at[rows[lost]], minlength=len(blind))
     return set(first[(entered > 0) & (entered == from_lost)].tolist())
+
+
+def _in_replacement(columns: Columns, addresses: U64) -> Bools:
+    """Tell which of ``addresses`` are where replacements lie, which run elsewhere."""
+    program, table = columns.program, columns.alternatives
+    if table is None:
+        return np.zeros(len(addresses), bool)
+    texts = program.sections_at(table.replacement[table.replacementlen > 0])
+    return np.asarray(among(program.sections_at(addresses), texts))
 
 
 def _explained(program: Program) -> frozenset[int]:
@@ -116,10 +136,92 @@ def _explained(program: Program) -> frozenset[int]:
 
 
 def _finding(columns: Columns, start: int, end: int) -> Finding:
+    state, size = columns.lookup.one(start), end - start
+    rule = Rule.FUNCTION if state == UNDEFINED else Rule.END
+    says = {
+        Rule.FUNCTION: f"the table says nothing of its {size} bytes",
+        Rule.END: f"the table ends the stack in its {size} bytes",
+    }
     return Finding(
-        RULE,
+        rule.value,
         columns.program.location(start),
-        f"the table says nothing of its {end - start} bytes: an unwind stops there",
-        declared=describe(columns.lookup.one(start)),
+        f"{says[rule]}: an unwind stops there",
+        declared=describe(state),
         window=excerpt(columns.program, columns.insns, start),
     )
+
+
+# --- from one instruction to the next -----------------------------------------------
+
+
+def _steps(columns: Columns) -> Iterator[Finding]:
+    """Report where control goes from what ends the stack to what says nothing, or back."""
+    falls, jumps = _falls(columns), _jumps(columns)
+    for source, target in (*zip(*falls, strict=True), *zip(*jumps, strict=True)):
+        address = int(columns.insns.address[target])
+        yield Finding(
+            Rule.STEP.value,
+            columns.program.location(address),
+            _STEP,
+            declared=describe(int(columns.state[target])),
+            actual=describe(int(columns.state[source])),
+            window=excerpt(columns.program, columns.insns, address),
+        )
+
+
+def _falls(columns: Columns) -> tuple[list[int], list[int]]:
+    """From one instruction to the one behind it; an entry begins there.
+
+    Padding has no state, and is not led to: in front of what has a name NOPs align it.
+    """
+    insns, symbols = columns.insns, columns.program.symbols
+    if not len(insns):
+        return [], []
+    target = distinct(columns.begins)
+    target = target[(target > 0) & (target < len(insns))]
+    source = target - 1
+    goes = insns.end[source] == insns.address[target]
+    goes &= _FALLS[insns.kind[source]] & _turned(columns, source, target)
+    aligns = insns.kind[source] == InsnKind.NOP
+    goes &= ~(aligns & among(insns.address[target], symbols.address))
+    rows = [row for row in target[goes].tolist() if not _is_padding(columns, row)]
+    return [row - 1 for row in rows], rows
+
+
+def _is_padding(columns: Columns, row: int) -> bool:
+    """Whether there is int3, or NOPs up to what has a name, and no state."""
+    insns, symbols = columns.insns, columns.program.symbols
+    if columns.state[row] != UNDEFINED:
+        return False
+    last = row
+    while last < len(insns) and insns.kind[last] == InsnKind.NOP:
+        last += 1
+    if last == len(insns) or insns.kind[last] == InsnKind.TRAP:
+        return True
+    adjacent = insns.end[last - 1] == insns.address[last]
+    return last > row and not (adjacent and insns.address[last] not in symbols.address)
+
+
+def _jumps(columns: Columns) -> tuple[list[int], list[int]]:
+    """From a jump to where it leads; a replacement, which has no state, runs elsewhere."""
+    insns = columns.insns
+    source = columns.branches
+    source = source[_stateless(columns.state[source])]
+    source = source[insns.kind[source] != InsnKind.CALL]
+    target = columns.index(insns.target[source])
+    source, target = source[target >= 0], target[target >= 0]
+    turned = _turned(columns, source, target)
+    source, target = source[turned], target[turned]
+    runs = ~_in_replacement(columns, insns.address[source])
+    return source[runs].tolist(), target[runs].tolist()
+
+
+def _stateless(states: I64) -> Bools:
+    return np.asarray(states >> 40 & 15 <= OrcType.END_OF_STACK)
+
+
+def _turned(columns: Columns, source: I64, target: I64) -> Bools:
+    """Whether one of two ends the stack, and the other says nothing."""
+    before, after = columns.state[source], columns.state[target]
+    differ = before >> 40 & 15 != after >> 40 & 15
+    return np.asarray(_stateless(before) & _stateless(after) & differ)

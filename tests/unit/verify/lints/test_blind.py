@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from harness.elf.feature import Features
-from harness.elf.orc import OrcEntry, OrcType
+from harness.elf.orc import OrcEntry
 from harness.elf.program import Program
 from harness.elf.symbol import STT_FUNC, STT_NOTYPE
 from harness.verify.columns import Part, read_columns
 from harness.verify.lints.blind import check_blind
 from tests.builders.elfwriter import (
     ALLOC,
+    END,
     EXEC,
     R_64,
     UND,
@@ -20,6 +22,7 @@ from tests.builders.elfwriter import (
     add_orc,
     call,
 )
+from tests.builders.site import SITE, Replacement, a_site
 
 # push %rbx; xor %eax,%eax; pop %rbx; ret
 BODY = bytes.fromhex("53 31c0 5b c3")
@@ -78,9 +81,6 @@ def test_a_function_without_a_state() -> None:
     assert finding.message.startswith("the table says nothing of its 5 bytes")
 
 
-END = OrcEntry(0, 0, 0, 0, OrcType.END_OF_STACK, False)
-
-
 def test_a_function_that_ends_the_stack() -> None:
     """The caller is lost as well, unless the function loads a stack of its own."""
     assert names(program([("f", BODY, True), ("g", BODY, False)], blind=END)) == ["g"]
@@ -89,6 +89,16 @@ def test_a_function_that_ends_the_stack() -> None:
     assert names(program([("start_cpu0", start, False)], blind=END)) == []
     assert names(program([("g", b"\x53" + start, False)], blind=END)) == ["g"]
     assert names(program([("g", start, False)])) == ["g"]
+
+
+def test_an_end_is_not_nothing() -> None:
+    """What says nothing of a function has another key than what ends its stack."""
+    (end,) = parts(program([("f", BODY, False)], blind=END)).findings
+    (nothing,) = parts(program([("f", BODY, False)])).findings
+    assert end.key == "blind/end:test.o:f:-:0"
+    assert end.message.startswith("the table ends the stack in its 5 bytes")
+    assert nothing.key == "blind/function:test.o:f:-:0"
+    assert nothing.message.startswith("the table says nothing of its 5 bytes")
 
 
 def test_an_entry_of_assembly_without_a_state() -> None:
@@ -126,3 +136,90 @@ def test_what_is_left_of_a_weak_function() -> None:
     ]
     assert names(program([("", jump, True), ("f.cold", BODY, False)])) == ["f.cold"]
     assert names(program([("", BODY, False), ("f.cold", BODY, False)])) == ["f.cold"]
+
+
+def turns(
+    code: str, *rows: tuple[int, OrcEntry], labels: Sequence[int] = ()
+) -> list[tuple[int, str, str]]:
+    """Where one function's states turn: (offset, what it has, what leads there)."""
+    writer = ElfWriter()
+    text = bytes.fromhex(code)
+    section = writer.section(".text", text, flags=ALLOC | EXEC)
+    writer.symbol("f", section, 0, len(text))
+    for at in labels:
+        writer.symbol(f"label{at}", section, at, 0, kind=STT_NOTYPE)
+    add_orc(writer, section, [*rows, (len(text), UND)])
+    findings = parts(writer.program("test.o")).findings
+    return [
+        (finding.location.address, finding.declared, finding.actual)
+        for finding in findings
+        if finding.rule == "blind/step"
+    ]
+
+
+# endbr64; mov $-38,%eax; sysretl; int3
+ENTRY = "f30f1efa b8daffffff 0f07 cc"
+
+
+def test_an_end_that_turns_into_nothing() -> None:
+    """No instruction makes one of the other: an entry is gone, or too early or late."""
+    assert turns(ENTRY, (0, END)) == []
+    assert turns(ENTRY, (0, UND)) == []
+    assert turns(ENTRY, (0, END), (9, UND)) == [(9, "(und)", "end")]
+    assert turns(ENTRY, (0, UND), (4, END)) == [(4, "end", "(und)")]
+    assert turns(ENTRY, (0, END), (4, UND), (9, END)) == [
+        (4, "(und)", "end"),
+        (9, "end", "(und)"),
+    ]
+
+
+def test_a_state_behind_an_end() -> None:
+    """A hint tells of the frame from there on: other rules follow it."""
+    assert turns(ENTRY, (0, END), (4, call(8))) == []
+
+
+def test_nothing_behind_what_does_not_go_on() -> None:
+    """Padding has no state, behind a return, a hypercall and a call that ends."""
+    hypercall = "b817000000 0f05"  # of xen_iret: mov $23,%eax; syscall
+    assert turns(ENTRY, (0, END), (11, UND)) == []
+    assert turns(f"{hypercall} cc", (0, END), (7, UND)) == []
+    assert turns(f"{hypercall} 90", (0, END), (7, UND)) == []
+    assert turns(f"{hypercall} 90 c3", (0, END), (7, UND), labels=[8]) == []
+    assert turns(f"{hypercall} 90 c3", (0, END), (7, UND)) == [(7, "(und)", "end")]
+    assert turns(call_and("cc"), (0, END), (5, UND)) == []
+    assert turns(call_and("90"), (0, END), (5, UND)) == []
+    assert turns(call_and("c3"), (0, END), (5, UND)) == [(5, "(und)", "end")]
+    assert turns(call_and("90"), (0, UND), (5, END)) == [(5, "end", "(und)")]
+
+
+def call_and(behind: str) -> str:
+    """A call of the next instruction, and that."""
+    return f"e800000000 {behind}"
+
+
+def test_padding_in_front_of_an_entry() -> None:
+    """It has no state, where a symbol follows; in the middle of code it has one."""
+    padded = "c3 90 b8daffffff 0f07"
+    assert turns(padded, (0, UND), (2, END), labels=[2]) == []
+    assert turns(padded, (0, UND), (2, END)) == [(2, "end", "(und)")]
+
+
+def test_a_jump_to_an_end() -> None:
+    """A jump changes nothing either."""
+    jump = "eb01 cc 0f07"
+    assert turns(jump, (0, END)) == []
+    assert turns(jump, (0, UND), (3, END)) == [(3, "end", "(und)")]
+    assert turns(jump, (0, END), (3, UND)) == [(3, "(und)", "end")]
+    assert turns(jump, (0, END), (3, call(8))) == []
+
+
+def test_a_jump_of_a_replacement() -> None:
+    """It has no state where it lies, and runs in its site, which has one."""
+    jump = bytes.fromhex("e900000000")
+    blank = a_site(jump, [Replacement(jump)])
+    text, replacement = map(blank.section, (".text", ".altinstr_replacement"))
+    assert text is not None
+    assert replacement is not None
+    to_site = text.address + SITE - (replacement.address + len(jump))
+    jump = b"\xe9" + struct.pack("<i", to_site)
+    assert not parts(a_site(jump, [Replacement(jump)], start=END, after=END)).findings

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.elf.column import distinct
+from harness.elf.column import among, distinct
 from harness.elf.orc import SIGNAL, OrcReg, OrcType, describe
 from harness.finding import Finding
 from harness.text.effect import WORD
@@ -23,6 +23,7 @@ from harness.verify.successor import Bools
 from harness.verify.window import excerpt
 
 _JUMPS = (InsnKind.JMP, InsnKind.JCC)
+_FALLS = np.array([kind.falls_through for kind in InsnKind])
 
 
 class Rule(enum.StrEnum):
@@ -34,6 +35,7 @@ class Rule(enum.StrEnum):
 
 _BASE = "hardware makes a frame that only %rsp leads to"
 _TRAP = "an error code is a fault's, whose address is the instruction that faulted"
+_ORIGIN = "a trap's frame is hardware's to make, and nothing leads here with one"
 _FIRST = "the table has no state at the first instruction, and one behind it"
 _JUMP = "code without a state jumps to where an interrupt's frame is"
 
@@ -48,6 +50,7 @@ def check_entries(columns: Columns) -> Part:
     state = columns.state
     found = [
         *_frames(columns, distinct(np.append(row, _landings(columns)))),
+        *_rows(columns, _from_nowhere(columns, row), Rule.FRAME, _ORIGIN),
         *_rows(columns, row[_begins_late(columns, row, end)], Rule.LOST, _FIRST),
         *(_of_function(f) for f in _rows(columns, _jumps(columns), Rule.LOST, _JUMP)),
     ]
@@ -77,6 +80,32 @@ def _frames(columns: Columns, rows: I64) -> list[Finding]:
         *_rows(columns, rows[~by_sp], Rule.FRAME, _BASE),
         *_rows(columns, rows[trap], Rule.FRAME, _TRAP),
     ]
+
+
+def _from_nowhere(columns: Columns, entered: I64) -> I64:
+    """Rows of entries for a trap's frame that none leads to, other than ``entered``.
+
+    Instructions keep such a frame or copy it; of a copy hints say that it is a fault's.
+    """
+    insns, state = columns.insns, columns.state
+    trap = _is_trap(columns.lookup.state)
+    rows = distinct(columns.begins[trap])
+    rows = rows[rows < len(insns)]
+    entered = np.append(entered, _landings(columns))
+    rows = rows[~among(rows, entered)]
+    if not len(rows):
+        return rows
+    before = np.maximum(rows - 1, 0)
+    steps = (insns.end[before] == insns.address[rows]) & (before < rows)
+    steps &= _FALLS[insns.kind[before]] & _is_trap(state[before])
+    jumps = columns.branches[_is_trap(state[columns.branches])]
+    led = among(insns.address[rows], insns.target[jumps])
+    return np.asarray(rows[~steps & ~led])
+
+
+def _is_trap(states: I64) -> Bools:
+    """Tell which states are an interrupt's whose address is not where it struck."""
+    return np.asarray(_interrupted(states) & (states & SIGNAL == 0))
 
 
 def _begins_late(columns: Columns, row: I64, end: U64) -> Bools:

@@ -60,6 +60,25 @@ def test_an_error_code_is_no_traps() -> None:
     assert found(code([(0, partial(8, signal=False))])) == ["entry/frame asm_exc"]
 
 
+def test_a_traps_frame_comes_from_hardware() -> None:
+    """By steps and jumps; a hint in the middle of code does not make one."""
+    trap = partial(0, signal=False)
+    deep = partial(8, signal=False)
+    text = "90 6a00 eb01 cc 48cf"  # nop; push $0; jmp; int3; iretq
+    lost = ["entry/frame asm_exc+0x1"]
+    assert found(code([(0, trap), (3, deep)], text)) == []
+    assert found(code([(0, trap), (3, deep), (5, UND), (6, deep)], text)) == []
+    for before in (partial(0), END, UND):
+        assert found(code([(0, before), (1, trap), (3, partial(8))], text)) == [
+            *lost,
+            *(["entry/lost asm_exc"] if before == UND else []),
+        ]
+    landed = [(0, partial(0)), (6, trap)]  # an ENDBR
+    assert found(code(landed, "90 6a00 eb01 cc f30f1efa 48cf", 12)) == []
+    ended = [(0, trap), (2, partial(0)), (4, trap)]  # behind what does not go on
+    assert found(code(ended, "90 90 48cf 48cf", 6)) == ["entry/frame asm_exc+0x4"]
+
+
 def test_a_landing_without_a_symbol() -> None:
     """Stubs that follow each other share one symbol."""
     rows = [(0, partial(0)), (8, partial(8, OrcReg.DX))]

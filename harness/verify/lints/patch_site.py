@@ -24,6 +24,7 @@ from harness.elf.sites import SiteTable, parse_sites
 from harness.finding import Finding
 from harness.text.insn import I64, U8, U64, InsnKind
 from harness.verify.columns import Columns, Part
+from harness.verify.lints.seal import unsealed
 from harness.verify.window import excerpt
 
 Mask = npt.NDArray[np.bool_]
@@ -194,6 +195,7 @@ def check_patch_sites(columns: Columns) -> Part:
     findings += _bare_returns(code, notes)
     findings += _keys(code)
     findings += _calls(code, np.concatenate([*goes.values()]), notes)
+    findings += _unsealed(code)
     counts = {"patch sites": sum(len(each.row) for each in code.lists.values())}
     return Part(tuple(findings), counts, tuple(notes))
 
@@ -438,6 +440,16 @@ def _calls(code: _Code, special: U64, notes: list[str]) -> Iterator[Finding]:
         if not external and (goes not in functions or _drops_return(code, goes)):
             continue
         message = f"the call of {program.location(goes)} is not in .call_sites"
+        yield _finding(code.columns, address, Rule.MISSING, message)
+
+
+def _unsealed(code: _Code) -> Iterator[Finding]:
+    """Functions whose ENDBR is to go; of a program whose references are all its own."""
+    each = code.lists.get(SiteTable.IBT_ENDBR_SEAL)
+    if each is None or code.objects.several:
+        return
+    message = "nothing takes the function's address, and it is not in .ibt_endbr_seal"
+    for address in unsealed(code.columns, each.address).tolist():
         yield _finding(code.columns, address, Rule.MISSING, message)
 
 

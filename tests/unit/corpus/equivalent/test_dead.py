@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.corpus.dead import dead
+from harness.corpus.equivalent.dead import dead
 from tests.builders.elfwriter import UND, call
 from tests.unit.corpus.program import read
 

@@ -6,17 +6,21 @@ import struct
 from collections.abc import Sequence
 
 from harness.elf.feature import Features
-from harness.elf.orc import OrcEntry
+from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.elf.program import Program
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.edges.doubt import Rule
 from harness.verify.edges.flow import check_flow
-from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter, add_orc
+from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter, add_orc, call
 
 TEXT = 0xFFFF_FFFF_8100_0000
 TABLE = TEXT + 0x10_0000  # where side tables are
 RODATA = TEXT + 0x20_0000
 _ORC = TEXT + 0x30_0000
+
+ONE = [("f", 0, 0x20)]  # the symbols of a kernel that is one function
+IN, PUSHED = call(8), call(16)
+FRAME = OrcEntry(16, -16, OrcReg.BP, OrcReg.PREV_SP, OrcType.CALL, False)
 
 Rows = Sequence[tuple[int, OrcEntry]]
 
@@ -72,3 +76,11 @@ def relative(at: int, *targets: int) -> bytes:
         struct.pack("<i", TEXT + target - (at + 4 * n))
         for n, target in enumerate(targets)
     )
+
+
+def ex_table(*pairs: tuple[int, int]) -> tuple[str, bytes, int]:
+    """Exceptions, (instruction, fixup) offsets."""
+    data = b""
+    for insn, fixup in pairs:
+        data += relative(TABLE + len(data), insn, fixup) + bytes(4)
+    return "__ex_table", data, TABLE

@@ -94,6 +94,11 @@ class Columns:
         return np.asarray(rows[self.insns.target[rows] != 0])
 
     @functools.cached_property
+    def branch_state(self) -> I64:
+        """i64[branches], the table's state at each of ``branches``."""
+        return np.asarray(self.state[self.branches])
+
+    @functools.cached_property
     def patterns(self) -> Patterns | None:
         """The texts of alternatives without operands; None if there are none."""
         if self.alternatives is None or self.streams is None:

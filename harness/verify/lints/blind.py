@@ -177,7 +177,7 @@ def _falls(columns: Columns) -> tuple[list[int], list[int]]:
     insns, symbols = columns.insns, columns.program.symbols
     if not len(insns):
         return [], []
-    target = distinct(columns.begins)
+    target = distinct(columns.begins[_stateless(columns.lookup.state)])
     target = target[(target > 0) & (target < len(insns))]
     source = target - 1
     goes = insns.end[source] == insns.address[target]
@@ -205,8 +205,7 @@ def _is_padding(columns: Columns, row: int) -> bool:
 def _jumps(columns: Columns) -> tuple[list[int], list[int]]:
     """From a jump to where it leads; a replacement, which has no state, runs elsewhere."""
     insns = columns.insns
-    source = columns.branches
-    source = source[_stateless(columns.state[source])]
+    source = columns.branches[_stateless(columns.branch_state)]
     source = source[insns.kind[source] != InsnKind.CALL]
     target = columns.index(insns.target[source])
     source, target = source[target >= 0], target[target >= 0]

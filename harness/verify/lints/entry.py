@@ -98,7 +98,7 @@ def _from_nowhere(columns: Columns, entered: I64) -> I64:
     before = np.maximum(rows - 1, 0)
     steps = (insns.end[before] == insns.address[rows]) & (before < rows)
     steps &= _FALLS[insns.kind[before]] & _is_trap(state[before])
-    jumps = columns.branches[_is_trap(state[columns.branches])]
+    jumps = columns.branches[_is_trap(columns.branch_state)]
     led = among(insns.address[rows], insns.target[jumps])
     return np.asarray(rows[~steps & ~led])
 
@@ -120,9 +120,9 @@ def _begins_late(columns: Columns, row: I64, end: U64) -> Bools:
 def _jumps(columns: Columns) -> I64:
     """Rows of jumps from where no state is to an interrupt's frame."""
     insns, state = columns.insns, columns.state
-    rows: I64 = columns.branches
+    lost = columns.branch_state >> 40 & 15 == OrcType.UNDEFINED
+    rows: I64 = columns.branches[lost]
     rows = rows[np.isin(insns.kind[rows], _JUMPS)]
-    rows = rows[state[rows] >> 40 & 15 == OrcType.UNDEFINED]
     goes = columns.index(insns.target[rows])
     rows, goes = rows[goes >= 0], goes[goes >= 0]
     rows = np.asarray(rows[_interrupted(state[goes])])

@@ -26,8 +26,10 @@ class Pointers:
         guessed: how often a pointer was asked for that the platform may change.
     """
 
-    def __init__(self, program: Program, platform: Platform) -> None:
+    def __init__(self, program: Program, platform: Platform, null: str = "") -> None:
+        """``null`` is the function that a null pointer stands for."""
         self.guessed = 0
+        self._null = program.symbols.find(null) or 0
         self._program = program
         self._tables = _tables(program) if platform is Platform.XEN else []
         self._sure = platform in (Platform.NATIVE, Platform.VSMP)
@@ -42,7 +44,7 @@ class Pointers:
         for table in self._tables:
             if found := self._read(table + slot - self._base):
                 return self._mapped(native) or found
-        return native
+        return native or self._null
 
     def _mapped(self, native: int) -> int:
         """Return Xen's function for when a virtual CPU's state is mapped, or 0."""
@@ -61,6 +63,14 @@ class Pointers:
         if section is None or not section.data.size or at + _POINTER > section.end:
             return 0
         return int(self._program.read(at, _POINTER).view("<u8")[0])
+
+
+def running_pointers(image: Program) -> Pointers:
+    """Return the pointers that a kernel's memory ``image`` has: none is guessed.
+
+    A null pointer is made a call of BUG_func() (alt_replace_call(), 6.8 and later).
+    """
+    return Pointers(image, Platform.NATIVE, "BUG_func")
 
 
 def names_at(program: Program, function: int) -> frozenset[str]:

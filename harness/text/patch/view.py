@@ -7,7 +7,7 @@ kernel has changed by then. It is written as the image has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,8 +72,8 @@ class Patcher:
         pointers = Pointers(self.program, machine.platform)
         texts: dict[int, bytes] = {}
         # 5.13 and later patch paravirt first; before that no site is both.
-        texts.update(self._paravirt_texts(machine, pointers))
-        texts.update(self._alternative_texts(machine, pointers, texts))
+        texts.update(self.paravirt_texts(machine, pointers))
+        texts.update(self.alternative_texts(machine, pointers, texts))
         start = np.array(sorted(texts), np.uint64)
         size = np.array([len(texts[at]) for at in start.tolist()], np.uint64)
         program, sites, changed = _rewritten(self.program, texts)
@@ -92,9 +92,13 @@ class Patcher:
         offset = entry - alternatives.site_first + 1
         return first + np.where(entry == ORIGINAL, 0, offset)
 
-    def _alternative_texts(
-        self, machine: Machine, pointers: Pointers, before: dict[int, bytes]
+    def alternative_texts(
+        self, machine: Machine, pointers: Pointers, before: Collection[int]
     ) -> Iterator[tuple[int, bytes]]:
+        """Yield where each site is and what it gets.
+
+        One that gets its original and is in ``before`` is left as it is.
+        """
         if self.alternatives is None or self.streams is None:
             return
         rows = self.stream_rows(machine).tolist()
@@ -127,9 +131,10 @@ class Patcher:
         )
         return text([call, *insns[1:]])
 
-    def _paravirt_texts(
+    def paravirt_texts(
         self, machine: Machine, pointers: Pointers
     ) -> Iterator[tuple[int, bytes]]:
+        """Yield where each site of .parainstructions is and what it gets."""
         sites = self.paravirt
         if sites is None:
             return

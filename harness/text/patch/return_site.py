@@ -1,0 +1,55 @@
+"""Return_site: returns that are a jump to a thunk, or plain ones.
+
+Source: apply_returns(), patch_return() and cpu_wants_rethunk_at() of
+arch/x86/kernel/alternative.c, 5.19 and later, and __static_call_fixup() of
+static_call.c. Which thunk, the kernel's variable x86_return_thunk says; with
+its_return_thunk only returns in the lower half of a cache line jump.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.elf.program import Program
+from harness.elf.sites import SiteTable, parse_sites
+from harness.text.insn import U8, U64
+from harness.text.patch.edits import Edits, Step, column, near, target_of
+from harness.text.patch.said import Bools, Said, code_at
+
+_RET, _INT3, _JMP = 0xC3, 0xCC, 0xE9
+_HALF = np.uint64(0x20)
+_VARIANTS = ("kept", "return", "thunk")
+
+
+def return_sites(program: Program, said: Said) -> Edits | None:
+    """Return what becomes of the jumps to __x86_return_thunk."""
+    sites = parse_sites(program, SiteTable.RETURN_SITES)
+    if sites is None:
+        return None
+    address = sites.address
+    linked = code_at(program, address, 5)
+    thunk = np.uint64(said.address("__x86_return_thunk"))
+    jumps = (linked[:, 0] == _JMP) & (target_of(address, linked, 1) == thunk)
+    code = np.where(jumps[:, None], returns_at(said, address), linked)
+    variant = np.where(jumps, 1 + _wanted(said, address), 0).astype(np.int64)
+    return column(Step.RETURN, address, code, variant, _VARIANTS)
+
+
+def returns_at(said: Said, address: U64) -> U8:
+    """Return u8[n, 5], the return that the machine wants at each address."""
+    plain = np.full((len(address), 5), _INT3, np.uint8)
+    plain[:, 0] = _RET
+    thunk = np.full(len(address), said.variable("x86_return_thunk", 8) or 0, np.uint64)
+    return np.where(
+        _wanted(said, address)[:, None], near(b"\xe9", address, thunk), plain
+    )
+
+
+def _wanted(said: Said, address: U64) -> Bools:
+    """Tell at which addresses the machine wants a thunk (cpu_wants_rethunk_at())."""
+    thunk = said.variable("x86_return_thunk", 8)
+    if thunk is None or not said.has("RETHUNK"):
+        return np.zeros(len(address), bool)
+    if thunk != said.address("its_return_thunk"):
+        return np.ones(len(address), bool)
+    return np.asarray((address & _HALF) == 0)

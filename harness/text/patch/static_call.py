@@ -1,0 +1,104 @@
+"""Static_call: calls whose target is what their key holds.
+
+Each site is a call or a tail call, each key has a trampoline, a jump. With no function
+they are a NOP and a return; where it is __static_call_return0(), a site is the
+instruction that clears %rax. Source: __static_call_transform() of
+arch/x86/kernel/static_call.c and kernel/static_call_inline.c.
+
+Sites are written when the kernel starts, those in .exit.text never again; a trampoline
+is when its key gets another function than it was linked with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.elf.program import Program
+from harness.elf.sites import SiteTable, parse_sites
+from harness.text.insn import U8, U64
+from harness.text.patch.edits import Edits, Step, near
+from harness.text.patch.jump_label import is_patched
+from harness.text.patch.nops import NOPS
+from harness.text.patch.return_site import returns_at
+from harness.text.patch.said import Bools, Said, bytes_at, code_at, words
+
+_TAIL, _FLAGS = np.uint64(1), np.uint64(3)
+_XOR = b"\x2e\x2e\x2e\x31\xc0"  # cs cs cs xorl %eax, %eax
+_TRAMP, _KEY = "__SCT__", "__SCK__"
+_VARIANTS = ("call", "nop", "return 0", "jump", "return", "conditional")
+_CALL, _NOP, _ZERO, _JMP, _RET, _JCC = range(6)
+
+
+def static_calls(program: Program, said: Said) -> Edits | None:
+    """Return what each site of a static call is."""
+    sites = parse_sites(program, SiteTable.STATIC_CALL_SITES)
+    if sites is None:
+        return None
+    key, tail = sites.target & ~_FLAGS, (sites.target & _TAIL) != 0
+    function = said.words(key)
+    kept = ~is_patched(said, sites.address)
+    function[kept] = words(program, key[kept])
+    return _texts(program, said, Step.STATIC_CALL, sites.address, function, tail)
+
+
+def static_tramps(program: Program, said: Said) -> Edits | None:
+    """Return what the trampolines are whose key has got another function."""
+    names = program.symbols.names
+    keys = {str(n)[len(_KEY) :]: row for row, n in enumerate(names) if _KEY in str(n)}
+    pairs = [
+        (row, keys[str(name)[len(_TRAMP) :]])
+        for row, name in enumerate(names)
+        if str(name).startswith(_TRAMP) and str(name)[len(_TRAMP) :] in keys
+    ]
+    if not pairs:
+        return None
+    tramp, key = program.symbols.address[np.array(pairs, np.int64)].T
+    tramp, rows = np.unique(tramp, return_index=True)
+    linked, function = words(program, key[rows]), said.words(key[rows])
+    moved = linked != function
+    every = np.ones(int(moved.sum()), bool)
+    return _texts(
+        program, said, Step.STATIC_TRAMP, tramp[moved], function[moved], every
+    )
+
+
+def _texts(
+    program: Program,
+    said: Said,
+    step: Step,
+    address: U64,
+    function: U64,
+    tail: Bools,
+) -> Edits:
+    """Return what __static_call_transform() writes at each address."""
+    zero = np.uint64(said.address("__static_call_return0"))
+    linked = code_at(program, address, 6)
+    jcc = tail & (linked[:, 0] == 0x0F) & (linked[:, 1] & 0xF0 == 0x80)
+    variant = np.where(function == 0, _NOP, np.where(function == zero, _ZERO, _CALL))
+    variant = np.where(tail, np.where(function == 0, _RET, _JMP), variant)
+    variant[jcc] = _JCC
+    code = linked.copy()
+    _put(code, variant == _CALL, near(b"\xe8", address, function))
+    _put(code, variant == _JMP, near(b"\xe9", address, function))
+    _put(code, variant == _RET, returns_at(said, address))
+    code[variant == _NOP, :5] = np.frombuffer(NOPS[5], np.uint8)
+    code[variant == _ZERO, :5] = np.frombuffer(_zero_of(program), np.uint8)
+    plain = np.uint64(said.address("__static_call_return"))
+    if said.has("RETHUNK"):
+        plain = np.uint64(said.variable("x86_return_thunk", 8) or 0)
+    goes = np.where(function == 0, plain, function)
+    code[jcc, 2:] = near(b"\xe9", address + np.uint64(1), goes)[jcc, 1:]
+    size = np.where(jcc, 6, 5).astype(np.int64)
+    return Edits(step, address, code, size, variant.astype(np.int64), _VARIANTS)
+
+
+def _put(code: U8, rows: Bools, new: U8) -> None:
+    code[rows, : new.shape[1]] = new[rows]
+
+
+def _zero_of(program: Program) -> bytes:
+    """Return the kernel's instruction that clears %rax; its prefixes have changed."""
+    at = program.symbols.find("xor5rax")
+    if at is None:
+        return _XOR
+    return bytes_at(program, np.array([at], np.uint64), len(_XOR)).tobytes()

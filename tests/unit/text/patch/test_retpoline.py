@@ -1,0 +1,80 @@
+"""Branches through the thunk of a register."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.text.patch.retpoline import retpolines
+from tests.builders.running import TEXT, Kernel, code_of, near
+
+RETPOLINE, LFENCE, DEPTH = 11 * 32 + 12, 11 * 32 + 13, 11 * 32 + 19
+THUNKS, CALLS, JUMPS = (TEXT + at for at in (0x400, 0x600, 0x800))
+RAX, R11 = 0, 11
+
+
+def a_kernel(opcode: bytes, register: int) -> Kernel:
+    """One site that branches to the thunk of ``register``."""
+    thunk = THUNKS + 32 * register
+    return Kernel(
+        {0: near(opcode, TEXT, thunk)},
+        functions={
+            "__x86_indirect_thunk_array": THUNKS,
+            "__x86_indirect_call_thunk_array": CALLS,
+            "__x86_indirect_jump_thunk_array": JUMPS,
+        },
+        tables={".retpoline_sites": [TEXT]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("opcode", "register", "features", "wanted"),
+    [
+        ("e8", RAX, [], "ffd0 0f1f00"),
+        ("e8", R11, [], "41ffd3 6690"),
+        ("e9", RAX, [], "ffe0 cc 6690"),
+        ("e9", R11, [], "41ffe3 cc 90"),
+        ("2ee8", R11, [], "41ffd3 0f1f00"),
+        ("2ee9", RAX, [], "ffe0 cc 0f1f00"),
+        ("0f85", RAX, [], "7404 ffe0 cc 90"),
+        ("0f84", R11, [], "7504 41ffe3 cc"),
+        ("e8", RAX, [RETPOLINE, LFENCE], "0faee8 ffd0"),
+        ("2ee8", R11, [RETPOLINE, LFENCE], "0faee8 41ffd3"),
+        ("2ee9", RAX, [RETPOLINE, LFENCE], "0faee8 ffe0 cc"),
+    ],
+)
+def test_go_through_the_register_where_no_thunk_is_wanted(
+    opcode: str, register: int, features: list[int], wanted: str
+) -> None:
+    """Behind a jump comes an int3, then NOPs; a fence where the CPU wants one."""
+    kernel = a_kernel(bytes.fromhex(opcode), register)
+    edits = retpolines(kernel.linked(), kernel.said(features))
+    code = bytes.fromhex(wanted)
+    assert code_of(kernel, edits, TEXT, len(code)) == code
+
+
+def test_a_fence_that_does_not_fit_leaves_the_thunk() -> None:
+    """lfence and call *%r11 are six bytes."""
+    kernel = a_kernel(b"\xe8", R11)
+    edits = retpolines(kernel.linked(), kernel.said([RETPOLINE, LFENCE]))
+    assert code_of(kernel, edits, TEXT, 5) == kernel.text[0]
+    assert edits is not None
+    assert edits.counts() == {"kept": 1}
+
+
+def test_thunks_stay_with_retpolines() -> None:
+    """The usual mitigation."""
+    kernel = a_kernel(b"\xe8", RAX)
+    edits = retpolines(kernel.linked(), kernel.said([RETPOLINE]))
+    assert code_of(kernel, edits, TEXT, 5) == kernel.text[0]
+
+
+@pytest.mark.parametrize(
+    ("opcode", "array"),
+    [("e8", CALLS), ("e9", JUMPS), ("2ee8", CALLS), ("2ee9", JUMPS), ("0f85", JUMPS)],
+)
+def test_call_depth_has_thunks_of_its_own(opcode: str, array: int) -> None:
+    """One array for calls, one for jumps."""
+    kernel = a_kernel(bytes.fromhex(opcode), R11)
+    edits = retpolines(kernel.linked(), kernel.said([RETPOLINE, DEPTH]))
+    wanted = near(bytes.fromhex(opcode), TEXT, array + 32 * R11)
+    assert code_of(kernel, edits, TEXT, len(wanted)) == wanted

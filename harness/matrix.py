@@ -20,6 +20,7 @@ from harness.boot.boot import Kernel, kernel_of
 from harness.boot.debug import OnStop
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
+from harness.boot.outcome import BootResult
 from harness.build.tree import PACKAGE, open_tree
 from harness.cache import cache_dir
 from harness.container import image
@@ -27,7 +28,7 @@ from harness.container.engine import connect
 from harness.errors import UserError
 from harness.progress import Progress
 from harness.result import RunResult, Stage, StageResult, run_result
-from harness.stages import boot, build, compare, validate
+from harness.stages import boot, build, compare, readback, validate
 from harness.stages.guard import skipped
 from harness.stages.shop import Shop
 from harness.stages.subject import Subject
@@ -167,7 +168,7 @@ def boot_build(
         booted, result = boot.stage(subject, line, on_stop)
         stages = [booted]
         if probed:
-            stages.append(compare.stage(subject, request.seed, result, line, on_stop))
+            stages += _probed(request, subject, result, line, on_stop)
     return stages, dict(made.identity)
 
 
@@ -219,7 +220,7 @@ def _after_build(
     progress: Progress,
 ) -> list[StageResult]:
     if artifacts is None:
-        later = (Stage.VALIDATE, Stage.BOOT, Stage.COMPARE)
+        later = (Stage.VALIDATE, Stage.BOOT, Stage.READBACK, Stage.COMPARE)
         return [skipped(stage, wanted.name, "there is no build") for stage in later]
     found = kernel_build.find(artifacts.directory)
     validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
@@ -231,9 +232,24 @@ def _after_build(
         request.machine,
     )
     booted, result = boot.stage(subject, progress)
-    compared = compare.stage(subject, request.seed, result, progress)
+    probed = _probed(request, subject, result, progress)
     progress("done", 1, 1)
-    return [validated, booted, compared]
+    return [validated, booted, *probed]
+
+
+def _probed(
+    request: Request,
+    subject: Subject,
+    booted: BootResult | None,
+    progress: Progress,
+    on_stop: OnStop | None = None,
+) -> list[StageResult]:
+    """Boot ``subject`` once more; read its text on the way, then compare."""
+    looker = readback.Looker(request.seed)
+    compared = compare.stage(
+        subject, request.seed, booted, progress, looker.look, on_stop
+    )
+    return [readback.stage(subject, looker, booted, progress), compared]
 
 
 def _tools(shop: Shop) -> dict[str, str]:

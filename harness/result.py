@@ -33,6 +33,7 @@ class Stage(enum.StrEnum):
     BUILD = "build"
     VALIDATE = "validate"
     BOOT = "boot"
+    READBACK = "readback"
     COMPARE = "compare"
 
 

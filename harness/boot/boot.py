@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.artifacts import Artifacts
-from harness.boot import initramfs, machine, outcome, vsmp_device
+from harness.boot import init_end, initramfs, machine, outcome, vsmp_device
 from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, Plan
@@ -22,9 +22,12 @@ from harness.boot.outcome import BootResult, Ending, Proof
 from harness.boot.platforms import kvm, native, vsmp, xen
 from harness.boot.platforms.request import Request
 from harness.elf import program
+from harness.elf.program import Program
 from harness.errors import UserError
 from harness.finding import Finding
 from harness.variant import Platform
+
+Look = Callable[[Machine, Gdb, Program], None]
 
 _USUAL = MachineConfig()
 _PLANS: Mapping[Platform, Callable[[Request], Plan]] = {
@@ -110,12 +113,15 @@ class Session:
         self._kernel = kernel
         self._facts: dict[str, str] = dict(on.plan.facts)
 
-    def start(self) -> None:
+    def start(self, look: Look | None = None) -> None:
         """Let the kernel run; on vSMP, play the device while it boots.
 
-        A kernel that dies or hangs meanwhile is no error here: :meth:`end` tells.
+        ``look`` is called with the guest stopped where its text has been patched and
+        its init memory is still there. A kernel that dies or hangs meanwhile is no
+        error here: :meth:`end` tells.
         """
-        if self.platform is not Platform.VSMP:
+        vsmp_guest = self.platform is Platform.VSMP
+        if not vsmp_guest and look is None:
             self.machine.cont()
             return
         linked = program.load(self._kernel.vmlinux)
@@ -124,8 +130,13 @@ class Session:
             Gdb.connect(self.machine.gdb_socket) as gdb,
         ):
             limit_s = self.machine.remaining_s
-            served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
-            self._facts.update(served.facts)
+            if vsmp_guest:
+                served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
+                self._facts.update(served.facts)
+            else:
+                init_end.run_there(gdb, linked, limit_s)
+            if look is not None:
+                look(self.machine, gdb, linked)
             gdb.cont()
 
     def end(self) -> BootResult:

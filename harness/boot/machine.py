@@ -143,10 +143,17 @@ class Machine:
     """A running QEMU; made by :func:`start`, paused until :meth:`cont`."""
 
     def __init__(
-        self, plan: Plan, directory: Path, running: Running, control: qmp.Qmp
+        self,
+        plan: Plan,
+        directory: Path,
+        running: Running,
+        control: qmp.Qmp,
+        inside: str = "",
     ) -> None:
+        """``inside`` is what QEMU calls its ``directory``."""
         self.plan = plan
         self.directory = directory
+        self.inside = inside or str(directory)
         self.qmp = control
         self._running = running
         self._started = time.monotonic()
@@ -323,7 +330,7 @@ def start(toolbox: Toolbox, plan: Plan, directory: Path) -> Iterator[Machine]:
             )
         )
         control = stack.enter_context(_control(directory / "qmp", running))
-        yield Machine(plan, directory, running, control)
+        yield Machine(plan, directory, running, control, toolbox.engine.path(mount))
 
 
 def machine_mount(directory: Path) -> Mount:

@@ -14,6 +14,7 @@ import struct
 import time
 from dataclasses import dataclass, replace
 
+from harness.boot import init_end
 from harness.boot.gdb import Gdb
 from harness.boot.registers import Registers
 from harness.elf.program import Program
@@ -31,7 +32,6 @@ _ACCESSORS = {
     "read_pci_config_16": 2,
     "read_pci_config_byte": 1,
 }
-_END = "free_initmem"  # all that looks for the device has run by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,7 @@ def serve(gdb: Gdb, program: Program, registers_at: int, timeout_s: float) -> Se
         InfraError: the guest did not get there within ``timeout_s``.
     """
     sizes = accessors(program)
-    end = program.symbols.find(_END)
-    if end is None:
-        raise UserError(f"{program.name} has no symbol {_END}, expected a vmlinux")
+    end = init_end.address(program)  # all that looks for the device has run by then
     deadline = time.monotonic() + timeout_s
     reads = emulated = 0
     gdb.insert_breakpoints((*sizes, end))

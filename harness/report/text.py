@@ -26,6 +26,12 @@ _SHOWN = {
         "boundaries",
     ),
     Stage.BOOT: ("syscalls", "faults", "timers", "modules", "stacks"),
+    Stage.READBACK: (
+        "text_bytes",
+        "text_differing",
+        "text_unexplained",
+        "text_control",
+    ),
     Stage.COMPARE: (
         "points",
         "entry_context",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.boot import boot
+from harness.boot.boot import Look
 from harness.boot.compare import NATIVE_NEEDS, CompareResult, Needs, probe
 from harness.boot.debug import HELD_S, OnStop, Stopped
 from harness.boot.gdb import Gdb
@@ -29,6 +30,7 @@ def stage(
     seed: int,
     booted: BootResult | None,
     progress: Progress,
+    look: Look | None = None,
     on_stop: OnStop | None = None,
 ) -> StageResult:
     """Compare what the kernel's own unwinder sees with its static table.
@@ -36,8 +38,9 @@ def stage(
     The guest is booted once more, stopped hundreds of times and made to unwind
     itself. No debugger reaches into a KVM guest that is nested: the traces that it
     printed of itself while it ``booted`` are compared instead. A kernel that did not
-    boot is not compared. With ``on_stop`` the first finding ends it, and the guest
-    stands there while that is called.
+    boot is not compared. ``look`` is called at the end of the guest's init. With
+    ``on_stop`` the first finding ends it, and the guest stands there while that is
+    called.
     """
     if booted is None:
         return skipped(Stage.COMPARE, subject.name, "it did not boot")
@@ -48,7 +51,7 @@ def stage(
             texts = {**booted.evidence.texts, "console": booted.console}
             return _judged(subject, check_traces(texts, load(subject.kernel.vmlinux)))
         try:
-            return _judged(subject, _probed(subject, seed, progress, on_stop))
+            return _judged(subject, _probed(subject, seed, progress, look, on_stop))
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
 
@@ -72,7 +75,11 @@ def _judged(subject: Subject, result: CompareResult) -> StageResult:
 
 
 def _probed(
-    subject: Subject, seed: int, progress: Progress, on_stop: OnStop | None
+    subject: Subject,
+    seed: int,
+    progress: Progress,
+    look: Look | None,
+    on_stop: OnStop | None,
 ) -> CompareResult:
     program = load(subject.kernel.vmlinux)
     config = replace(subject.config, hold_s=HOLD_S)
@@ -81,7 +88,7 @@ def _probed(
     with boot.session(
         subject.toolbox(), subject.kernel, subject.platform, config
     ) as running:
-        running.start()
+        running.start(look)
         machine = running.machine
         with Gdb.connect(machine.gdb_socket) as gdb:
             result = probe(

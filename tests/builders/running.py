@@ -25,6 +25,7 @@ from tests.builders.elfwriter import (
 
 TEXT = 0xFFFFFFFF81000000
 INIT, EXIT, CODE = TEXT + 0x10000, TEXT + 0x18000, TEXT + 0x1C000
+AUX = TEXT + 0x1E000
 TABLES, DATA = TEXT + 0x20000, TEXT + 0x40000
 ROOM = 0x1000  # bytes of .text
 
@@ -37,6 +38,7 @@ class Kernel:
         text: offset in .text -> code; int3 elsewhere.
         init: what .init.text has.
         exits: what .exit.text has.
+        aux: what .altinstr_aux has.
         functions: name -> offset in .text, or address.
         tables: section -> addresses that its s32 entries name.
         records: section -> (address, struct format) -> what is there; see ``pairs``.
@@ -49,6 +51,7 @@ class Kernel:
     text: dict[int, bytes] = field(default_factory=dict)
     init: bytes = b""
     exits: bytes = b""
+    aux: bytes = b""
     functions: dict[str, int] = field(default_factory=dict)
     tables: dict[str, Sequence[int]] = field(default_factory=dict)
     pairs: dict[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class Kernel:
         for name, data, at in (
             (".init.text", self.init, INIT),
             (".exit.text", self.exits, EXIT),
+            (".altinstr_aux", self.aux, AUX),
             (".altinstr_replacement", self.replacements, CODE),
         ):
             if data:

@@ -64,12 +64,31 @@ def counts(result: RunResult, stage: Stage) -> dict[str, dict[str, int]]:
 def test_every_stage_of_every_platform_passes(
     run: str, request: pytest.FixtureRequest
 ) -> None:
-    """Four variants are built, validated, booted and compared; nothing is missed."""
-    result: RunResult = request.getfixturevalue(run)
+    """Four variants are built, validated, booted, read back and compared.
 
-    assert {(s.variant, s.stage): s.status for s in result.stages} == {
+    Nothing is missed but the text of the nested KVM guest, which no debugger reaches.
+    """
+    result: RunResult = request.getfixturevalue(run)
+    passed = {
         (platform, stage): Status.PASS for platform in PLATFORMS for stage in Stage
     }
+
+    assert {(s.variant, s.stage): s.status for s in result.stages} == {
+        **passed,
+        ("kvm", Stage.READBACK): Status.MISS,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["native", "xen", "vsmp"])
+def test_every_byte_of_the_text_is_predicted(warm: RunResult, platform: str) -> None:
+    """Megabytes of it, of which tens of thousands of bytes are not as linked."""
+    seen = counts(warm, Stage.READBACK)[platform]
+
+    assert seen["text_bytes"] > 2_000_000
+    assert seen["text_differing"] > 10_000
+    assert seen["text_unexplained"] == 0
+    assert seen["text_control"] == 1
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ import pytest
 
 from harness.artifacts import Artifacts, Manifest
 from harness.boot import machine, vsmp_device
-from harness.boot.boot import Kernel, boot, findings, kernel_of
-from harness.boot.gdb import LostGuest
+from harness.boot.boot import Kernel, boot, findings, kernel_of, session
+from harness.boot.gdb import Gdb, LostGuest
 from harness.boot.initramfs import Toolbox
-from harness.boot.machine import MachineConfig
+from harness.boot.machine import Machine, MachineConfig
 from harness.boot.outcome import BootResult, Status
 from harness.container.job import Exit, Job
 from harness.elf import program
@@ -23,6 +23,7 @@ from harness.errors import UserError
 from harness.variant import Platform
 from tests.builders.machines import Process, ScriptedEngine, qmp_server
 from tests.builders.rspserver import FakeStub, serving
+from tests.builders.running import Kernel as Running
 
 OFF = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}}
 QUIT = {"event": "SHUTDOWN", "data": {"guest": False, "reason": "host-qmp-quit"}}
@@ -232,6 +233,32 @@ def test_vsmp_device_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     unwritten = {**result.facts, "vsmp.control": result.facts["vsmp.control.reset"]}
     (found,) = findings(replace(result, status=Status.BOOTED, facts=unwritten))
     assert "never wrote vSMP's control register" in found.message
+
+
+def test_a_look_is_taken_where_init_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest is stopped there, looked at, and goes on."""
+    linked = Running(functions={"free_initmem": 0x40}).linked()
+    monkeypatch.setattr(program, "load", lambda path: linked)
+    stub = FakeStub(registers=bytes(236))
+    guest = Guest((*SAID, "done 3"), stub=stub, powers_off=False)
+    (tmp_path / "bzImage").write_bytes(b"our kernel")
+    engine = ScriptedEngine(fills, running=guest.start)
+    kernel = Kernel(tmp_path / "bzImage", tmp_path / "vmlinux")
+    toolbox, config = Toolbox(engine, "image"), MachineConfig(timeout_s=0.7)
+    seen: list[object] = []
+
+    def look(on: Machine, gdb: Gdb, kernel_of_it: object) -> None:
+        seen.append((kernel_of_it, gdb.breakpoints, on.alive()))
+        stub.seen.append("looked")
+
+    with session(toolbox, kernel, Platform.NATIVE, config) as running:
+        running.start(look)
+        assert seen == [(linked, frozenset(), True)]
+        assert running.end().evidence.complete
+    asked = [packet[:2] for packet in stub.seen if packet[:1] in "Zzcl"]
+    assert asked == ["Z0", "c", "z0", "lo", "c"]
 
 
 def test_kernel_that_dies_while_the_device_is_played(

@@ -1,0 +1,87 @@
+"""Verdict: what reading a kernel back came to.
+
+The machine's values are taken from the memory that was read, the text is predicted by
+them, and the two are compared; then the same with the control's wrong byte, which must
+be the one thing more that is not as predicted.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from harness.boot.readback.difference import Difference, difference, findings
+from harness.boot.readback.taken import Taken
+from harness.elf.alternative import parse_alternatives
+from harness.elf.feature import Features
+from harness.errors import FormatError
+from harness.finding import Finding
+from harness.text.patch.capability import find_capability
+from harness.text.patch.predict import Prediction, predict
+from harness.text.patch.said import said_by
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict on one kernel's text.
+
+    Attributes:
+        difference: what was compared.
+        findings: what is not as predicted.
+        reason: why this is no verdict (control not seen), or empty.
+        seconds: how long it took.
+    """
+
+    difference: Difference
+    findings: tuple[Finding, ...]
+    reason: str
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was done, by name."""
+        return self.difference.counts | {"text_control": int(not self.reason)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which variants won, a line for each step."""
+        return tuple(
+            f"{step}: "
+            + ", ".join(f"{name} {n}" for name, n in sorted(variants.items()))
+            for step, variants in self.difference.variants.items()
+        )
+
+
+def judge(taken: Taken, names: Features, platform: str) -> Verdict:
+    """Judge the text that was ``taken`` of a machine on ``platform``.
+
+    ``names`` are those of the kernel's features.
+
+    Raises:
+        FormatError: the kernel lacks what the model reads of it.
+    """
+    started = time.monotonic()
+    alternatives = parse_alternatives(taken.linked)
+    if alternatives is None:
+        raise FormatError(f"{taken.linked.name} has no alternatives to predict")
+    capability = find_capability(taken.linked, alternatives)
+    prediction = predict(taken.linked, said_by(taken.image, capability, names))
+    different = difference(prediction, taken.code)
+    return Verdict(
+        different,
+        tuple(findings(prediction, different, platform)),
+        _unseen(taken, prediction, different),
+        time.monotonic() - started,
+    )
+
+
+def _unseen(taken: Taken, prediction: Prediction, different: Difference) -> str:
+    """Return why the control does not prove that a wrong byte is seen, or ""."""
+    if not taken.mended:
+        return f"control: the byte at {taken.changed:#x} was put back, yet it differs"
+    section = taken.control
+    wrong = {at for at in different.addresses if section.address <= at < section.end}
+    wrong.add(taken.changed)
+    if set(difference(prediction, taken.controlled).addresses) != wrong:
+        return f"control did not fail: a wrong byte at {taken.changed:#x} went unseen"
+    return ""

@@ -1,0 +1,124 @@
+"""Readback: every byte of a running kernel's text, against the model of its patching."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness import kernel_build
+from harness.boot import boot
+from harness.boot.gdb import Gdb
+from harness.boot.machine import Machine, MissingMachine
+from harness.boot.outcome import BootResult
+from harness.boot.readback.memory import GuestMemory
+from harness.boot.readback.taken import Taken, take
+from harness.boot.readback.verdict import Verdict, judge
+from harness.elf.feature import Features, image_features, parse_cpufeatures
+from harness.elf.program import Program
+from harness.errors import ExitCode, HarnessError, InfraError
+from harness.progress import Progress
+from harness.result import Stage, StageResult, Status
+from harness.stages.guard import Missing, guard, judged, skipped
+from harness.stages.subject import Subject
+from harness.variant import Platform
+
+NESTED = "no debugger reaches into a nested KVM guest to read its text"
+
+
+class Looker:
+    """Reads the kernel of a boot on the way, for the stage to judge.
+
+    What goes wrong is no trouble of the boot: it is kept for the stage, too.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._taken: Taken | None = None
+        self._error: HarnessError | None = None
+
+    def look(self, machine: Machine, gdb: Gdb, program: Program) -> None:
+        """Read the guest that is stopped at the end of its init."""
+        try:
+            memory = GuestMemory(machine, gdb)
+            self._taken = take(program, memory, init=True, seed=self._seed)
+        except HarnessError as exc:
+            self._error = exc
+
+    @property
+    def taken(self) -> Taken:
+        """What was read.
+
+        Raises:
+            HarnessError: nothing was.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._taken is None:
+            raise InfraError("the guest was not seen to reach the end of its init")
+        return self._taken
+
+
+def stage(
+    subject: Subject, looker: Looker, booted: BootResult | None, progress: Progress
+) -> StageResult:
+    """Judge what ``looker`` read of ``subject`` while it was booted for comparison."""
+    if booted is None:
+        return skipped(Stage.READBACK, subject.name, "it did not boot")
+
+    def work() -> StageResult:
+        if subject.platform is Platform.KVM:
+            raise Missing(NESTED)
+        progress(f"predicting the text of {subject.name}")
+        return _judged(subject, looker.taken)
+
+    return guard(Stage.READBACK, subject.name, work)
+
+
+def stage_alone(subject: Subject, seed: int, progress: Progress) -> StageResult:
+    """Boot ``subject`` to the end of its init, read its text and judge that."""
+
+    def work() -> StageResult:
+        if subject.platform is Platform.KVM:
+            raise Missing(NESTED)
+        progress(f"booting {subject.name} on {subject.platform}")
+        looker = Looker(seed)
+        try:
+            with boot.session(
+                subject.toolbox(), subject.kernel, subject.platform, subject.config
+            ) as running:
+                running.start(looker.look)
+        except MissingMachine as exc:
+            raise Missing(exc.message, exc.hint or "") from exc
+        progress(f"predicting the text of {subject.name}")
+        return _judged(subject, looker.taken)
+
+    return guard(Stage.READBACK, subject.name, work)
+
+
+def _judged(subject: Subject, taken: Taken) -> StageResult:
+    verdict = judge(taken, _names(subject, taken.linked), subject.platform)
+    return result_of(verdict, subject.name, _command(subject))
+
+
+def result_of(verdict: Verdict, name: str, command: str) -> StageResult:
+    """Return ``verdict`` as a stage's result; ``command`` reads it back again."""
+    again = [replace(finding, reproduce=command) for finding in verdict.findings]
+    judgement = judged(Stage.READBACK, name, again, verdict.counts, verdict.notes)
+    if not verdict.reason:
+        return judgement
+    return replace(
+        judgement,
+        status=Status.ERROR,
+        reason=verdict.reason,
+        exit_code=ExitCode.INFRASTRUCTURE,
+    )
+
+
+def _names(subject: Subject, program: Program) -> Features:
+    header = kernel_build.find(subject.kernel.vmlinux.parent).cpufeatures
+    if header is None:
+        return image_features(program)
+    return parse_cpufeatures(header.read_text())
+
+
+def _command(subject: Subject) -> str:
+    return subject.command.replace("orc-harness boot", "orc-harness readback", 1)

@@ -112,8 +112,17 @@ def difference(prediction: Prediction, seen: Program) -> Difference:
                 explained[step] = explained.get(step, 0) + count
         wrong = np.flatnonzero(section.data != expected)
         runs += _runs(section, linked, expected, owner, wrong)
-    variants = {edits.step: edits.counts() for edits in prediction.edits}
-    return Difference(read, differing, explained, tuple(runs), variants)
+    return Difference(read, differing, explained, tuple(runs), _variants(prediction))
+
+
+def _variants(prediction: Prediction) -> dict[Step, dict[str, int]]:
+    """Return at how many sites each variant of each step won."""
+    won: dict[Step, dict[str, int]] = {}
+    for edits in prediction.edits:
+        step = won.setdefault(edits.step, {})
+        for name, count in edits.counts().items():
+            step[name] = step.get(name, 0) + count
+    return won
 
 
 def _data(program: Program, like: Section) -> U8:

@@ -96,6 +96,24 @@ def column(
     return Edits(step, address, code, size, variant, variants)
 
 
+def joined(first: Edits, second: Edits) -> Edits:
+    """Return the edits of one step, made in two parts; the second's are written last."""
+    parts = (first, second)
+    width = max(edits.code.shape[1] for edits in parts)
+    wide = [
+        np.pad(edits.code, ((0, 0), (0, width - edits.code.shape[1])))
+        for edits in parts
+    ]
+    return Edits(
+        first.step,
+        np.concatenate([edits.address for edits in parts]),
+        np.concatenate(wide),
+        np.concatenate([edits.size for edits in parts]),
+        np.concatenate([edits.variant for edits in parts]),
+        first.variants,
+    )
+
+
 def written(program: Program, edits: Edits) -> Program:
     """Return ``program`` with ``edits`` in its code; those outside it do nothing."""
     places, code = edits.flat()

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.elf.program import Program, Section
 from harness.text.insn import I64
+from harness.text.patch.call_thunk import call_thunks
 from harness.text.patch.edits import Edits, Step, inside, offsets, written
 from harness.text.patch.endbr import endbr_seals
 from harness.text.patch.jump_label import jump_labels
@@ -24,7 +25,11 @@ from harness.text.patch.runtime_const import runtime_consts
 from harness.text.patch.said import Said
 from harness.text.patch.site import alternatives
 from harness.text.patch.smp_lock import smp_locks
-from harness.text.patch.static_call import static_calls, static_tramps
+from harness.text.patch.static_call import (
+    static_call_pads,
+    static_calls,
+    static_tramps,
+)
 from harness.text.patch.xen_iret import xen_iret
 
 Stepping = Callable[[Program, Said], Edits | None]
@@ -35,10 +40,12 @@ STEPS: tuple[Stepping, ...] = (
     retpolines,
     return_sites,
     alternatives,
+    call_thunks,
     endbr_seals,
     smp_locks,
     mcount_nops,
     jump_labels,
+    static_call_pads,
     static_calls,
     static_tramps,
 )

@@ -35,21 +35,25 @@ def _texts(
     said: Said, addresses: list[int], codes: list[bytes]
 ) -> Iterator[tuple[int, bytes, str]]:
     thunks = said.address("__x86_indirect_thunk_array")
+    calls = said.address("__x86_indirect_call_thunk_array")
+    jumps = said.address("__x86_indirect_jump_thunk_array")
     fenced = said.has("RETPOLINE_LFENCE")
+    stay = said.has("RETPOLINE") and not fenced
+    tracked = stay and said.has("CALL_DEPTH")
     for at, code in zip(addresses, codes, strict=True):
         size = 6 if code[0] in (_CS, 0x0F) else 5
+        linked = code[:size]
         goes = at + size + int.from_bytes(code[size - 4 : size], "little", signed=True)
         register = (goes - thunks) // _THUNK_BYTES
-        linked = code[:size]
-        if said.has("RETPOLINE") and not fenced:
-            if said.has("CALL_DEPTH"):
-                yield at, _tracked(said, at, linked, register), _TRACKED
-            else:
-                yield at, linked, _KEPT
+        if tracked:
+            array = calls if linked[-5] == _CALL else jumps
+            goes = array + register * _THUNK_BYTES
+            relative = (goes - (at + size)) & 0xFFFFFFFF
+            yield at, linked[:-4] + relative.to_bytes(4, "little"), _TRACKED
             continue
-        written = _indirect(linked, register, fenced=fenced)
-        if len(written) != size:
-            yield at, linked, _KEPT  # no room for the fence
+        written = linked if stay else _indirect(linked, register, fenced=fenced)
+        if stay or len(written) != size:  # no room for the fence
+            yield at, linked, _KEPT
         else:
             yield at, written, _FENCED if fenced else _PLAIN
 
@@ -69,13 +73,3 @@ def _indirect(linked: bytes, register: int, *, fenced: bool) -> bytes:
     if opcode == _JMP and len(code) < len(linked):
         code += _INT3
     return code + NOPS[max(len(linked) - len(code), 0)]
-
-
-def _tracked(said: Said, at: int, linked: bytes, register: int) -> bytes:
-    """Return the branch to the register's thunk that counts call depth."""
-    calls = linked[-5] == _CALL
-    name = "call" if calls else "jump"
-    array = said.address(f"__x86_indirect_{name}_thunk_array")
-    goes = array + register * _THUNK_BYTES
-    relative = (goes - (at + len(linked))) & 0xFFFFFFFF
-    return linked[:-4] + relative.to_bytes(4, "little")

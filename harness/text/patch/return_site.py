@@ -35,10 +35,15 @@ def return_sites(program: Program, said: Said) -> Edits | None:
     return column(Step.RETURN, address, code, variant, _VARIANTS)
 
 
-def returns_at(said: Said, address: U64) -> U8:
-    """Return u8[n, 5], the return that the machine wants at each address."""
+def returns_at(said: Said, address: U64, *, thunks: bool = True) -> U8:
+    """Return u8[n, 5], the return that the machine wants at each address.
+
+    Without ``thunks`` that is the plain one, which it is before it chose a thunk.
+    """
     plain = np.full((len(address), 5), _INT3, np.uint8)
     plain[:, 0] = _RET
+    if not thunks:
+        return plain
     thunk = np.full(len(address), said.variable("x86_return_thunk", 8) or 0, np.uint64)
     return np.where(
         _wanted(said, address)[:, None], near(b"\xe9", address, thunk), plain

@@ -6,7 +6,10 @@ instruction that clears %rax. Source: __static_call_transform() of
 arch/x86/kernel/static_call.c and kernel/static_call_inline.c.
 
 Sites are written when the kernel starts, those in .exit.text never again; a trampoline
-is when its key gets another function than it was linked with.
+is when its key gets another function than it was linked with. A trampoline that lost its
+function before the kernel chose a return thunk keeps a plain return: apply_returns() mends
+only those that were linked as returns (__static_call_fixup()). When that was, only the
+trampoline itself tells, so that one bit is read from it: which of the two returns it is.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import U8, U64
+from harness.text.patch.call_thunk import is_counted, paddings, template_size
 from harness.text.patch.edits import Edits, Step, near
 from harness.text.patch.jump_label import is_patched
 from harness.text.patch.nops import NOPS
@@ -25,8 +29,16 @@ from harness.text.patch.said import Bools, Said, bytes_at, code_at, words
 _TAIL, _FLAGS = np.uint64(1), np.uint64(3)
 _XOR = b"\x2e\x2e\x2e\x31\xc0"  # cs cs cs xorl %eax, %eax
 _TRAMP, _KEY = "__SCT__", "__SCK__"
-_VARIANTS = ("call", "nop", "return 0", "jump", "return", "conditional")
-_CALL, _NOP, _ZERO, _JMP, _RET, _JCC = range(6)
+_VARIANTS = (
+    "call",
+    "nop",
+    "return 0",
+    "jump",
+    "return",
+    "conditional",
+    "return before thunks",
+)
+_CALL, _NOP, _ZERO, _JMP, _RET, _JCC, _EARLY = range(7)
 
 
 def static_calls(program: Program, said: Said) -> Edits | None:
@@ -39,6 +51,16 @@ def static_calls(program: Program, said: Said) -> Edits | None:
     kept = ~is_patched(said, sites.address)
     function[kept] = words(program, key[kept])
     return _texts(program, said, Step.STATIC_CALL, sites.address, function, tail)
+
+
+def static_call_pads(program: Program, said: Said) -> Edits | None:
+    """Return the padding of the functions that sites call, where calls are counted."""
+    sites = parse_sites(program, SiteTable.STATIC_CALL_SITES)
+    if sites is None or not said.has("CALL_DEPTH"):
+        return None
+    key, tail = sites.target & ~_FLAGS, (sites.target & _TAIL) != 0
+    function = np.unique(said.words(np.unique(key[~tail])))
+    return paddings(said, function[is_counted(program, said, function)])
 
 
 def static_tramps(program: Program, said: Said) -> Edits | None:
@@ -57,9 +79,14 @@ def static_tramps(program: Program, said: Said) -> Edits | None:
     linked, function = words(program, key[rows]), said.words(key[rows])
     moved = linked != function
     every = np.ones(int(moved.sum()), bool)
-    return _texts(
-        program, said, Step.STATIC_TRAMP, tramp[moved], function[moved], every
-    )
+    step = Step.STATIC_TRAMP
+    edits = _texts(program, said, step, tramp[moved], function[moved], every)
+    plain = returns_at(said, edits.address, thunks=False)
+    early = (code_at(said.image, edits.address, 5) == plain).all(axis=1)
+    early &= (edits.variant == _RET) & (edits.code[:, :5] != plain).any(axis=1)
+    edits.code[early, :5] = plain[early]
+    edits.variant[early] = _EARLY
+    return edits
 
 
 def _texts(
@@ -74,11 +101,12 @@ def _texts(
     zero = np.uint64(said.address("__static_call_return0"))
     linked = code_at(program, address, 6)
     jcc = tail & (linked[:, 0] == 0x0F) & (linked[:, 1] & 0xF0 == 0x80)
-    variant = np.where(function == 0, _NOP, np.where(function == zero, _ZERO, _CALL))
+    called = _translated(program, said, function)
+    variant = np.where(function == 0, _NOP, np.where(called == zero, _ZERO, _CALL))
     variant = np.where(tail, np.where(function == 0, _RET, _JMP), variant)
     variant[jcc] = _JCC
     code = linked.copy()
-    _put(code, variant == _CALL, near(b"\xe8", address, function))
+    _put(code, variant == _CALL, near(b"\xe8", address, called))
     _put(code, variant == _JMP, near(b"\xe9", address, function))
     _put(code, variant == _RET, returns_at(said, address))
     code[variant == _NOP, :5] = np.frombuffer(NOPS[5], np.uint8)
@@ -90,6 +118,18 @@ def _texts(
     code[jcc, 2:] = near(b"\xe9", address + np.uint64(1), goes)[jcc, 1:]
     size = np.where(jcc, 6, 5).astype(np.int64)
     return Edits(step, address, code, size, variant.astype(np.int64), _VARIANTS)
+
+
+def _translated(program: Program, said: Said, function: U64) -> U64:
+    """Return where calls go: with call depth tracking, to what is before a function.
+
+    That is callthunks_translate_call_dest(); it makes __static_call_return0() a
+    function as all others.
+    """
+    if not said.has("CALL_DEPTH") or not said.address("skl_call_thunk_template"):
+        return function
+    before = function - np.uint64(template_size(said))
+    return np.where(is_counted(program, said, function), before, function)
 
 
 def _put(code: U8, rows: Bools, new: U8) -> None:

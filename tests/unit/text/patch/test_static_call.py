@@ -106,3 +106,16 @@ def test_a_trampoline_whose_key_is_as_linked_stays() -> None:
     edits = static_tramps(kernel.linked(), kernel.said())
     assert edits is not None
     assert len(edits) == 0
+
+
+def test_a_trampoline_emptied_before_the_thunk_was_chosen_returns_plainly() -> None:
+    """apply_returns() does not mend it; any other bytes there are still wrong."""
+    kernel = a_kernel(near(b"\xe8", TEXT, TRAMP), 0)
+    machine = kernel.said([RETHUNK])
+    late = static_tramps(kernel.linked(), machine)
+    assert code_of(kernel, late, TRAMP, 5) == near(b"\xe9", TRAMP, THUNK)
+    kernel.text[TRAMP - TEXT] = PLAIN + b"\x0f\xb9\xcc"
+    early = static_tramps(a_kernel(b"\x90", 0).linked(), kernel.said([RETHUNK]))
+    assert code_of(kernel, early, TRAMP, 5) == PLAIN
+    assert early is not None
+    assert early.counts() == {"return before thunks": 1}

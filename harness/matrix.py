@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -146,13 +146,7 @@ def boot_build(
     Raises:
         HarnessError: no engine, no machine image, or no kernel there.
     """
-    found = kernel_build.find(directory)
-    if found.bzimage is None or not found.kernels:
-        raise UserError(
-            f"{directory} has no bzImage and vmlinux to boot",
-            hint="name the directory of a finished kernel build",
-        )
-    kernel = Kernel(found.bzimage, found.kernels[0], found.modules)
+    kernel = _kernel_in(directory)
     with connect(request.runtime) as engine:
         engine.reap()
         made = image.ensure(engine, image.machine(), board("machine"))
@@ -170,6 +164,41 @@ def boot_build(
         if probed:
             stages += _probed(request, subject, result, line, on_stop)
     return stages, dict(made.identity)
+
+
+def read_back_builds(
+    request: Request, pairs: Sequence[tuple[Path, Platform]], board: Board
+) -> tuple[list[StageResult], dict[str, str]]:
+    """Read back what is built in each directory on its platform.
+
+    Returns the stages, and the tools they used.
+
+    Raises:
+        HarnessError: no engine, no machine image, or no kernel there.
+    """
+    kernels = [_kernel_in(directory) for directory, _ in pairs]
+    with connect(request.runtime) as engine:
+        engine.reap()
+        made = image.ensure(engine, image.machine(), board("machine"))
+        toolbox = Toolbox(engine, made.tag)
+        stages = []
+        for (_, platform), kernel in zip(pairs, kernels, strict=True):
+            subject = Subject(
+                platform.value, platform, kernel, lambda: toolbox, request.machine
+            )
+            line = board(platform.value)
+            stages.append(readback.stage_alone(subject, request.seed, line))
+    return stages, dict(made.identity)
+
+
+def _kernel_in(directory: Path) -> Kernel:
+    found = kernel_build.find(directory)
+    if found.bzimage is None or not found.kernels:
+        raise UserError(
+            f"{directory} has no bzImage and vmlinux to boot",
+            hint="name the directory of a finished kernel build",
+        )
+    return Kernel(found.bzimage, found.kernels[0], found.modules)
 
 
 def run_matrix(request: Request, board: Board) -> RunResult:

@@ -41,6 +41,7 @@ COMMANDS = {
     "expires.",
     "boot": "Boot a kernel that is built already, under QEMU; judge it by its "
     "evidence.",
+    "readback": "Read a running kernel's text, or a dump's; predict every byte of it.",
     "run": "Build, validate, boot and compare kernels; print one table; write report/.",
     "report": "Print a saved result; exit as its run did.",
     "corpus": "Measure the verifier: mutants of a kernel, plants in its source, "

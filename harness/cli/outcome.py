@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.cli.console import OUT
 from harness.cli.options import Format
-from harness.report import text
+from harness.report import sides, text
 from harness.result import RunResult, dump
 
 
@@ -14,6 +14,8 @@ def show(result: RunResult, output: Format) -> None:
         OUT.out(dump(result).decode(), end="")
         return
     OUT.print(text.table(result))
+    if read_back := sides.read_back(result.stages):
+        OUT.print(sides.table(read_back))
     for stage in result.stages:
         for finding in stage.findings:
             OUT.print("\n".join(text.lines(finding)) + "\n", markup=False)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 from harness import kernel_build
 from harness.boot import boot
 from harness.boot.gdb import Gdb
 from harness.boot.machine import Machine, MissingMachine
 from harness.boot.outcome import BootResult
+from harness.boot.readback.dump import DumpMemory, init_is_there
 from harness.boot.readback.memory import GuestMemory
 from harness.boot.readback.taken import Taken, take
 from harness.boot.readback.verdict import Verdict, judge
+from harness.elf.core import parse_core
 from harness.elf.feature import Features, image_features, parse_cpufeatures
-from harness.elf.program import Program
-from harness.errors import ExitCode, HarnessError, InfraError
+from harness.elf.file import map_file
+from harness.elf.program import Program, load
+from harness.errors import ExitCode, HarnessError, InfraError, UserError
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.guard import Missing, guard, judged, skipped
@@ -94,15 +99,35 @@ def stage_alone(subject: Subject, seed: int, progress: Progress) -> StageResult:
     return guard(Stage.READBACK, subject.name, work)
 
 
+def stage_dump(core: Path, build: Path, progress: Progress) -> StageResult:
+    """Judge the text of the kernel in ``build`` in the dump ``core`` of its machine."""
+
+    def work() -> StageResult:
+        found = kernel_build.find(build)
+        if not found.kernels:
+            raise UserError(f"{build} has no vmlinux", hint="name the one that ran")
+        progress(f"reading {core.name}")
+        program = load(found.kernels[0])
+        memory = DumpMemory(parse_core(map_file(core), core.name), program)
+        taken = take(program, memory, init=init_is_there(memory, program))
+        progress(f"predicting the text of {program.name}")
+        verdict = judge(taken, _names(found.cpufeatures, program), "")
+        command = ["orc-harness", "readback", str(build), "--vmcore", str(core)]
+        return result_of(verdict, core.name, shlex.join(command))
+
+    return guard(Stage.READBACK, core.name, work)
+
+
 def _judged(subject: Subject, taken: Taken) -> StageResult:
-    verdict = judge(taken, _names(subject, taken.linked), subject.platform)
+    header = kernel_build.find(subject.kernel.vmlinux.parent).cpufeatures
+    verdict = judge(taken, _names(header, taken.linked), subject.platform)
     return result_of(verdict, subject.name, _command(subject))
 
 
 def result_of(verdict: Verdict, name: str, command: str) -> StageResult:
     """Return ``verdict`` as a stage's result; ``command`` reads it back again."""
     again = [replace(finding, reproduce=command) for finding in verdict.findings]
-    judgement = judged(Stage.READBACK, name, again, verdict.counts, verdict.notes)
+    judgement = judged(Stage.READBACK, name, again, verdict.counts)
     if not verdict.reason:
         return judgement
     return replace(
@@ -113,8 +138,7 @@ def result_of(verdict: Verdict, name: str, command: str) -> StageResult:
     )
 
 
-def _names(subject: Subject, program: Program) -> Features:
-    header = kernel_build.find(subject.kernel.vmlinux.parent).cpufeatures
+def _names(header: Path | None, program: Program) -> Features:
     if header is None:
         return image_features(program)
     return parse_cpufeatures(header.read_text())

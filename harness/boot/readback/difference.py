@@ -82,11 +82,17 @@ class Difference:
     def counts(self) -> dict[str, int]:
         """The same as a stage's counts."""
         steps = {f"readback {step}": n for step, n in self.explained.items()}
+        won = {
+            f"won {step}: {name}": count
+            for step, variants in self.variants.items()
+            for name, count in sorted(variants.items())
+        }
         return {
             "text_bytes": self.read,
             "text_differing": self.differing,
             "text_unexplained": self.wrong,
             **steps,
+            **won,
         }
 
 
@@ -169,7 +175,7 @@ def _finding(prediction: Prediction, run: Run, platform: str) -> Finding:
         message=f"the running kernel has {_hex(run.seen)} here, {_hex(run.expected)} "
         f"is predicted ({what})",
         variant=variant,
-        platforms=(platform,),
+        platforms=(platform,) if platform else (),
         cause=cause,
         window=(
             f"at {run.address:#x} ({location}), {run.wrong} bytes",

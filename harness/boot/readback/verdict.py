@@ -42,15 +42,6 @@ class Verdict:
         """What was done, by name."""
         return self.difference.counts | {"text_control": int(not self.reason)}
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Which variants won, a line for each step."""
-        return tuple(
-            f"{step}: "
-            + ", ".join(f"{name} {n}" for name, n in sorted(variants.items()))
-            for step, variants in self.difference.variants.items()
-        )
-
 
 def judge(taken: Taken, names: Features, platform: str) -> Verdict:
     """Judge the text that was ``taken`` of a machine on ``platform``.

@@ -98,7 +98,7 @@ def test_a_verdict_is_a_stages_result(found: bool, reason: str, status: Status) 
     assert result.status is status
     assert result.counts["readback alternative"] == 2
     assert result.counts["text_control"] == (not reason)
-    assert result.notes == ("return: x 3",)
+    assert result.counts["won return: x"] == 3
     assert [one.reproduce for one in result.findings] == [
         "orc-harness readback /b"
     ] * found

@@ -45,6 +45,7 @@ class Kernel:
         variables: name -> (as linked, as the machine has it), eight bytes each.
         replacements: what .altinstr_replacement has.
         alternatives: (site's offset, replacement's offset, row).
+        paravirt: (address, type, length) of each paravirt call.
         names: the features' numbers by name.
     """
 
@@ -60,6 +61,7 @@ class Kernel:
     rodata: dict[str, bytes] = field(default_factory=dict)
     replacements: bytes = b""
     alternatives: Sequence[tuple[int, int, Alternative]] = ()
+    paravirt: Sequence[tuple[int, int, int]] = ()
     names: dict[str, int] = field(default_factory=dict)
 
     def address(self, name: str) -> int:
@@ -148,6 +150,10 @@ class Kernel:
                 fields = (TEXT + site - here, CODE + replacement - (here + 4))
                 data += struct.pack("<ii", *fields) + row.pack(14)[8:]
             writer.section(".altinstructions", data, address=at)
+            at += 0x1000
+        if self.paravirt:
+            rows = [struct.pack("<QBB6x", *row) for row in self.paravirt]
+            writer.section(".parainstructions", b"".join(rows), address=at)
             at += 0x1000
         for name, one in self.rodata.items():
             section = writer.section(f".rodata.{name}", one, address=at)

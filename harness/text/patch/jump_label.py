@@ -14,7 +14,7 @@ from harness.elf.program import Program
 from harness.text.insn import U64
 from harness.text.patch.edits import Edits, Step, near
 from harness.text.patch.nops import NOPS
-from harness.text.patch.said import Bools, Said, code_at
+from harness.text.patch.said import IDEAL_NOPS, Bools, Said, code_at, words
 
 _VARIANTS = ("nop", "jump")
 _COUNTER = 4  # bytes of atomic_t, the first field of struct static_key
@@ -26,12 +26,17 @@ def jump_labels(program: Program, said: Said) -> Edits | None:
     labels = parse_jump_labels(program)
     if labels is None:
         return None
-    rows = np.flatnonzero(is_patched(said, labels.address))
+    patched = is_patched(said, labels.address)
+    on = said.words(labels.key, _COUNTER)
+    on[~patched] = words(program, labels.key[~patched], _COUNTER)
+    # up to 5.12 the NOPs are made the CPU's own when the kernel starts, everywhere
+    own = bool(said.address(IDEAL_NOPS)) & ((on != 0) == labels.branch)
+    rows = np.flatnonzero(patched | own)
     address, target = labels.address[rows], labels.target[rows]
-    enabled = said.words(labels.key[rows], _COUNTER) != 0
+    enabled = on[rows] != 0
     jumps = enabled ^ labels.branch[rows]
     short = np.isin(code_at(program, address, 1)[:, 0], _SHORT)
-    code = np.tile(np.frombuffer(NOPS[5], np.uint8), (len(rows), 1))
+    code = np.tile(np.frombuffer(said.nop5, np.uint8), (len(rows), 1))
     code[short, :2] = np.frombuffer(NOPS[2], np.uint8)
     far = jumps & ~short
     code[far] = near(b"\xe9", address[far], target[far])

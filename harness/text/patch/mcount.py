@@ -12,7 +12,6 @@ import numpy as np
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.patch.edits import Edits, Step, column
-from harness.text.patch.nops import NOPS
 from harness.text.patch.said import Said, code_at
 
 _VARIANTS = ("nop",)
@@ -20,14 +19,13 @@ _VARIANTS = ("nop",)
 
 def mcount_nops(program: Program, said: Said) -> Edits | None:
     """Return what becomes of the calls of __fentry__."""
-    del said  # no machine differs
     sites = parse_sites(program, SiteTable.MCOUNT_LOC)
     if sites is None:
         return None
     address = np.unique(sites.address[program.in_code(sites.address)])
     code = code_at(program, address, 5)
     calls = code[:, 0] == 0xE8
-    code[calls] = np.frombuffer(NOPS[5], np.uint8)
+    code[calls] = np.frombuffer(said.nop5, np.uint8)
     return column(
         Step.MCOUNT, address, code, np.zeros(len(address), np.int64), _VARIANTS
     )

@@ -46,6 +46,10 @@ class Pointers:
                 return self._mapped(native) or found
         return native or self._null
 
+    def changed(self, slot: int, linked: int) -> bool:
+        """Whether the pointer at ``slot`` is known to be another than was ``linked``."""
+        return self._read(slot) not in (0, linked)
+
     def _mapped(self, native: int) -> int:
         """Return Xen's function for when a virtual CPU's state is mapped, or 0."""
         for name in names_at(self._program, native):

@@ -23,7 +23,7 @@ from harness.text.patch.retpoline import retpolines
 from harness.text.patch.return_site import return_sites
 from harness.text.patch.runtime_const import runtime_consts
 from harness.text.patch.said import Said
-from harness.text.patch.site import alternatives
+from harness.text.patch.site import alternatives, paravirt_calls
 from harness.text.patch.smp_lock import smp_locks
 from harness.text.patch.static_call import (
     static_call_pads,
@@ -37,6 +37,7 @@ Stepping = Callable[[Program, Said], Edits | None]
 STEPS: tuple[Stepping, ...] = (
     xen_iret,
     runtime_consts,
+    paravirt_calls,
     retpolines,
     return_sites,
     alternatives,

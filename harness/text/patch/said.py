@@ -18,10 +18,15 @@ from harness.elf.feature import Features
 from harness.elf.program import Program
 from harness.text.insn import U8, U64
 from harness.text.patch.choice import XENPV, Machine
+from harness.text.patch.kind import NopTable
+from harness.text.patch.nops import NOPS
 from harness.text.patch.streams import gather
 from harness.variant import Platform
 
 Bools = npt.NDArray[np.bool_]
+
+IDEAL_NOPS = "ideal_nops"  # a pointer to the table that is used, up to 5.12
+_ATOMIC5 = 9  # NOP_ATOMIC5 of asm/nops.h
 
 # What no image names (they are not in /proc/cpuinfo), as numbered since 5.19 and in
 # what was backported from it (asm/cpufeatures.h).
@@ -70,6 +75,22 @@ class Said:
         if not at:
             return None
         return int.from_bytes(self.image.read(at, size).tobytes(), "little")
+
+    @property
+    def nops(self) -> NopTable:
+        """Which NOPs the machine's kernel writes: up to 5.12 its CPU decides."""
+        table = self.variable(IDEAL_NOPS, 8)
+        other = table is not None and table == self.address("k8_nops")
+        return NopTable.K8 if other else NopTable.P6
+
+    @property
+    def nop5(self) -> bytes:
+        """The NOP of five bytes that can be written in one go (NOP_ATOMIC5)."""
+        table = self.variable(IDEAL_NOPS, 8)
+        if table is None:
+            return NOPS[5]
+        pointer = self.words(np.array([table + 8 * _ATOMIC5], np.uint64))
+        return bytes_at(self.image, pointer, 5).tobytes()
 
     def words(self, address: U64, size: int = 8) -> U64:
         """Return u64[n], what variables of ``size`` bytes hold; 0 outside memory."""

@@ -16,6 +16,27 @@ from harness.text.patch.streams import ORIGINAL, build_streams
 from harness.text.patch.view import patcher_of
 
 _ORIGINAL = "original"
+_CALL, _INLINE = "direct call", "inline"
+
+
+def paravirt_calls(program: Program, said: Said) -> Edits | None:
+    """Return the text that each site of .parainstructions gets (up to 6.7).
+
+    Where a pointer is the one that was linked it is what a native kernel writes, which
+    may be the operation itself; else a call of what the machine has there.
+    """
+    table = parse_alternatives(program)
+    streams = None if table is None else build_streams(program, table)
+    patcher = patcher_of(program, table, streams, table=said.nops)
+    if patcher.paravirt is None:
+        return None
+    pointers = running_pointers(said.image)
+    texts = list(patcher.paravirt_texts(said.machine, pointers))
+    calls = (b"\xe8", b"\xe9")
+    return edits_of(
+        Step.PARAVIRT,
+        [(at, code, _CALL if code[:1] in calls else _INLINE) for at, code in texts],
+    )
 
 
 def alternatives(program: Program, said: Said) -> Edits | None:
@@ -23,7 +44,8 @@ def alternatives(program: Program, said: Said) -> Edits | None:
     table = parse_alternatives(program)
     if table is None:
         return None
-    patcher = patcher_of(program, table, build_streams(program, table))
+    streams = build_streams(program, table)
+    patcher = patcher_of(program, table, streams, table=said.nops)
     names = dict(zip(table.site_address.tolist(), _won(table, said), strict=True))
     pointers = running_pointers(said.image)
     texts = patcher.alternative_texts(said.machine, pointers, before=())

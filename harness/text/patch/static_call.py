@@ -1,8 +1,8 @@
 """Static_call: calls whose target is what their key holds.
 
 Each site is a call or a tail call, each key has a trampoline, a jump. With no function
-they are a NOP and a return; where it is __static_call_return0(), a site is the
-instruction that clears %rax. Source: __static_call_transform() of
+they are a NOP and a return; a few functions are one instruction at a site, as that which
+clears %rax for __static_call_return0(). Source: __static_call_transform() of
 arch/x86/kernel/static_call.c and kernel/static_call_inline.c.
 
 Sites are written when the kernel starts, those in .exit.text never again; a trampoline
@@ -22,23 +22,27 @@ from harness.text.insn import U8, U64
 from harness.text.patch.call_thunk import is_counted, paddings, template_size
 from harness.text.patch.edits import Edits, Step, near
 from harness.text.patch.jump_label import is_patched
-from harness.text.patch.nops import NOPS
 from harness.text.patch.return_site import returns_at
 from harness.text.patch.said import Bools, Said, bytes_at, code_at, words
 
 _TAIL, _FLAGS = np.uint64(1), np.uint64(3)
-_XOR = b"\x2e\x2e\x2e\x31\xc0"  # cs cs cs xorl %eax, %eax
+# A call of the function is the instruction that the kernel's constant has.
+_INLINED = {
+    "__static_call_return0": "xor5rax",
+    "__WARN_trap": "warninsn",  # 6.19 and later
+    "__raw_callee_save___native_queued_spin_unlock": "unlockinsn",  # 7.3
+}
 _TRAMP, _KEY = "__SCT__", "__SCK__"
 _VARIANTS = (
     "call",
     "nop",
-    "return 0",
+    "inline",
     "jump",
     "return",
     "conditional",
     "return before thunks",
 )
-_CALL, _NOP, _ZERO, _JMP, _RET, _JCC, _EARLY = range(7)
+_CALL, _NOP, _INLINE, _JMP, _RET, _JCC, _EARLY = range(7)
 
 
 def static_calls(program: Program, said: Said) -> Edits | None:
@@ -98,19 +102,21 @@ def _texts(
     tail: Bools,
 ) -> Edits:
     """Return what __static_call_transform() writes at each address."""
-    zero = np.uint64(said.address("__static_call_return0"))
     linked = code_at(program, address, 6)
     jcc = tail & (linked[:, 0] == 0x0F) & (linked[:, 1] & 0xF0 == 0x80)
     called = _translated(program, said, function)
-    variant = np.where(function == 0, _NOP, np.where(called == zero, _ZERO, _CALL))
+    inlined = _inlined(program, said)
+    known = np.isin(called, np.array(list(inlined), np.uint64))
+    variant = np.where(function == 0, _NOP, np.where(known, _INLINE, _CALL))
     variant = np.where(tail, np.where(function == 0, _RET, _JMP), variant)
     variant[jcc] = _JCC
     code = linked.copy()
     _put(code, variant == _CALL, near(b"\xe8", address, called))
     _put(code, variant == _JMP, near(b"\xe9", address, function))
     _put(code, variant == _RET, returns_at(said, address))
-    code[variant == _NOP, :5] = np.frombuffer(NOPS[5], np.uint8)
-    code[variant == _ZERO, :5] = np.frombuffer(_zero_of(program), np.uint8)
+    code[variant == _NOP, :5] = np.frombuffer(said.nop5, np.uint8)
+    for at, instruction in inlined.items():
+        code[(variant == _INLINE) & (called == at), :5] = instruction
     plain = np.uint64(said.address("__static_call_return"))
     if said.has("RETHUNK"):
         plain = np.uint64(said.variable("x86_return_thunk", 8) or 0)
@@ -136,9 +142,11 @@ def _put(code: U8, rows: Bools, new: U8) -> None:
     code[rows, : new.shape[1]] = new[rows]
 
 
-def _zero_of(program: Program) -> bytes:
-    """Return the kernel's instruction that clears %rax; its prefixes have changed."""
-    at = program.symbols.find("xor5rax")
-    if at is None:
-        return _XOR
-    return bytes_at(program, np.array([at], np.uint64), len(_XOR)).tobytes()
+def _inlined(program: Program, said: Said) -> dict[int, U8]:
+    """Return what a call is of each function that is inlined, by its address."""
+    pairs = [(said.address(one), said.address(by)) for one, by in _INLINED.items()]
+    return {
+        function: bytes_at(program, np.array([constant], np.uint64), 5)[0]
+        for function, constant in pairs
+        if function and constant
+    }

@@ -143,6 +143,7 @@ class Patcher:
         for number, at in enumerate(sites.address.tolist()):
             operation = sites.operations[int(sites.operation[number])]
             hooked = xen or (vsmp and operation.vsmp_calls)
+            hooked |= pointers.changed(operation.slot, operation.function)
             if hooked and int(sites.length[number]) >= _CALL:
                 target = pointers.target(operation.slot)
                 if pointers.does_nothing(target):

@@ -39,6 +39,29 @@ def test_init_text_is_patched_and_exit_text_is_not() -> None:
     assert code_of(kernel, edits, EXIT, 5) == NOPS[5]
 
 
+def test_up_to_5_12_nops_are_the_cpus_own_everywhere() -> None:
+    """arch_jump_label_transform_static(): in .exit.text, too, where it is a NOP."""
+    own = bytes.fromhex("6666666690")
+    kernel = Kernel({0: NOPS[5]}, exits=NOPS[5] * 2)
+    kernel.variables = {"table": (0, 0), "ideal_nops": (0, 0), "on": (0, 0)}
+    kernel.variables |= {"off": (1, 1)}
+    kernel.rodata = {"nop": own}
+    at = kernel.said().address("nop")
+    # the tenth pointer of a table whose entries lie sixteen apart from here on
+    table = kernel.address("table")
+    kernel.variables["ideal_nops"] = (0, table - 8 * 9)
+    kernel.variables["table"] = (0, at)
+    kernel.labels = [
+        (TEXT, GOAL, kernel.address("on")),
+        (EXIT, GOAL, kernel.address("on")),
+        (EXIT + 5, GOAL, kernel.address("off")),
+    ]
+    kernel.variables["table"] = (0, kernel.said().address("nop"))
+    edits = jump_labels(kernel.linked(), kernel.said())
+    assert code_of(kernel, edits, TEXT, 5) == own
+    assert code_of(kernel, edits, EXIT, 10) == own + NOPS[5]
+
+
 def test_a_kernel_without_the_table_has_no_such_step() -> None:
     """CONFIG_JUMP_LABEL=n."""
     kernel = Kernel()

@@ -29,7 +29,18 @@ def test_pointers_and_shifts_are_what_the_variables_hold() -> None:
     assert code_of(kernel, edits, TEXT + 0x10, 4) == bytes.fromhex("c1e81390")
 
 
-def test_a_variable_that_is_not_known_predicts_nothing() -> None:
-    """Its operands stay as linked: they will be seen to differ."""
+def test_of_a_variable_that_was_dropped_most_operands_tell() -> None:
+    """The one that differs is the wrong one."""
+    places = [TEXT, TEXT + 8, TEXT + 16]
+    kernel = Kernel(
+        {0: b"\x01" * 8 + b"\x02" * 8 + b"\x01" * 8},
+        tables={"runtime_ptr___names_cache": places},
+    )
+    edits = runtime_consts(kernel.linked(), kernel.said())
+    assert code_of(kernel, edits, TEXT, 24) == b"\x01" * 24
+
+
+def test_a_single_operand_predicts_nothing_of_itself() -> None:
+    """It stays as linked: it will be seen to differ."""
     kernel = Kernel({0: b"\x48\xb8"}, tables={"runtime_ptr_gone": [TEXT + 2]})
     assert runtime_consts(kernel.linked(), kernel.said()) is None

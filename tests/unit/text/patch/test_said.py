@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.text.patch.kind import NopTable
+from harness.text.patch.nops import NOPS
 from harness.text.patch.said import code_at, said_by, words
 from harness.variant import Platform
 from tests.builders.running import DATA, TEXT, Kernel
@@ -51,3 +53,19 @@ def test_code_ends_in_nops_at_its_sections_end() -> None:
     kernel = Kernel({0xFFE: b"\x01\x02"})
     code = code_at(kernel.linked(), np.array([TEXT + 0xFFE], np.uint64), 4)
     assert code.tobytes() == b"\x01\x02\x90\x90"
+
+
+def test_up_to_5_12_the_nops_are_those_that_the_kernel_chose() -> None:
+    """A pointer to the table of the CPU's vendor; later there is one table only."""
+    own = bytes.fromhex("6666666690")
+    kernel = Kernel(variables={"k8_nops": (0, 0), "ideal_nops": (0, 0)})
+    kernel.rodata = {"nop": own}
+    table = kernel.address("k8_nops")
+    assert kernel.said().nops is NopTable.P6
+    kernel.variables["ideal_nops"] = (0, table)
+    assert kernel.said().nops is NopTable.K8
+    kernel.variables["ideal_nops"] = (0, table - 8 * 9)
+    kernel.variables["k8_nops"] = (0, kernel.said().address("nop"))
+    assert kernel.said().nop5 == own
+    assert Kernel().said().nops is NopTable.P6
+    assert Kernel().said().nop5 == NOPS[5]

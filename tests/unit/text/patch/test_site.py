@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from harness.text.patch.site import alternatives
+from harness.text.patch.site import alternatives, paravirt_calls
 from tests.builders.elfwriter import Alternative
 from tests.builders.running import CODE, TEXT, Kernel, code_of, near
 from tests.builders.site import ALWAYS, SMAP, XENPV
@@ -63,3 +63,34 @@ def test_a_kernel_without_alternatives_has_no_such_step() -> None:
     """No table, no edit."""
     kernel = Kernel()
     assert alternatives(kernel.linked(), kernel.said([ALWAYS])) is None
+
+
+@pytest.mark.parametrize(
+    ("pointer", "wanted", "variant"),
+    [
+        (NATIVE, near(b"\xe8", TEXT, NATIVE), "direct call"),
+        (XEN, near(b"\xe8", TEXT, XEN), "direct call"),
+        (NOTHING, bytes.fromhex("660f1f4400"), "inline"),
+    ],
+)
+def test_paravirt_calls_go_where_the_machines_pointer_says(
+    pointer: int, wanted: bytes, variant: str
+) -> None:
+    """.parainstructions, up to 6.7: whatever was linked."""
+    kernel = Kernel(
+        functions={"native_write_msr": NATIVE, "_paravirt_nop": NOTHING},
+        variables={"pv_ops": (NATIVE, pointer)},
+    )
+    slot = kernel.address("pv_ops")
+    kernel.text[0] = b"\xff\x15" + struct.pack("<i", slot - TEXT - 6)
+    kernel.paravirt = [(TEXT, 0, 6)]
+    edits = paravirt_calls(kernel.linked(), kernel.said())
+    assert code_of(kernel, edits, TEXT, 5) == wanted
+    assert edits is not None
+    assert edits.counts() == {variant: 1}
+
+
+def test_a_kernel_without_paravirt_sites_has_no_such_step() -> None:
+    """6.8 and later: alternatives do it."""
+    kernel = Kernel()
+    assert paravirt_calls(kernel.linked(), kernel.said()) is None

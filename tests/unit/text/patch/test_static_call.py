@@ -13,6 +13,7 @@ THUNK, RETURN = TEXT + 0x600, TEXT + 0x640
 RETHUNK = 11 * 32 + 14
 PLAIN = b"\xc3\xcc\xcc\xcc\xcc"
 XOR = b"\x2e\x2e\x2e\x31\xc0"
+TRAP, WARN = bytes.fromhex("67480fb93a"), TEXT + 0x680
 
 
 def a_kernel(linked: bytes, function: int, *, tail: bool = False) -> Kernel:
@@ -21,10 +22,12 @@ def a_kernel(linked: bytes, function: int, *, tail: bool = False) -> Kernel:
         {0: linked, TRAMP - TEXT: near(b"\xe9", TRAMP, FUNCTION) + b"\x0f\xb9\xcc"},
         functions={
             "__static_call_return0": ZERO,
+            "__WARN_trap": WARN,
             "__static_call_return": RETURN,
             "__SCT__one": TRAMP,
         },
         variables={"__SCK__one": (FUNCTION, function), "x86_return_thunk": (0, THUNK)},
+        rodata={"xor5rax": XOR, "warninsn": TRAP},
     )
     site = (TEXT, kernel.address("__SCK__one") | tail)
     kernel.pairs[".static_call_sites"] = [site]
@@ -33,21 +36,24 @@ def a_kernel(linked: bytes, function: int, *, tail: bool = False) -> Kernel:
 
 @pytest.mark.parametrize(
     ("function", "wanted"),
-    [(OTHER, near(b"\xe8", TEXT, OTHER)), (0, NOPS[5]), (ZERO, XOR)],
+    [(OTHER, near(b"\xe8", TEXT, OTHER)), (0, NOPS[5]), (ZERO, XOR), (WARN, TRAP)],
 )
 def test_calls_are_what_the_key_says(function: int, wanted: bytes) -> None:
-    """A call, a NOP without a function, an instruction for `return 0`."""
+    """A call, a NOP without a function, the kernel's instruction for a few."""
     kernel = a_kernel(near(b"\xe8", TEXT, TRAMP), function)
     edits = static_calls(kernel.linked(), kernel.said())
     assert code_of(kernel, edits, TEXT, 6) == wanted + b"\xcc"
 
 
-def test_the_instruction_for_zero_is_the_kernels_own() -> None:
-    """Its prefixes have changed: the image has it."""
+def test_what_is_inlined_is_the_kernels_own() -> None:
+    """The prefixes have changed: the image has them, or it inlines nothing."""
     kernel = a_kernel(near(b"\xe8", TEXT, TRAMP), ZERO)
     kernel.rodata["xor5rax"] = bytes.fromhex("66664831c0")
     edits = static_calls(kernel.linked(), kernel.said())
     assert code_of(kernel, edits, TEXT, 5) == bytes.fromhex("66664831c0")
+    del kernel.rodata["xor5rax"]
+    edits = static_calls(kernel.linked(), kernel.said())
+    assert code_of(kernel, edits, TEXT, 5) == near(b"\xe8", TEXT, ZERO)
 
 
 @pytest.mark.parametrize(

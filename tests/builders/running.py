@@ -46,6 +46,7 @@ class Kernel:
         replacements: what .altinstr_replacement has.
         alternatives: (site's offset, replacement's offset, row).
         paravirt: (address, type, length) of each paravirt call.
+        entsize: what .altinstructions tells of its entries.
         names: the features' numbers by name.
     """
 
@@ -62,6 +63,7 @@ class Kernel:
     replacements: bytes = b""
     alternatives: Sequence[tuple[int, int, Alternative]] = ()
     paravirt: Sequence[tuple[int, int, int]] = ()
+    entsize: int = 0
     names: dict[str, int] = field(default_factory=dict)
 
     def address(self, name: str) -> int:
@@ -149,7 +151,7 @@ class Kernel:
                 here = at + len(data)
                 fields = (TEXT + site - here, CODE + replacement - (here + 4))
                 data += struct.pack("<ii", *fields) + row.pack(14)[8:]
-            writer.section(".altinstructions", data, address=at)
+            writer.section(".altinstructions", data, address=at, entsize=self.entsize)
             at += 0x1000
         if self.paravirt:
             rows = [struct.pack("<QBB6x", *row) for row in self.paravirt]

@@ -34,14 +34,14 @@ from harness.text.patch.xen_iret import xen_iret
 
 Stepping = Callable[[Program, Said], Edits | None]
 
-STEPS: tuple[Stepping, ...] = (
+_FIRST: tuple[Stepping, ...] = (
     xen_iret,
     runtime_consts,
     paravirt_calls,
     retpolines,
     return_sites,
-    alternatives,
-    call_thunks,
+)
+_LAST: tuple[Stepping, ...] = (
     endbr_seals,
     smp_locks,
     mcount_nops,
@@ -50,6 +50,18 @@ STEPS: tuple[Stepping, ...] = (
     static_calls,
     static_tramps,
 )
+
+
+def steps_of(program: Program) -> tuple[Stepping, ...]:
+    """Return the steps of the kernel ``program``, in its order.
+
+    Since 6.17, whose objtool tells the size of an alternative's entry, calls are counted
+    before alternatives make any more of them.
+    """
+    table = program.section(".altinstructions")
+    if table is not None and table.entsize:
+        return (*_FIRST, call_thunks, alternatives, *_LAST)
+    return (*_FIRST, alternatives, call_thunks, *_LAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ def predict(program: Program, said: Said) -> Prediction:
         FormatError: a table of the kernel makes no sense.
     """
     text, done = program, []
-    for stepping in STEPS:
+    for stepping in steps_of(program):
         edits = stepping(text, said)
         if edits is not None and len(edits):
             text = written(text, edits)

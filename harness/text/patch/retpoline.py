@@ -2,22 +2,37 @@
 
 Source: patch_retpoline() of arch/x86/kernel/alternative.c, 5.17 and later. What stands
 at a site is ``call``, ``cs call``, ``jmp``, ``cs jmp`` or ``jcc`` to the thunk of a
-register; the thunks are 32 bytes each, in the registers' order.
+register; the thunks are 32 bytes each, in the registers' order. What is left of a site
+behind the branch is filled; how, has changed twice (:class:`Fill`).
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.patch.edits import Edits, Step, edits_of
-from harness.text.patch.nops import NOPS
-from harness.text.patch.said import Said, code_at
+from harness.text.patch.endbr import POISON_6_18, poison_of
+from harness.text.patch.kind import Era, NopTable
+from harness.text.patch.nops import nops, text
+from harness.text.patch.said import IDEAL_NOPS, Said, code_at
 
 _THUNK_BYTES = 32  # RETPOLINE_THUNK_SIZE
 _CS, _CALL, _JMP, _INT3 = 0x2E, 0xE8, 0xE9, b"\xcc"
 _LFENCE = b"\x0f\xae\xe8"
+_STUFFED = 3  # CS prefixes at most
+
+
+class Fill(enum.Enum):
+    """How what is left of a site is filled."""
+
+    NOPS = enum.auto()  # 5.10's stable kernels: with the NOPs that the CPU wants
+    INT3 = enum.auto()  # an INT3 behind a jump, then NOPs
+    STUFFED = enum.auto()  # 6.18: INT3 behind a jump, before a call up to three CS
+
+
 _KEPT, _TRACKED, _FENCED, _PLAIN = "kept", "call depth thunk", "lfence", "indirect"
 
 
@@ -27,12 +42,20 @@ def retpolines(program: Program, said: Said) -> Edits | None:
     if sites is None or not said.address("__x86_indirect_thunk_array"):
         return None
     code = code_at(program, sites.address, 6)
-    found = _texts(said, sites.address.tolist(), [row.tobytes() for row in code])
+    codes = [row.tobytes() for row in code]
+    found = _texts(said, fill_of(program, said), sites.address.tolist(), codes)
     return edits_of(Step.RETPOLINE, list(found))
 
 
+def fill_of(program: Program, said: Said) -> Fill:
+    """Tell how the kernel fills a site, from what else it does."""
+    if said.address(IDEAL_NOPS):
+        return Fill.NOPS
+    return Fill.STUFFED if poison_of(program) == POISON_6_18 else Fill.INT3
+
+
 def _texts(
-    said: Said, addresses: list[int], codes: list[bytes]
+    said: Said, fill: Fill, addresses: list[int], codes: list[bytes]
 ) -> Iterator[tuple[int, bytes, str]]:
     thunks = said.address("__x86_indirect_thunk_array")
     calls = said.address("__x86_indirect_call_thunk_array")
@@ -40,6 +63,7 @@ def _texts(
     fenced = said.has("RETPOLINE_LFENCE")
     stay = said.has("RETPOLINE") and not fenced
     tracked = stay and said.has("CALL_DEPTH")
+    table = said.nops
     for at, code in zip(addresses, codes, strict=True):
         size = 6 if code[0] in (_CS, 0x0F) else 5
         linked = code[:size]
@@ -51,25 +75,30 @@ def _texts(
             relative = (goes - (at + size)) & 0xFFFFFFFF
             yield at, linked[:-4] + relative.to_bytes(4, "little"), _TRACKED
             continue
-        written = linked if stay else _indirect(linked, register, fenced=fenced)
+        fence = _LFENCE if fenced else b""
+        written = linked if stay else _indirect(linked, register, fence, fill, table)
         if stay or len(written) != size:  # no room for the fence
             yield at, linked, _KEPT
         else:
             yield at, written, _FENCED if fenced else _PLAIN
 
 
-def _indirect(linked: bytes, register: int, *, fenced: bool) -> bytes:
-    """Return the branch through the register itself, filled up with NOPs."""
+def _indirect(
+    linked: bytes, register: int, fence: bytes, fill: Fill, table: NopTable
+) -> bytes:
+    """Return the branch through the register itself, as long as the site if it fits."""
     code = b""
     opcode = linked[1] if linked[0] == _CS else linked[0]
     if opcode == 0x0F:  # jcc: the opposite one jumps over what follows
         code = bytes([0x70 + ((linked[1] & 0xF) ^ 1), len(linked) - 2])
         opcode = _JMP
-    if fenced:
-        code += _LFENCE
-    rex = b"\x41" if register >= 8 else b""
+    code += fence
     modrm = (0xD0 if opcode == _CALL else 0xE0) + (register & 7)
-    code += rex + bytes([0xFF, modrm])
-    if opcode == _JMP and len(code) < len(linked):
-        code += _INT3
-    return code + NOPS[max(len(linked) - len(code), 0)]
+    branch = (b"\x41" if register >= 8 else b"") + bytes([0xFF, modrm])
+    left = max(len(linked) - len(code) - len(branch), 0)
+    if opcode == _CALL and fill is Fill.STUFFED and left <= _STUFFED:
+        return code + bytes([_CS]) * left + branch
+    code += branch
+    if opcode == _JMP and fill is not Fill.NOPS:
+        code += _INT3 * (left if fill is Fill.STUFFED else min(left, 1))
+    return code + text(list(nops(len(code), len(linked), Era.E2, table)))

@@ -6,10 +6,11 @@ clears %rax for __static_call_return0(). Source: __static_call_transform() of
 arch/x86/kernel/static_call.c and kernel/static_call_inline.c.
 
 Sites are written when the kernel starts, those in .exit.text never again; a trampoline
-is when its key gets another function than it was linked with. A trampoline that lost its
-function before the kernel chose a return thunk keeps a plain return: apply_returns() mends
-only those that were linked as returns (__static_call_fixup()). When that was, only the
-trampoline itself tells, so that one bit is read from it: which of the two returns it is.
+is when its key gets another function than it was linked with. One that lost its function
+before the kernel chose a return thunk keeps a plain return: apply_returns() mends only
+those that were linked as returns (__static_call_fixup()); sites are written once more
+where there is static_call_force_reinit(). When that was, only the return itself tells, so
+that one bit is read from it: which of the two it is.
 """
 
 from __future__ import annotations
@@ -54,17 +55,30 @@ def static_calls(program: Program, said: Said) -> Edits | None:
     function = said.words(key)
     kept = ~is_patched(said, sites.address)
     function[kept] = words(program, key[kept])
-    return _texts(program, said, Step.STATIC_CALL, sites.address, function, tail)
+    edits = _texts(program, said, Step.STATIC_CALL, sites.address, function, tail)
+    if not said.address("static_call_force_reinit"):
+        _return_early(said, edits)
+    return edits
 
 
 def static_call_pads(program: Program, said: Said) -> Edits | None:
-    """Return the padding of the functions that sites call, where calls are counted."""
+    """Return the padding of the functions that sites call, where calls are counted.
+
+    That of a function which a key was linked with and has lost is written if the site
+    was meanwhile: its bytes tell, which are the template or NOPs.
+    """
     sites = parse_sites(program, SiteTable.STATIC_CALL_SITES)
     if sites is None or not said.has("CALL_DEPTH"):
         return None
-    key, tail = sites.target & ~_FLAGS, (sites.target & _TAIL) != 0
-    function = np.unique(said.words(np.unique(key[~tail])))
-    return paddings(said, function[is_counted(program, said, function)])
+    key = np.unique((sites.target & ~_FLAGS)[(sites.target & _TAIL) == 0])
+    function = np.unique(said.words(key))
+    lost = np.setdiff1d(words(program, key), function)
+    lost = lost[is_counted(program, said, lost)]
+    pads = paddings(said, lost)
+    code = code_at(said.image, pads.address, pads.code.shape[1])
+    was_called = (code == pads.code).all(axis=1)
+    function = function[is_counted(program, said, function)]
+    return paddings(said, np.concatenate([function, lost[was_called]]))
 
 
 def static_tramps(program: Program, said: Said) -> Edits | None:
@@ -85,12 +99,17 @@ def static_tramps(program: Program, said: Said) -> Edits | None:
     every = np.ones(int(moved.sum()), bool)
     step = Step.STATIC_TRAMP
     edits = _texts(program, said, step, tramp[moved], function[moved], every)
+    _return_early(said, edits)
+    return edits
+
+
+def _return_early(said: Said, edits: Edits) -> None:
+    """Make those returns plain that were written before the kernel chose a thunk."""
     plain = returns_at(said, edits.address, thunks=False)
     early = (code_at(said.image, edits.address, 5) == plain).all(axis=1)
     early &= (edits.variant == _RET) & (edits.code[:, :5] != plain).any(axis=1)
     edits.code[early, :5] = plain[early]
     edits.variant[early] = _EARLY
-    return edits
 
 
 def _texts(

@@ -96,3 +96,19 @@ def test_static_calls_are_counted_too() -> None:
         pad = function - PAD
         assert code_of(kernel, pads, pad, PAD) == template_at(pad, TEXT + 0x800)
     assert static_call_pads(kernel.linked(), kernel.said()) is None
+
+
+def test_a_function_that_a_key_has_lost_keeps_its_padding() -> None:
+    """If a site called it meanwhile: only the padding itself tells."""
+    kernel = a_kernel()
+    kernel.tables.clear()
+    kernel.text[0] = near(b"\xe8", TEXT, OTHER)
+    kernel.variables["__SCK__one"] = (FUNCTION, OTHER)
+    kernel.pairs[".static_call_sites"] = [(TEXT, kernel.address("__SCK__one"))]
+    linked, pad = kernel.linked(), FUNCTION - PAD
+    never = static_call_pads(linked, kernel.said([DEPTH]))
+    assert code_of(kernel, never, pad, PAD) == b"\x90" * PAD
+    kernel.text[pad - TEXT] = template_at(pad, TEXT + 0x800)
+    once = static_call_pads(linked, kernel.said([DEPTH]))
+    assert once is not None
+    assert sorted(once.address.tolist()) == [pad, OTHER - PAD]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.text.patch.edits import Step
-from harness.text.patch.predict import predict
+from harness.text.patch.predict import predict, steps_of
 from tests.builders.elfwriter import Alternative
 from tests.builders.running import TEXT, Kernel, near
 from tests.builders.site import SMAP
@@ -59,3 +61,18 @@ def test_tells_the_last_step_of_each_byte() -> None:
         Step.ALTERNATIVE,
         Step.SMP_LOCK,
     ]
+
+
+@pytest.mark.parametrize(
+    ("entsize", "last"), [(0, "call_thunks"), (14, "alternatives")]
+)
+def test_calls_are_counted_before_alternatives_since_6_17(
+    entsize: int, last: str
+) -> None:
+    """Its objtool tells the size of an entry, which is how we tell its kernels."""
+    kernel = a_kernel()
+    kernel.entsize = entsize
+    names = [step.__name__ for step in steps_of(kernel.linked())]
+    both = [name for name in names if name in ("call_thunks", "alternatives")]
+    assert both[-1] == last
+    assert len(both) == 2

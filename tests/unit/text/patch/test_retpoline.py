@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.text.patch.endbr import POISON_6_18
 from harness.text.patch.retpoline import retpolines
 from tests.builders.running import TEXT, Kernel, code_of, near
 
@@ -78,3 +79,48 @@ def test_call_depth_has_thunks_of_its_own(opcode: str, array: int) -> None:
     edits = retpolines(kernel.linked(), kernel.said([RETPOLINE, DEPTH]))
     wanted = near(bytes.fromhex(opcode), TEXT, array + 32 * R11)
     assert code_of(kernel, edits, TEXT, len(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("opcode", "register", "features", "wanted"),
+    [
+        ("e8", RAX, [], "2e2e2e ffd0"),
+        ("e8", R11, [], "2e2e 41ffd3"),
+        ("2ee8", R11, [], "2e2e2e 41ffd3"),
+        ("2ee8", RAX, [], "ffd0 0f1f4000"),
+        ("e9", RAX, [], "ffe0 cccccc"),
+        ("0f85", RAX, [], "7404 ffe0 cccc"),
+        ("e8", RAX, [RETPOLINE, LFENCE], "0faee8 ffd0"),
+    ],
+)
+def test_since_6_18_calls_are_stuffed_with_prefixes(
+    opcode: str, register: int, features: list[int], wanted: str
+) -> None:
+    """Up to three; behind a jump all is INT3. Its ENDBR poison tells the kernel."""
+    kernel = a_kernel(bytes.fromhex(opcode), register)
+    kernel.text[0x40] = b"\xb8" + POISON_6_18 + b"\xc3"
+    kernel.functions["apply_seal_endbr"] = 0x40
+    edits = retpolines(kernel.linked(), kernel.said(features))
+    code = bytes.fromhex(wanted)
+    assert code_of(kernel, edits, TEXT, len(code)) == code
+
+
+@pytest.mark.parametrize(
+    ("k8", "opcode", "wanted"),
+    [
+        (False, "e8", "ffd0 0f1f00"),
+        (False, "e9", "ffe0 0f1f00"),
+        (True, "e9", "ffe0 666690"),
+        (True, "2ee8", "ffd0 66666690"),
+    ],
+)
+def test_up_to_5_12_what_is_left_are_the_cpus_nops(
+    k8: bool, opcode: str, wanted: str
+) -> None:
+    """5.10's stable kernels have retpoline sites, and no INT3 behind a jump."""
+    kernel = a_kernel(bytes.fromhex(opcode), RAX)
+    kernel.variables = {"k8_nops": (0, 0), "ideal_nops": (0, 0)}
+    kernel.variables["ideal_nops"] = (0, kernel.address("k8_nops") * k8)
+    edits = retpolines(kernel.linked(), kernel.said())
+    code = bytes.fromhex(wanted)
+    assert code_of(kernel, edits, TEXT, len(code)) == code

@@ -125,3 +125,18 @@ def test_a_trampoline_emptied_before_the_thunk_was_chosen_returns_plainly() -> N
     assert code_of(kernel, early, TRAMP, 5) == PLAIN
     assert early is not None
     assert early.counts() == {"return before thunks": 1}
+
+
+@pytest.mark.parametrize("reinit", [False, True])
+def test_tail_calls_emptied_early_are_mended_where_the_kernel_does(
+    reinit: bool,
+) -> None:
+    """Without static_call_force_reinit() (6.1, 5.10) a plain return stays."""
+    kernel = a_kernel(near(b"\xe9", TEXT, TRAMP), 0, tail=True)
+    if reinit:
+        kernel.functions["static_call_force_reinit"] = 0x700
+    linked = kernel.linked()
+    kernel.text[0] = PLAIN
+    edits = static_calls(linked, kernel.said([RETHUNK]))
+    wanted = near(b"\xe9", TEXT, THUNK) if reinit else PLAIN
+    assert code_of(kernel, edits, TEXT, 5) == wanted

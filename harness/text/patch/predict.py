@@ -17,6 +17,12 @@ from harness.text.insn import I64
 from harness.text.patch.call_thunk import call_thunks
 from harness.text.patch.edits import Edits, Step, inside, offsets, written
 from harness.text.patch.endbr import endbr_seals
+from harness.text.patch.fineibt import (
+    fineibt,
+    fineibt_endbrs,
+    sealed_hashes,
+    sealed_preambles,
+)
 from harness.text.patch.jump_label import jump_labels
 from harness.text.patch.mcount import mcount_nops
 from harness.text.patch.retpoline import retpolines
@@ -38,11 +44,15 @@ _FIRST: tuple[Stepping, ...] = (
     xen_iret,
     runtime_consts,
     paravirt_calls,
+    fineibt,
+    fineibt_endbrs,
     retpolines,
     return_sites,
 )
 _LAST: tuple[Stepping, ...] = (
     endbr_seals,
+    sealed_preambles,
+    sealed_hashes,
     smp_locks,
     mcount_nops,
     jump_labels,

@@ -176,8 +176,11 @@ def session(
     kernel: Kernel,
     platform: Platform,
     config: MachineConfig = _USUAL,
+    equip: Callable[[Plan, str], Plan] | None = None,
 ) -> Iterator[Session]:
     """Yield a Session of ``kernel`` on ``platform``, paused at reset.
+
+    ``equip`` adds to the plan, given the machine's directory as QEMU sees it.
 
     Raises:
         See :func:`boot`.
@@ -196,6 +199,8 @@ def session(
             directory=toolbox.engine.path(mount),
         )
         plan = _PLANS[platform](request)
+        if equip is not None:
+            plan = equip(plan, request.directory)
         with machine.start(toolbox, plan, directory) as running:
             yield Session(running, kernel, platform)
 

@@ -2,28 +2,22 @@
 
 The archive is uncompressed newc (the kernel's initramfs buffer format), so that
 every kernel with BLK_DEV_INITRD takes it and none spends time on unpacking. The
-programs in it are ours (``guest/*.c``), compiled in the machine image and cached
-by the hash of source, compiler arguments and image.
+programs in it are ours (``guest/*.c``), compiled in the machine image.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from harness import cache
-from harness.container.job import Engine, Limits, Mount
+from harness.boot.compiler import compiled
+from harness.container.job import Engine
 from harness.elf.file import read_file
-from harness.errors import InfraError
 
 GUEST = Path(__file__).resolve().parent / "guest"
 COMPILE = ("gcc", "-std=gnu11", "-Wall", "-Werror", "-Os", "-static")
-COMPILE_S = 120.0
 MODULES_LIMIT = 40
 _NEEDS_NO_OTHER = b"\0depends=\0"  # in .modinfo
 _FLAT = "-Wl,--oformat=binary,-Ttext=0,-e,start,--build-id=none"
@@ -90,48 +84,9 @@ def program(toolbox: Toolbox, name: str) -> bytes:
     Raises:
         InfraError: the image's compiler does not compile it.
     """
-    digest = hashlib.sha256(repr((COMPILE, _PROGRAMS[name], toolbox.identity)).encode())
-    for source in sorted(GUEST.iterdir()):
-        digest.update(source.name.encode() + source.read_bytes())
-    directory = cache.cache_dir() / "guest"
-    path = directory / f"{name}-{digest.hexdigest()[:20]}"
-    with cache.locked(directory / ".lock"):
-        if not path.exists():
-            _compile(toolbox, name, path)
-        return path.read_bytes()
-
-
-def _compile(toolbox: Toolbox, name: str, result: Path) -> None:
-    engine = toolbox.engine
     arguments, sources = _PROGRAMS[name]
-    with tempfile.TemporaryDirectory(prefix="orc-cc-") as scratch:
-        # A copy: the container's user may not be allowed to read the original.
-        for source in GUEST.iterdir():
-            copy = Path(scratch) / source.name
-            shutil.copyfile(source, copy)
-            copy.chmod(0o644)
-        mount = Mount(Path(scratch), "/guest", writable=True)
-        where = engine.path(mount)
-        text: list[str] = []
-        done = engine.run(
-            toolbox.image,
-            [
-                *(*COMPILE, *arguments, "-o", f"{where}/{name}"),
-                *(f"{where}/{source}" for source in sources),
-            ],
-            mounts=(mount,),
-            limits=Limits(timeout_s=COMPILE_S),
-            on_text=text.append,
-        )
-        if done.returncode or done.timed_out:
-            raise InfraError(
-                f"cannot compile the guest's {name} in {toolbox.image} "
-                f"(exit {done.returncode}, deadline {COMPILE_S:g} s)\n{''.join(text)}",
-                hint="it needs gcc and libc6-dev; orc-harness doctor checks for them",
-            )
-        partial = result.with_suffix(".partial")
-        shutil.copyfile(Path(scratch) / name, partial)
-        partial.replace(result)
+    argv = (*COMPILE, *arguments)
+    return compiled(toolbox.engine, toolbox.image, name, argv, GUEST, sources)
 
 
 def guest(init: bytes, modules: Sequence[Path]) -> bytes:

@@ -14,7 +14,7 @@ from tests.builders.elfwriter import ElfWriter
 from tests.kernel.test_orc import GROUPS
 
 # Groups that other items are for, and the one that takes --dwarf to be looked at.
-OTHERS = {"boot", "readback", "runtime", "dwarf"}
+OTHERS = {"boot", "readback", "runtime", "shadow", "dwarf"}
 ROOT = Path(__file__).resolve().parents[2]
 
 

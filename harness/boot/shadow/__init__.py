@@ -1,0 +1,1 @@
+"""Shadow: every executed instruction's ORC entry against a shadow call stack."""

@@ -1,0 +1,132 @@
+"""Judge: what a boot with the plugin says of the table, entry by entry."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.boot.shadow.record import Mismatch, Record
+from harness.elf.orc import OrcTable, OrcType, describe, pack, unpack
+from harness.elf.program import Program
+from harness.finding import Finding
+
+RULE = "shadow/cfa"
+PLACES_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How often each entry of the sorted table was executed, and found true.
+
+    Attributes:
+        executed: u64[n], instructions executed while the entry held.
+        verified: u64[n], of them those whose claim was true.
+    """
+
+    executed: npt.NDArray[np.uint64]
+    verified: npt.NDArray[np.uint64]
+
+
+def seen(record: Record, table: OrcTable, known: npt.NDArray[np.bool_]) -> Seen:
+    """Return what ``record`` says of each row; ``known``: the table is about the pc."""
+    rows = table.find(record.pc)
+    held = known & (rows >= 0)
+    executed = np.zeros(len(table), dtype=np.uint64)
+    verified = np.zeros(len(table), dtype=np.uint64)
+    np.add.at(executed, rows[held], (record.verified + record.other)[held])
+    np.add.at(verified, rows[held], record.verified[held])
+    return Seen(executed, verified)
+
+
+def findings(
+    record: Record, table: OrcTable, program: Program, platform: str
+) -> tuple[Finding, ...]:
+    """Return one finding for each entry that was wrong, or each cause of many."""
+    by_row = sorted(record.mismatches, key=lambda one: (one.row, one.pc))
+    return tuple(
+        _finding(table, program, platform, list(group))
+        for _, group in itertools.groupby(by_row, key=lambda one: one.row)
+    )
+
+
+def _finding(
+    table: OrcTable, program: Program, platform: str, places: Sequence[Mismatch]
+) -> Finding:
+    first = places[0]
+    state = table.one(first.row)
+    back = program.location(first.returned).symbol if first.returned else ""
+    return Finding(
+        rule=RULE,
+        location=program.location(first.pc),
+        message="the caller's frame is not where the entry says, as calls tell",
+        declared=describe(state),
+        actual=_actual(state, first),
+        platforms=(platform,),
+        cause=f"callee {back} under {describe(state)}" if back else "",
+        window=tuple(_window(program, places)),
+    )
+
+
+def _actual(state: int, one: Mismatch) -> str:
+    """Say what the entry should have been, if any offset would do."""
+    entry = unpack(state)
+    offset = entry.sp_offset + one.truth - one.claimed
+    if not one.truth or not -0x8000 <= offset < 0x8000:
+        return "no frame is there"
+    return describe(pack(replace(entry, sp_offset=offset)))
+
+
+def _window(program: Program, places: Sequence[Mismatch]) -> Iterator[str]:
+    for one in places[:PLACES_SHOWN]:
+        place = program.location(one.pc)
+        yield f"{place}: {one.count} times; the first, with %rsp {one.rsp:#x},"
+        yield f"    claimed CFA {one.claimed:#x}, true {one.truth:#x},"
+        behind = f"    behind {program.location(one.previous)}"
+        if one.returned:
+            behind += f", back from {program.location(one.returned)}"
+        yield behind
+        if one.caller:
+            yield f"    innermost frame made at {program.location(one.caller)}"
+    if len(places) > PLACES_SHOWN:
+        yield f"and {len(places) - PLACES_SHOWN} places more"
+
+
+def counts(
+    record: Record, table: OrcTable, by_row: Seen, known: npt.NDArray[np.bool_]
+) -> dict[str, int]:
+    """Return what was done, by name, what matters most first."""
+    stateless = np.isin(table.type, (OrcType.UNDEFINED, OrcType.END_OF_STACK))
+    executed = by_row.executed
+    return {
+        "verified": int(record.verified.sum()),
+        "instructions": len(record.pc),
+        "orc_entries": len(table),
+        "entries_executed": int((executed > 0).sum()),
+        "entries_verified": int((by_row.verified > 0).sum()),
+        "mismatches": sum(one.count for one in record.mismatches),
+        "without_a_state": int(executed[stateless].sum()),
+        "without_a_table": int(record.other[~known].sum()),
+        **record.counts,
+    }
+
+
+def reason_against(record: Record, least: int) -> str:
+    """Say why ``record`` is no verdict, or nothing.
+
+    ``least`` is how many claims have to be found true by a boot that is one.
+    """
+    count = record.counts
+    verified = int(record.verified.sum())
+    if count.get("misread"):
+        return f"the plugin took %rsp for unchanged {count['misread']} times"
+    if verified < least:
+        return f"only {verified} claims were checked, expected {least}"
+    if not count.get("control_seen"):
+        return "control did not fail: a wrong entry went unseen"
+    if not count.get("control_clean"):
+        return "control: the entry was put back, yet it was not verified again"
+    return ""

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "insn.h"
+
+#include <string.h>
+
+/*
+ * What an opcode may write besides memory and fixed registers other than RSP:
+ * N nothing, R the register of ModRM.reg, M that of ModRM.rm, B both, X anything.
+ */
+static const char one_byte[] =
+	"MMRRNNXXMMRRNNXX" "MMRRNNXXMMRRNNXX" "MMRRNNXXMMRRNNXX" "MMRRNNXXNNNNNNXX"
+	"XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX" "XXXRXXXXXRXRNNNN" "NNNNNNNNNNNNNNNN"
+	"MMXMNNBBMMRRMRXX" "NXXXXXXXNNXXXXXX" "XXXXNNNNNNNNNNNN" "NNNNXNNNNNNNXNNN"
+	"MMXXXXMMXXXXXXXX" "MMMMXXXXXXXXXXXX" "XXXXNNNNXNXNNNNN" "XXXXNNMMNNNNNNMX";
+static const char two_bytes_0f[] =
+	"XMXXXXXXNNXNXNXX" "XXXXXXXXNXXXXXMN" "MXNXXXXXXXXXXXXX" "NNNNXXXXXXXXXXXX"
+	"RRRRRRRRRRRRRRRR" "XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX"
+	"NNNNNNNNNNNNNNNN" "MMMMMMMMMMMMMMMM" "XXNNMMXXXXXMMMMR" "MMXMXXRRRXMMRRRR"
+	"BBXMXXXMNNNNXNNN" "XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX";
+
+/* Bits of REX */
+#define REX_B 1
+#define REX_R 4
+
+static bool keeps_sp(const uint8_t *opcode, uint8_t rex)
+{
+	bool two = *opcode == 0x0f;
+	char writes = two ? two_bytes_0f[opcode[1]] : one_byte[*opcode];
+	uint8_t modrm = opcode[1 + two];
+	bool reg = (modrm >> 3 & 7) == 4 && !(rex & REX_R);
+	bool rm = modrm >> 6 == 3 && (modrm & 7) == 4 && !(rex & REX_B);
+
+	switch (writes) {
+	case 'N':
+		return true;
+	case 'R':
+		return !reg;
+	case 'M':
+		return !rm;
+	case 'B':
+		return !reg && !rm;
+	}
+	return false;
+}
+
+static bool is_prefix(uint8_t byte)
+{
+	switch (byte) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+		return true;
+	}
+	return false;
+}
+
+static void branch(struct insn *insn, enum flow flow, const uint8_t *end, size_t size)
+{
+	int32_t near;
+
+	memcpy(&near, end - sizeof(near), sizeof(near));
+	insn->flow = flow;
+	insn->target = behind(insn) + (size == 1 ? (int8_t)end[-1] : near);
+}
+
+static void ret(struct insn *insn, const uint8_t *immediate, uint16_t pops)
+{
+	uint16_t more = 0;
+
+	if (immediate)
+		memcpy(&more, immediate, sizeof(more));
+	insn->flow = RET;
+	insn->pops = pops + more;
+}
+
+static void two_bytes(struct insn *insn, uint8_t opcode, const uint8_t *end)
+{
+	if ((opcode & 0xf0) == 0x80)
+		branch(insn, JUMP, end, 4);
+	else if (opcode == 0x05 || opcode == 0x07 || opcode == 0x34 || opcode == 0x35)
+		insn->flow = FAR;
+}
+
+static void group5(struct insn *insn, uint8_t modrm)
+{
+	switch (modrm >> 3 & 7) {
+	case 2:
+		insn->flow = CALL_INDIRECT;
+		break;
+	case 4: case 5:
+		insn->flow = JUMP_INDIRECT;
+		break;
+	}
+}
+
+void decode(struct insn *insn, const uint8_t *code, size_t length)
+{
+	const uint8_t *at = code, *end = code + length;
+	uint8_t rex = 0;
+
+	insn->length = length;
+	insn->flow = PLAIN;
+	insn->target = 0;
+	insn->pops = 0;
+	while (at < end && is_prefix(*at))
+		at++;
+	if (at < end && (*at & 0xf0) == 0x40)
+		rex = *at++;
+	insn->keeps_sp = at < end && keeps_sp(at, rex);
+	if (at == end)
+		return;
+	switch (*at) {
+	case 0x0f:
+		two_bytes(insn, at[1], end);
+		break;
+	case 0x70 ... 0x7f: case 0xe0 ... 0xe3: case 0xeb:
+		branch(insn, JUMP, end, 1);
+		break;
+	case 0xe9:
+		branch(insn, JUMP, end, 4);
+		break;
+	case 0xe8:
+		branch(insn, CALL, end, 4);
+		break;
+	case 0xc2: case 0xca:
+		ret(insn, at + 1, *at == 0xca ? 8 : 0);
+		break;
+	case 0xc3: case 0xcb:
+		ret(insn, NULL, *at == 0xcb ? 8 : 0);
+		break;
+	case 0xcf:
+		insn->flow = IRET;
+		break;
+	case 0xff:
+		group5(insn, at[1]);
+		break;
+	}
+}

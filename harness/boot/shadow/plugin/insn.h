@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Instructions: what one does to the flow of control, and what the table claims of it.
+ */
+#ifndef INSN_H
+#define INSN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* harness/elf/orc.py, OrcReg and OrcType */
+enum orc_reg {
+	REG_UNDEFINED, REG_PREV_SP, REG_DX, REG_DI, REG_BP, REG_SP, REG_R10, REG_R13,
+	REG_BP_INDIRECT, REG_SP_INDIRECT, REG_AX, REG_COUNT,
+};
+
+enum orc_type {
+	TYPE_UNDEFINED, TYPE_END_OF_STACK, TYPE_CALL, TYPE_REGS, TYPE_REGS_PARTIAL,
+};
+
+/* Where control can be after an instruction, besides in a handler. */
+enum flow {
+	PLAIN,		/* behind it */
+	JUMP,		/* behind it, or at its target */
+	JUMP_INDIRECT,
+	CALL,		/* at its target */
+	CALL_INDIRECT,
+	RET,
+	IRET,
+	FAR,		/* with another privilege: syscall, sysret, sysexit */
+};
+
+#define NO_ROW (-1)
+
+/* One instruction of the guest, as it was last translated. */
+struct insn {
+	uint64_t pc;
+	uint64_t target;	/* of a direct jump or call */
+	uint64_t verified;	/* executions whose claim was true */
+	uint64_t other;		/* executions with another outcome, or without a claim */
+	int32_t row;		/* of the table, or NO_ROW; what it claims: */
+	int16_t sp_offset;
+	int16_t bp_offset;
+	uint8_t sp_reg;
+	uint8_t bp_reg;
+	uint8_t type;
+	bool intra;		/* a call to the inside of its own function */
+	uint8_t flow;
+	uint8_t length;
+	uint16_t pops;		/* bytes that a RET takes beside the address */
+	bool keeps_sp;		/* leaves RSP as it is, that is for sure */
+	uint32_t mismatch;	/* its record, counted from 1; 0 is none */
+} __attribute__((aligned(64)));
+
+static inline uint64_t behind(const struct insn *insn)
+{
+	return insn->pc + insn->length;
+}
+
+/* Fill in what the code of the instruction at insn->pc tells: flow to pops. */
+void decode(struct insn *insn, const uint8_t *code, size_t length);
+
+#endif

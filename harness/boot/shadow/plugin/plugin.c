@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A plugin of QEMU's TCG that checks the kernel's ORC table at every instruction the
+ * guest executes. Arguments:
+ *
+ *	table=FILE	the table (harness/boot/shadow/table.py)
+ *	out=PREFIX	where PREFIX.report and PREFIX.places go at the end
+ *	bounce=BYTES	that a hypervisor pushes below hardware frames
+ *	nested=on	the guest runs in a guest of ours
+ *
+ * It judges nothing: what the numbers mean is harness/boot/shadow/'s to say.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "check.h"
+#include "map.h"
+#include "qemu.h"
+#include "table.h"
+
+#define MAX_CPUS 64
+#define INSN_BYTES 16
+#define POOL 4096
+/* Below is the half of the user; the first TiBs above belong to a hypervisor. */
+#define KERNEL_HALF 0xffff880000000000
+
+int qemu_plugin_version = 4;
+
+static struct cpu cpus[MAX_CPUS];
+static struct map insns;	/* by address */
+static struct qemu_plugin_register *registers[REG_COUNT];
+static GByteArray *bytes;
+static const char *out = "shadow";
+
+static const char *const names[REG_COUNT] = {
+	[REG_SP] = "rsp", [REG_BP] = "rbp", [REG_AX] = "rax", [REG_DX] = "rdx",
+	[REG_DI] = "rdi", [REG_R10] = "r10", [REG_R13] = "r13",
+};
+
+uint64_t machine_register(enum orc_reg reg)
+{
+	bytes->len = 0;
+	qemu_plugin_read_register(registers[reg], bytes);
+	return *(uint64_t *)bytes->data;
+}
+
+bool machine_read(uint64_t address, void *data, size_t size)
+{
+	if (!qemu_plugin_read_memory_vaddr(address, bytes, size))
+		return false;
+	memcpy(data, bytes->data, size);
+	return true;
+}
+
+static void on_first(unsigned int vcpu, void *insn)
+{
+	step(&cpus[vcpu], insn, machine_register(REG_SP), true);
+}
+
+static void on_inner(unsigned int vcpu, void *insn)
+{
+	step(&cpus[vcpu], insn, machine_register(REG_SP), false);
+}
+
+/* Where the instruction before left RSP as it was; most do. */
+static void on_still(unsigned int vcpu, void *insn)
+{
+	step(&cpus[vcpu], insn, cpus[vcpu].rsp, false);
+}
+
+static struct insn *new_insn(void)
+{
+	static struct insn *pool;
+	static size_t left;
+
+	if (!left) {
+		left = POOL;
+		pool = aligned_alloc(sizeof(*pool), left * sizeof(*pool));
+		if (!pool)
+			abort();
+		memset(pool, 0, left * sizeof(*pool));
+	}
+	return &pool[--left];
+}
+
+static struct insn *insn_at(uint64_t pc)
+{
+	struct insn *insn = map_get(&insns, pc);
+
+	if (!insn) {
+		insn = new_insn();
+		insn->pc = pc;
+		map_put(&insns, pc, insn);
+	}
+	return insn;
+}
+
+static struct insn *translated(const struct qemu_plugin_insn *from)
+{
+	struct insn *insn = insn_at(qemu_plugin_insn_vaddr(from));
+	uint8_t code[INSN_BYTES] = { 0 };
+
+	qemu_plugin_insn_data(from, code, sizeof(code));
+	decode(insn, code, qemu_plugin_insn_size(from));
+	if (insn != control.insn)	/* its claim is wrong on purpose */
+		table_claim(insn);
+	return insn;
+}
+
+/* Tell whether the claim is computed from a register that is not RSP. */
+static bool reads_more(const struct insn *insn)
+{
+	return insn->type != TYPE_UNDEFINED && insn->type != TYPE_END_OF_STACK &&
+	       insn->sp_reg != REG_SP && insn->sp_reg != REG_SP_INDIRECT;
+}
+
+static void instrument(struct qemu_plugin_insn *at, struct insn *insn,
+		       const struct insn *before)
+{
+	enum qemu_plugin_cb_flags flags = QEMU_PLUGIN_CB_R_REGS;
+	qemu_plugin_vcpu_udata_cb_t callback = on_inner;
+
+	if (!before)
+		callback = on_first;
+	else if (before->keeps_sp)
+		callback = on_still;
+	if (callback == on_still && !reads_more(insn))
+		flags = QEMU_PLUGIN_CB_NO_REGS;
+	qemu_plugin_register_vcpu_insn_exec_cb(at, callback, flags, insn);
+}
+
+static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+{
+	size_t count = qemu_plugin_tb_n_insns(tb);
+	struct insn *before = NULL;
+
+	(void)id;
+	for (size_t i = 0; i < count; i++) {
+		struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
+		uint64_t pc = qemu_plugin_insn_vaddr(at);
+		struct insn *insn;
+
+		if (pc < KERNEL_HALF || (options.nested && !table_knows(pc)))
+			continue;
+		insn = translated(at);
+		instrument(at, insn, before);
+		before = insn;
+	}
+}
+
+static void on_cpu(qemu_plugin_id_t id, unsigned int vcpu)
+{
+	GArray *all = qemu_plugin_get_registers();
+
+	(void)id;
+	cpu_init(&cpus[vcpu]);
+	for (size_t i = 0; i < all->len; i++) {
+		qemu_plugin_reg_descriptor *one =
+			&g_array_index(all, qemu_plugin_reg_descriptor, i);
+
+		for (size_t reg = 0; reg < REG_COUNT; reg++)
+			if (names[reg] && !strcmp(one->name, names[reg]))
+				registers[reg] = one->handle;
+	}
+	g_array_free(all, TRUE);
+}
+
+/* The end: what was counted. */
+
+static FILE *output(const char *suffix)
+{
+	char *path = g_strconcat(out, suffix, NULL);
+	FILE *file = fopen(path, "wb");
+
+	if (!file)
+		perror(path);
+	g_free(path);
+	return file;
+}
+
+static void write_places(FILE *file)
+{
+	for (size_t i = 0; i < insns.size; i++) {
+		const struct insn *insn = insns.slots[i].value;
+
+		if (insn && insn->verified + insn->other)
+			fwrite((uint64_t[]){ insn->pc, insn->verified, insn->other },
+			       sizeof(uint64_t), 3, file);
+	}
+}
+
+static void write_report(FILE *file)
+{
+	const struct insn *insn = control.insn;
+
+	fprintf(file, "cpu_ms %ld\n", clock() / (CLOCKS_PER_SEC / 1000));
+	fprintf(file, "entries %" PRIu64 "\n", counts.entries);
+	fprintf(file, "frames_built %" PRIu64 "\n", counts.frames_built);
+	fprintf(file, "frames_moved %" PRIu64 "\n", counts.frames_moved);
+	fprintf(file, "adopted %" PRIu64 "\n", counts.adopted);
+	fprintf(file, "proved %" PRIu64 "\n", counts.proved);
+	fprintf(file, "abandoned %" PRIu64 "\n", counts.abandoned);
+	fprintf(file, "undecided %" PRIu64 "\n", counts.undecided);
+	fprintf(file, "misread %" PRIu64 "\n", counts.misread);
+	fprintf(file, "control_seen %d\n", control.seen);
+	fprintf(file, "control_clean %d\n",
+		control.seen && insn->verified > control.verified);
+	for (size_t i = 0; i < mismatch_count; i++) {
+		const struct mismatch *one = &mismatches[i];
+
+		if (one->count)
+			fprintf(file, "mismatch %#" PRIx64 " %" PRId32 " %" PRIu64
+				" %#" PRIx64 " %#" PRIx64 " %#" PRIx64 " %#" PRIx64
+				" %#" PRIx64 " %#" PRIx64 "\n",
+				one->insn->pc, one->insn->row, one->count,
+				one->claimed, one->truth, one->rsp, one->from,
+				one->returned, one->caller);
+	}
+	fprintf(file, "end\n");
+}
+
+static void at_exit(qemu_plugin_id_t id, void *data)
+{
+	FILE *places = output(".places"), *report = output(".report");
+
+	(void)id;
+	(void)data;
+	if (places) {
+		write_places(places);
+		fclose(places);
+	}
+	if (report) {
+		write_report(report);
+		fclose(report);
+	}
+}
+
+static bool take(const char *argument)
+{
+	if (g_str_has_prefix(argument, "table="))
+		return table_load(argument + strlen("table="));
+	if (g_str_has_prefix(argument, "out="))
+		out = argument + strlen("out=");
+	else if (g_str_has_prefix(argument, "bounce="))
+		options.bounce = strtoull(argument + strlen("bounce="), NULL, 0);
+	else if (!strcmp(argument, "nested=on"))
+		options.nested = true;
+	else
+		return false;
+	return true;
+}
+
+int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
+			char **argv)
+{
+	for (int i = 0; i < argc; i++)
+		if (!take(argv[i])) {
+			fprintf(stderr, "shadow: cannot use %s\n", argv[i]);
+			return -1;
+		}
+	if (strcmp(info->target_name, "x86_64") ||
+	    info->system.max_vcpus > MAX_CPUS) {
+		fprintf(stderr, "shadow: not made for %s with %d CPUs\n",
+			info->target_name, info->system.max_vcpus);
+		return -1;
+	}
+	bytes = g_byte_array_new();
+	qemu_plugin_register_vcpu_init_cb(id, on_cpu);
+	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
+	qemu_plugin_register_atexit_cb(id, at_exit, NULL);
+	return 0;
+}

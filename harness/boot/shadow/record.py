@@ -1,0 +1,94 @@
+"""Record: what the plugin left behind at the end of a boot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import InfraError
+
+_COLUMNS = 3  # of u64: address, verified, other
+_FIELDS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """An instruction whose claim was false; its context is that of the first time.
+
+    Attributes:
+        pc: the instruction.
+        row: of the sorted table, whose claim it is.
+        count: how often.
+        claimed: the CFA by the table.
+        truth: the CFA by the innermost live frame; 0 if none was known.
+        rsp: the stack pointer.
+        previous: the instruction executed before.
+        returned: the function that this one, a ret, came back from; else 0.
+        caller: the call or the entry that made the innermost frame, or 0.
+    """
+
+    pc: int
+    row: int
+    count: int
+    claimed: int
+    truth: int
+    rsp: int
+    previous: int
+    returned: int
+    caller: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One boot, instruction by instruction, as columns.
+
+    Attributes:
+        counts: what the plugin counted, by its names.
+        pc: u64[n], the kernel's instructions that were executed, sorted.
+        verified: u64[n], how often the claim at each was true.
+        other: u64[n], how often it was executed without: no claim, or not true.
+    """
+
+    counts: dict[str, int]
+    mismatches: tuple[Mismatch, ...]
+    pc: npt.NDArray[np.uint64]
+    verified: npt.NDArray[np.uint64]
+    other: npt.NDArray[np.uint64]
+
+
+def parse(report: bytes, places: bytes) -> Record:
+    """Return what ``PREFIX.report`` and ``PREFIX.places`` say.
+
+    Raises:
+        InfraError: they are not whole: QEMU did not come to its end.
+    """
+    lines = report.decode(errors="replace").splitlines()
+    if not lines or lines[-1] != "end" or len(places) % (8 * _COLUMNS):
+        raise InfraError(
+            f"the plugin left {len(report)} bytes of report and {len(places)} of "
+            "places, expected a report that ends with 'end'",
+            hint="QEMU was killed, or its disk is full",
+        )
+    counts: dict[str, int] = {}
+    mismatches: list[Mismatch] = []
+    for line in lines[:-1]:
+        name, *fields = line.split()
+        if name == "mismatch":
+            mismatches.append(Mismatch(*_numbers(line, fields, _FIELDS)))
+        else:
+            (counts[name],) = _numbers(line, fields, 1)
+    column = np.frombuffer(places, dtype="<u8").reshape(-1, _COLUMNS)
+    column = column[np.argsort(column[:, 0])]
+    return Record(counts, tuple(mismatches), column[:, 0], column[:, 1], column[:, 2])
+
+
+def _numbers(line: str, fields: list[str], count: int) -> list[int]:
+    try:
+        numbers = [int(field, 0) for field in fields]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise InfraError(f"the plugin wrote {line!r}, expected {count} numbers")
+    return numbers

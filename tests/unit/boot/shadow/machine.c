@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A machine that executes what a test says: the plugin's rules without QEMU. Built
+ * with plugin/check.c and what that needs; called through ctypes.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "map.h"
+
+static struct cpu cpu;
+static struct map insns, words;
+static uint64_t registers[REG_COUNT];
+
+uint64_t machine_register(enum orc_reg reg)
+{
+	return registers[reg];
+}
+
+bool machine_read(uint64_t address, void *data, size_t size)
+{
+	for (size_t i = 0; i < size; i += 8) {
+		uint64_t *word = map_get(&words, address + i);
+
+		if (!word)
+			return false;
+		memcpy((char *)data + i, word, 8);
+	}
+	return true;
+}
+
+void write_word(uint64_t address, uint64_t value)
+{
+	uint64_t *word = malloc(sizeof(*word));
+
+	*word = value;
+	map_put(&words, address, word);
+}
+
+void set_register(int reg, uint64_t value)
+{
+	registers[reg] = value;
+}
+
+void start(bool nested, uint64_t bounce)
+{
+	options = (struct options){ .nested = nested, .bounce = bounce };
+	counts = (struct counts){ 0 };
+	control = (struct control){ 0 };
+	mismatch_count = 0;
+	insns = words = (struct map){ 0 };
+	stack_forget();
+	cpu_init(&cpu);
+}
+
+struct insn *place(uint64_t pc, const uint8_t *code, size_t length)
+{
+	struct insn *insn = map_get(&insns, pc);
+
+	if (!insn) {
+		insn = aligned_alloc(64, sizeof(*insn));
+		memset(insn, 0, sizeof(*insn));
+		insn->pc = pc;
+		map_put(&insns, pc, insn);
+	}
+	decode(insn, code, length);
+	return insn;
+}
+
+void claim(struct insn *insn, int type, int reg, int offset, bool intra)
+{
+	insn->type = type;
+	insn->sp_reg = reg;
+	if (insn != control.insn)
+		insn->sp_offset = offset;
+	insn->intra = intra;
+}
+
+void execute(struct insn *insn, uint64_t rsp, bool first)
+{
+	step(&cpu, insn, rsp, first);
+}
+
+uint64_t verified(const struct insn *insn)
+{
+	return insn->verified;
+}
+
+int flow(const struct insn *insn)
+{
+	return insn->flow;
+}
+
+uint64_t target(const struct insn *insn)
+{
+	return insn->target;
+}
+
+bool still(const struct insn *insn)
+{
+	return insn->keeps_sp;
+}
+
+/* Fill in pc, count, claimed, truth and returned of the n-th claim that was false. */
+bool mismatch(size_t n, uint64_t *five)
+{
+	const struct mismatch *one = &mismatches[n];
+
+	if (n >= mismatch_count)
+		return false;
+	five[0] = one->insn->pc;
+	five[1] = one->count;
+	five[2] = one->claimed;
+	five[3] = one->truth;
+	five[4] = one->returned;
+	return true;
+}

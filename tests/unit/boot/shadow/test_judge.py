@@ -1,0 +1,144 @@
+"""What the plugin left becomes columns, counts and findings."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.boot.shadow import judge
+from harness.boot.shadow.record import Mismatch, parse
+from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType
+from harness.elf.program import Program
+from harness.errors import InfraError
+from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter
+
+GOOD = {"misread": 0, "control_seen": 1, "control_clean": 1}
+
+
+def report(**counts: int) -> bytes:
+    lines = [f"{name} {count}" for name, count in {**GOOD, **counts}.items()]
+    return "\n".join([*lines, "end", ""]).encode()
+
+
+def places(*rows: tuple[int, int, int]) -> bytes:
+    return b"".join(struct.pack("<3Q", *row) for row in rows)
+
+
+def test_the_record_is_sorted_columns() -> None:
+    """The plugin writes in the order of its hash."""
+    line = b"mismatch 0x10 1 7 0x100 0x108 0xf8 0xc 0 0x9\n"
+    found = parse(line + report(), places((0x20, 1, 2), (0x10, 3, 4)))
+
+    assert found.pc.tolist() == [0x10, 0x20]
+    assert found.verified.tolist() == [3, 1]
+    assert found.other.tolist() == [4, 2]
+    assert found.mismatches == (Mismatch(16, 1, 7, 256, 264, 248, 12, 0, 9),)
+    assert found.counts == GOOD
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (b"", b""),
+        (b"verified 1\n", b""),
+        (report(), b"1234567"),
+        (b"verified x\nend\n", b""),
+        (b"mismatch 0x10 1 7\nend\n", b""),
+    ],
+)
+def test_a_record_that_is_not_whole_is_no_verdict(text: bytes, rows: bytes) -> None:
+    """QEMU was killed while it wrote, or did not write at all."""
+    with pytest.raises(InfraError, match="plugin"):
+        parse(text, rows)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({}, ""),
+        ({"misread": 1}, "took %rsp for unchanged 1 times"),
+        ({"control_seen": 0}, "control did not fail"),
+        ({"control_clean": 0}, "not verified again"),
+    ],
+)
+def test_what_makes_a_run_no_verdict(counts: dict[str, int], reason: str) -> None:
+    """Our own faults are never the kernel's."""
+    found = parse(report(**counts), places((0x10, 5, 0)))
+
+    assert reason in judge.reason_against(found, least=5)
+    assert bool(judge.reason_against(found, least=5)) == bool(reason)
+    assert "only 5 claims" in judge.reason_against(replace(found, counts=GOOD), least=6)
+
+
+BASE = 0xFFFFFFFF81000000
+
+
+def orc_table() -> OrcTable:
+    """entry: regs(partial) at +0, call at +4; handler: no state."""
+    kinds = [OrcType.REGS_PARTIAL, OrcType.CALL, OrcType.UNDEFINED]
+    return OrcTable(
+        ip=np.array([BASE, BASE + 4, BASE + 8], dtype=np.uint64),
+        sp_offset=np.array([8, 16, 0], dtype=np.int16),
+        bp_offset=np.zeros(3, dtype=np.int16),
+        sp_reg=np.array([OrcReg.SP, OrcReg.SP, 0], dtype=np.uint8),
+        bp_reg=np.zeros(3, dtype=np.uint8),
+        type=np.array(kinds, dtype=np.uint8),
+        signal=np.array([True, False, False]),
+        raw=np.zeros(3, dtype=np.uint16),
+        format=OrcFormat.V3,
+        from_header=True,
+    )
+
+
+def linked() -> Program:
+    writer = ElfWriter(ET_EXEC)
+    text = writer.section(".text", bytes(16), address=BASE, flags=ALLOC | EXEC)
+    writer.symbol("entry", text, BASE, 8)
+    writer.symbol("callee", text, BASE + 8, 8)
+    return writer.program("vmlinux")
+
+
+def test_each_entry_has_its_counts() -> None:
+    """An instruction counts for the entry that holds there, foreign text for none."""
+    rows = ((BASE, 1, 0), (BASE + 2, 10, 5), (BASE + 9, 0, 7), (BASE + 0x99, 0, 3))
+    found, table = parse(report(), places(*rows)), orc_table()
+    known = np.array([True, True, True, False])
+    seen = judge.seen(found, table, known)
+
+    assert seen.executed.tolist() == [16, 0, 7]
+    assert seen.verified.tolist() == [11, 0, 0]
+    counts = judge.counts(found, table, seen, known)
+    assert counts["verified"] == 11
+    assert (counts["entries_executed"], counts["entries_verified"]) == (2, 1)
+    assert (counts["without_a_state"], counts["without_a_table"]) == (7, 3)
+
+
+def mismatch(pc: int, row: int, **more: int) -> bytes:
+    usual = {"count": 2, "claimed": 0x100, "truth": 0x178, "rsp": 0xF8}
+    usual |= {"previous": BASE, "returned": 0, "caller": 0, **more}
+    return " ".join(map(str, ("mismatch", pc, row, *usual.values()))).encode() + b"\n"
+
+
+def test_a_finding_for_each_entry_that_was_wrong() -> None:
+    """Its instructions are places of one; what would be right is said."""
+    lines = mismatch(BASE + 2, 0) + mismatch(BASE, 0) + mismatch(BASE + 4, 1, truth=0)
+    found = parse(lines + report(), b"")
+    first, second = judge.findings(found, orc_table(), linked(), "native")
+
+    assert str(first.location) == "entry"
+    assert first.declared == "sp+8 regs(partial)"
+    assert first.actual == "sp+128 regs(partial)"
+    assert any("entry+0x2: 2 times" in line for line in first.window)
+    assert (second.declared, second.actual) == ("sp+16 call", "no frame is there")
+    assert first.cause == second.cause == ""
+
+
+def test_a_callee_that_moved_the_stack_is_the_cause() -> None:
+    """In the words of the static finding, so that one entry of the baseline has both."""
+    found = parse(mismatch(BASE, 0, returned=BASE + 8) + report(), b"")
+    (finding,) = judge.findings(found, orc_table(), linked(), "native")
+
+    assert finding.key == "shadow/cfa:callee callee under sp+8 regs(partial)"

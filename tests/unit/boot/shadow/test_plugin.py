@@ -1,0 +1,125 @@
+"""What the plugin reads: the table's file, and instructions."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.boot.kernel_text import KernelText
+from harness.boot.shadow import table
+from harness.elf.orc import OrcFormat, OrcTable
+from tests.unit.boot.shadow.machine import COMPILER, library
+
+pytestmark = pytest.mark.skipif(not COMPILER, reason="no C compiler on this host")
+
+
+def decoded(code: str, pc: int = 0x1000) -> tuple[int, int, bool]:
+    """Return flow, target and keeps_sp of ``code``."""
+    lib, data = library(), bytes.fromhex(code)
+    lib.start(False, ctypes.c_uint64(0))
+    at = ctypes.c_uint64(
+        lib.place(ctypes.c_uint64(pc), data, ctypes.c_uint64(len(data)))
+    )
+    return lib.flow(at), lib.target(at), lib.still(at)
+
+
+PLAIN, JUMP, JUMP_INDIRECT, CALL, CALL_INDIRECT, RET, IRET, FAR = range(8)
+
+
+@pytest.mark.parametrize(
+    ("code", "flow", "target"),
+    [
+        ("90", PLAIN, 0),
+        ("e800010000", CALL, 0x1105),
+        ("e9fbffffff", JUMP, 0x1000),
+        ("ebfe", JUMP, 0x1000),
+        ("3e7402", JUMP, 0x1005),
+        ("0f8500010000", JUMP, 0x1106),
+        ("41ffd3", CALL_INDIRECT, 0),
+        ("2effe0", JUMP_INDIRECT, 0),
+        ("65ff2500000000", JUMP_INDIRECT, 0),
+        ("ff15aabbcc00", CALL_INDIRECT, 0),
+        ("f3c3", RET, 0),
+        ("c20800", RET, 0),
+        ("48cb", RET, 0),
+        ("48cf", IRET, 0),
+        ("0f05", FAR, 0),
+        ("480f07", FAR, 0),
+        ("ff30", PLAIN, 0),  # push (%rax)
+        ("0fb6c0", PLAIN, 0),
+    ],
+)
+def test_where_control_goes(code: str, flow: int, target: int) -> None:
+    """With any prefixes; a target only where the code tells one."""
+    assert decoded(code)[:2] == (flow, target)
+
+
+@pytest.mark.parametrize(
+    ("code", "keeps"),
+    [
+        ("4889c4", False),  # mov %rax, %rsp
+        ("4989c4", True),  # mov %rax, %r12
+        ("48890424", True),  # mov %rax, (%rsp)
+        ("488b2424", False),  # mov (%rsp), %rsp
+        ("4c8b2424", True),  # mov (%rsp), %r12
+        ("488d642408", False),  # lea 8(%rsp), %rsp
+        ("4883ec10", False),  # sub $16, %rsp
+        ("4839e0", True),  # cmp %rsp, %rax
+        ("4883c310", True),  # add $16, %rbx
+        ("50", False),
+        ("9c", False),
+        ("c9", False),
+        ("4894", False),  # xchg %rax, %rsp
+        ("f390", True),  # pause
+        ("0f1f440000", True),
+        ("f30f1efa", True),  # endbr64
+        ("480fb6e0", False),  # movzbl %al, %rsp
+        ("0fb6c0", True),
+        ("f7d8", True),
+        ("ff30", False),  # push (%rax)
+        ("48ffc4", False),  # inc %rsp
+        ("48ffc0", False),  # inc %rax: others of its group push
+        ("0f22d8", True),  # mov %rax, %cr3
+        ("0f01f8", True),  # swapgs
+        ("f348a5", True),  # rep movsq
+        ("bc00000000", False),  # mov $0, %esp
+    ],
+)
+def test_what_keeps_the_stack_pointer(code: str, keeps: bool) -> None:
+    """What may change it is never taken to keep it."""
+    assert decoded(code)[2] is keeps
+
+
+def orc_table() -> OrcTable:
+    ip = np.array([0x1000, 0x1004, 0x2000], dtype=np.uint64)
+    column = np.array([1, 2, 3], dtype=np.uint8)
+    offsets = np.array([8, -16, 24], dtype=np.int16)
+    return OrcTable(
+        ip=ip,
+        sp_offset=offsets,
+        bp_offset=offsets,
+        sp_reg=column,
+        bp_reg=column,
+        type=column,
+        signal=np.zeros(3, dtype=bool),
+        raw=np.zeros(3, dtype=np.uint16),
+        format=OrcFormat.V3,
+        from_header=True,
+    )
+
+
+def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Ranges and all; a file that was cut is refused."""
+    text = KernelText(((0x1000, 0x1010), (0x2000, 0x2001)), (0, 0), [], [])
+    path = tmp_path / "table"
+    data = table.columns(orc_table(), text, np.array([0x1000, 0x2000], dtype=np.uint64))
+    path.write_bytes(data)
+    lib = library()
+    assert lib.table_load(str(path).encode())
+    inside = [lib.table_knows(ctypes.c_uint64(at)) for at in (0xFFF, 0x100F, 0x1010)]
+    assert inside == [False, True, False]
+    path.write_bytes(data[:-1])
+    assert not lib.table_load(str(path).encode())

@@ -1,7 +1,7 @@
 """Matrix: the main job, all variants through all stages.
 
 Builds run one after another, each on all cores; what follows a build (validate,
-boot, compare) runs beside the next build, since a booting guest takes one core.
+boot, compare, shadow) runs beside the next build, since a booting guest takes one core.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.container.engine import connect
 from harness.errors import UserError
 from harness.progress import Progress
 from harness.result import RunResult, Stage, StageResult, run_result
-from harness.stages import boot, build, compare, readback, validate
+from harness.stages import boot, build, compare, readback, shadow, validate
 from harness.stages.guard import skipped
 from harness.stages.shop import Shop
 from harness.stages.subject import Subject
@@ -133,11 +133,15 @@ def boot_build(
     request: Request,
     directory: Path,
     platform: Platform,
-    probed: bool,
     board: Board,
+    *,
+    probed: bool = False,
+    shadowed: bool = False,
     on_stop: OnStop | None = None,
 ) -> tuple[list[StageResult], dict[str, str]]:
-    """Boot what is built in ``directory`` on ``platform``; compare it if ``probed``.
+    """Boot what is built in ``directory`` on ``platform``.
+
+    Then compare it if ``probed``, and check what it executes if ``shadowed``.
 
     With ``on_stop`` the machine stands at the first finding while that is called.
 
@@ -163,6 +167,8 @@ def boot_build(
         stages = [booted]
         if probed:
             stages += _probed(request, subject, result, line, on_stop)
+        if shadowed:
+            stages.append(shadow.stage(subject, result, line))
     return stages, dict(made.identity)
 
 
@@ -249,7 +255,13 @@ def _after_build(
     progress: Progress,
 ) -> list[StageResult]:
     if artifacts is None:
-        later = (Stage.VALIDATE, Stage.BOOT, Stage.READBACK, Stage.COMPARE)
+        later = (
+            Stage.VALIDATE,
+            Stage.BOOT,
+            Stage.READBACK,
+            Stage.COMPARE,
+            Stage.SHADOW,
+        )
         return [skipped(stage, wanted.name, "there is no build") for stage in later]
     found = kernel_build.find(artifacts.directory)
     validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
@@ -262,8 +274,9 @@ def _after_build(
     )
     booted, result = boot.stage(subject, progress)
     probed = _probed(request, subject, result, progress)
+    shadowed = shadow.stage(subject, result, progress)
     progress("done", 1, 1)
-    return [validated, booted, *probed]
+    return [validated, booted, *probed, shadowed]
 
 
 def _probed(

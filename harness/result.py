@@ -35,6 +35,7 @@ class Stage(enum.StrEnum):
     BOOT = "boot"
     READBACK = "readback"
     COMPARE = "compare"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ def command(
             help="Compare, and leave the machine stopped at the first finding, for gdb.",
         ),
     ] = False,
+    shadow: Annotated[
+        bool,
+        typer.Option("--shadow", help="Check every executed instruction's entry too."),
+    ] = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     qemu: options.QemuOption = None,
     xen: options.XenOption = None,
@@ -65,9 +69,10 @@ def command(
             request,
             build,
             platform,
-            compare or debug,
             lines,
-            _stand if debug else None,
+            probed=compare or debug,
+            shadowed=shadow,
+            on_stop=_stand if debug else None,
         )
     result = run_result("boot", str(build), stages, started=started, tools=tools)
     show(result, output)

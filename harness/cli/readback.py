@@ -44,6 +44,7 @@ def command(
     xen: options.XenOption = None,
     cpu: options.CpuOption = None,
     append: options.AppendOption = "",
+    xen_args: options.XenArgsOption = "",
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     output: options.FormatOption = options.Format.TEXT,
@@ -65,7 +66,9 @@ def command(
         else:
             request = matrix.Request(
                 runtime=runtime.value,
-                machine=options.machine_config(qemu, xen, cpu, append, timeout),
+                machine=options.machine_config(
+                    qemu, xen, cpu, append, xen_args, False, timeout
+                ),
                 seed=seed,
             )
             stages, tools = matrix.read_back_builds(

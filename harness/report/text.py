@@ -44,6 +44,14 @@ _SHOWN = {
         "controls_reported",
         "differ",
     ),
+    Stage.SHADOW: (
+        "verified",
+        "instructions",
+        "entries_verified",
+        "mismatches",
+        "undecided",
+        "control_seen",
+    ),
 }
 _STYLE = {
     Status.PASS: "green",

@@ -14,7 +14,7 @@ from harness.progress import silent
 from harness.pytest_plugin import Kernel
 from harness.report import text
 from harness.result import StageResult, Status
-from harness.stages import boot, compare
+from harness.stages import boot, compare, shadow
 from harness.stages.subject import Subject
 
 
@@ -63,3 +63,12 @@ def test_unwinder_agrees(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
     """The kernel's own unwinder and the static table see the same frames."""
     _, left = booted(kernel, kernel_toolbox)
     report(compare.stage(subject(kernel, kernel_toolbox), 0, left, silent))
+
+
+@pytest.mark.boot
+def test_what_is_executed_has_its_entries(
+    kernel: Kernel, kernel_toolbox: Toolbox
+) -> None:
+    """At every instruction the caller's frame is where the table says."""
+    _, left = booted(kernel, kernel_toolbox)
+    report(shadow.stage(subject(kernel, kernel_toolbox), left, silent))

@@ -1,0 +1,60 @@
+"""Shadow: what the kernel executes against its table, by a shadow call stack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.boot.machine import MissingMachine
+from harness.boot.outcome import BootResult
+from harness.boot.shadow.shadow import ShadowResult, shadow
+from harness.elf.program import load
+from harness.errors import ExitCode
+from harness.progress import Progress
+from harness.result import Stage, StageResult, Status
+from harness.stages.guard import Missing, guard, judged, skipped
+from harness.stages.subject import Subject
+
+
+def stage(
+    subject: Subject, booted: BootResult | None, progress: Progress
+) -> StageResult:
+    """Boot the kernel under the plugin that checks every instruction it executes.
+
+    It sees what the comparison of two unwinders cannot: an entry that is wrong in
+    the running kernel as in the image. A kernel that did not boot is not checked.
+    """
+    if booted is None:
+        return skipped(Stage.SHADOW, subject.name, "it did not boot")
+
+    def work() -> StageResult:
+        progress(f"checking what {subject.name} executes on {subject.platform}")
+        try:
+            result = shadow(
+                subject.toolbox(),
+                subject.kernel,
+                subject.platform,
+                subject.config,
+                load(subject.kernel.vmlinux),
+            )
+        except MissingMachine as exc:
+            raise Missing(exc.message, exc.hint or "") from exc
+        return _judged(subject, result, booted.seconds)
+
+    return guard(Stage.SHADOW, subject.name, work)
+
+
+def _judged(subject: Subject, result: ShadowResult, plain_s: float) -> StageResult:
+    again = [
+        replace(finding, reproduce=f"{subject.command} --shadow")
+        for finding in result.findings
+    ]
+    notes = [f"{result.seconds:.1f} s, without the plugin {plain_s:.1f} s"]
+    judgement = judged(Stage.SHADOW, subject.name, again, result.counts, notes)
+    if not result.reason or judgement.status is Status.FAIL:
+        return judgement
+    return replace(
+        judgement,
+        status=Status.ERROR,
+        reason=result.reason,
+        exit_code=ExitCode.INFRASTRUCTURE,
+    )

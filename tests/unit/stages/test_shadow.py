@@ -1,0 +1,89 @@
+"""What the shadow stage makes of a boot under the plugin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.boot.boot import Kernel
+from harness.boot.evidence import parse
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig, MissingMachine
+from harness.boot.outcome import BootResult
+from harness.boot.outcome import Status as BootStatus
+from harness.boot.shadow.judge import Seen
+from harness.boot.shadow.shadow import ShadowResult
+from harness.finding import Finding, Location
+from harness.progress import silent
+from harness.result import Stage, StageResult, Status
+from harness.stages import shadow
+from harness.stages.subject import Subject
+from harness.variant import Platform
+from tests.builders.machines import ScriptedEngine
+
+SUBJECT = Subject(
+    "kvm",
+    Platform.KVM,
+    Kernel(Path("/b/bzImage"), Path("/b/vmlinux")),
+    lambda: Toolbox(ScriptedEngine(), "machine"),
+    MachineConfig(),
+)
+BOOTED = BootResult(
+    BootStatus.BOOTED, Platform.KVM, "", parse(b"", "x"), "", seconds=2.5, deadline_s=9
+)
+NONE = np.zeros(0, dtype=np.uint64)
+CLEAN = ShadowResult({"verified": 7}, (), Seen(NONE, NONE), "", 6.0)
+WRONG = Finding("shadow/cfa", Location("vmlinux", "entry", 4), "not there")
+
+
+def staged(
+    monkeypatch: pytest.MonkeyPatch, result: ShadowResult | Exception
+) -> StageResult:
+    def boots(*_: object) -> ShadowResult:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(shadow, "shadow", boots)
+    monkeypatch.setattr(shadow, "load", lambda _: None)
+    return shadow.stage(SUBJECT, BOOTED, silent)
+
+
+def test_a_kernel_that_did_not_boot_is_not_checked() -> None:
+    """Its boot has said what is wrong."""
+    assert shadow.stage(SUBJECT, None, silent).status is Status.SKIP
+
+
+def test_a_clean_boot_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells how much slower it was."""
+    result = staged(monkeypatch, CLEAN)
+
+    assert (result.stage, result.status) == (Stage.SHADOW, Status.PASS)
+    assert result.notes == ("6.0 s, without the plugin 2.5 s",)
+
+
+def test_a_finding_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command boots it under the plugin once more."""
+    result = staged(monkeypatch, replace(CLEAN, findings=(WRONG,), reason="too few"))
+
+    assert result.status is Status.FAIL
+    assert result.findings[0].reproduce == (
+        "orc-harness boot /b --platform kvm --shadow"
+    )
+
+
+def test_a_boot_that_is_no_verdict_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control that did not fail is our fault, not the kernel's."""
+    result = staged(monkeypatch, replace(CLEAN, reason="control did not fail"))
+
+    assert (result.status, result.exit_code) == (Status.ERROR, 3)
+
+
+def test_a_machine_that_is_not_here_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its reason."""
+    result = staged(monkeypatch, MissingMachine("no kernel to host a guest"))
+
+    assert (result.status, result.reason) == (Status.MISS, "no kernel to host a guest")

@@ -38,8 +38,10 @@ def plugin(toolbox: Toolbox) -> bytes:
     return compiled(toolbox.engine, toolbox.image, _PLUGIN, _COMPILE, SOURCE, sources)
 
 
-def equip(toolbox: Toolbox, table: bytes, platform: Platform) -> Equip:
+def equip(toolbox: Toolbox, table: bytes, platform: Platform, *more: str) -> Equip:
     """Return what adds the plugin with ``table`` to a machine's plan.
+
+    ``more`` are arguments of the plugin beside the platform's.
 
     Raises:
         InfraError: the plugin cannot be compiled.
@@ -52,6 +54,7 @@ def equip(toolbox: Toolbox, table: bytes, platform: Platform) -> Equip:
             f"table={directory}/{_TABLE}",
             f"out={directory}/{PREFIX}",
             *_ARGUMENTS.get(platform, ()),
+            *more,
         ]
         return replace(
             plan,

@@ -67,7 +67,7 @@ def shadow(
     columns = table.columns(orc, text, table.starts(program))
     equipped = equip(toolbox, columns, platform)
     for _ in range(TRIES):
-        found, seconds, host = _booted(toolbox, kernel, platform, config, equipped)
+        found, seconds, host = run(toolbox, kernel, platform, config, equipped)
         if not any(
             begin < host + HOST_TEXT_BYTES and host < end for begin, end in text.ranges
         ):
@@ -77,14 +77,19 @@ def shadow(
     )
 
 
-def _booted(
+def run(
     toolbox: Toolbox,
     kernel: Kernel,
     platform: Platform,
     config: MachineConfig,
     equipped: Equip,
 ) -> tuple[record.Record, float, int]:
-    # Returns the text of a nested guest's host, too.
+    """Boot under the plugin; return what it left, how long it took, and the text of
+    a nested guest's host, else 0.
+
+    Raises:
+        See :func:`shadow`.
+    """
     with boot.session(toolbox, kernel, platform, config, equipped) as running:
         running.start()
         ended = running.end()

@@ -219,8 +219,8 @@ static void arrive(struct cpu *cpu, struct insn *insn, uint64_t rsp)
 			enter(cpu, insn, rsp);
 	} else if (!follows(cpu, insn, rsp) && (!options.nested || is_entry(insn))) {
 		enter(cpu, insn, rsp);
-	} else if (last->keeps_sp) {
-		counts.misread += rsp != cpu->rsp;
+	} else if (last->sp_known) {
+		counts.misread += rsp != cpu->rsp + last->sp_delta;
 	} else if (last->flow == CALL_INDIRECT) {
 		top(cpu->stack)->callee = insn->pc;
 	} else if (last->flow == RET && cpu->unpaired) {

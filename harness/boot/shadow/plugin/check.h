@@ -35,7 +35,7 @@ struct counts {
 	uint64_t proved;	/* ... and a ret took */
 	uint64_t abandoned;	/* ... or nobody ever came back to */
 	uint64_t undecided;	/* claims without a truth to compare with */
-	uint64_t misread;	/* RSP was changed by what keeps it: our fault */
+	uint64_t misread;	/* RSP is not what was worked out: our fault */
 };
 
 /* A claim that was false. What it says of the context is of the first time. */

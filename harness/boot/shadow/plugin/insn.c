@@ -18,17 +18,20 @@ static const char two_bytes_0f[] =
 	"NNNNNNNNNNNNNNNN" "MMMMMMMMMMMMMMMM" "XXNNMMXXXXXMMMMR" "MMXMXXRRRXMMRRRR"
 	"BBXMXXXMNNNNXNNN" "XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX" "XXXXXXXXXXXXXXXX";
 
-/* Bits of REX */
+#define REX 0x40
 #define REX_B 1
 #define REX_R 4
+#define REX_W 8
+
+#define RSP 4
 
 static bool keeps_sp(const uint8_t *opcode, uint8_t rex)
 {
 	bool two = *opcode == 0x0f;
 	char writes = two ? two_bytes_0f[opcode[1]] : one_byte[*opcode];
 	uint8_t modrm = opcode[1 + two];
-	bool reg = (modrm >> 3 & 7) == 4 && !(rex & REX_R);
-	bool rm = modrm >> 6 == 3 && (modrm & 7) == 4 && !(rex & REX_B);
+	bool reg = (modrm >> 3 & 7) == RSP && !(rex & REX_R);
+	bool rm = modrm >> 6 == 3 && (modrm & 7) == RSP && !(rex & REX_B);
 
 	switch (writes) {
 	case 'N':
@@ -41,6 +44,37 @@ static bool keeps_sp(const uint8_t *opcode, uint8_t rex)
 		return !reg && !rm;
 	}
 	return false;
+}
+
+/* Add to RSP, or subtract from it, an immediate; 0 if it is something else. */
+static int32_t adjusts_sp(const uint8_t *opcode, uint8_t rex)
+{
+	int32_t near;
+
+	if ((rex & ~REX_R) != (REX | REX_W) ||
+	    (opcode[1] != 0xc4 && opcode[1] != 0xec))	/* /0 and /5 of RSP */
+		return 0;
+	memcpy(&near, opcode + 2, sizeof(near));
+	if (*opcode == 0x83)
+		near = (int8_t)opcode[2];
+	return opcode[1] == 0xc4 ? near : -near;
+}
+
+static bool knows_sp(const uint8_t *opcode, uint8_t rex, int32_t *delta)
+{
+	*delta = 0;
+	switch (*opcode) {
+	case 0x50 ... 0x57: case 0x68: case 0x6a: case 0x9c:
+		*delta = -8;
+		return true;
+	case 0x58 ... 0x5f: case 0x9d:
+		*delta = 8;
+		return (*opcode & 7) != RSP || rex & REX_B;
+	case 0x81: case 0x83:
+		*delta = adjusts_sp(opcode, rex);
+		return *delta || keeps_sp(opcode, rex);
+	}
+	return keeps_sp(opcode, rex);
 }
 
 static bool is_prefix(uint8_t byte)
@@ -95,6 +129,7 @@ static void group5(struct insn *insn, uint8_t modrm)
 void decode(struct insn *insn, const uint8_t *code, size_t length)
 {
 	const uint8_t *at = code, *end = code + length;
+	bool narrow = false;
 	uint8_t rex = 0;
 
 	insn->length = length;
@@ -102,10 +137,11 @@ void decode(struct insn *insn, const uint8_t *code, size_t length)
 	insn->target = 0;
 	insn->pops = 0;
 	while (at < end && is_prefix(*at))
-		at++;
+		narrow |= *at++ == 0x66;
 	if (at < end && (*at & 0xf0) == 0x40)
 		rex = *at++;
-	insn->keeps_sp = at < end && keeps_sp(at, rex);
+	insn->sp_known = at < end && knows_sp(at, rex, &insn->sp_delta) &&
+			 !(narrow && insn->sp_delta);
 	if (at == end)
 		return;
 	switch (*at) {

@@ -49,7 +49,8 @@ struct insn {
 	uint8_t flow;
 	uint8_t length;
 	uint16_t pops;		/* bytes that a RET takes beside the address */
-	bool keeps_sp;		/* leaves RSP as it is, that is for sure */
+	bool sp_known;		/* what it adds to RSP is: */
+	int32_t sp_delta;
 	uint32_t mismatch;	/* its record, counted from 1; 0 is none */
 } __attribute__((aligned(64)));
 

@@ -7,6 +7,7 @@
  *	out=PREFIX	where PREFIX.report and PREFIX.places go at the end
  *	bounce=BYTES	that a hypervisor pushes below hardware frames
  *	nested=on	the guest runs in a guest of ours
+ *	idle=on		check nothing; bench/shadow.py compares with that
  *
  * It judges nothing: what the numbers mean is harness/boot/shadow/'s to say.
  */
@@ -29,11 +30,17 @@
 
 int qemu_plugin_version = 4;
 
-static struct cpu cpus[MAX_CPUS];
+/*
+ * The CPU that each of the machine's runs: itself, or that of a nested guest whose
+ * VMCB was the last to be run there.
+ */
+static struct cpu *running[MAX_CPUS];
+static struct map guests;	/* by the address of the VMCB */
 static struct map insns;	/* by address */
 static struct qemu_plugin_register *registers[REG_COUNT];
 static GByteArray *bytes;
 static const char *out = "shadow";
+static bool idle;
 
 static const char *const names[REG_COUNT] = {
 	[REG_SP] = "rsp", [REG_BP] = "rbp", [REG_AX] = "rax", [REG_DX] = "rdx",
@@ -57,18 +64,51 @@ bool machine_read(uint64_t address, void *data, size_t size)
 
 static void on_first(unsigned int vcpu, void *insn)
 {
-	step(&cpus[vcpu], insn, machine_register(REG_SP), true);
+	step(running[vcpu], insn, machine_register(REG_SP), true);
 }
 
 static void on_inner(unsigned int vcpu, void *insn)
 {
-	step(&cpus[vcpu], insn, machine_register(REG_SP), false);
+	step(running[vcpu], insn, machine_register(REG_SP), false);
 }
 
-/* Where the instruction before left RSP as it was; most do. */
-static void on_still(unsigned int vcpu, void *insn)
+/* Where it is known what the instruction before did to RSP, as of most. */
+static void on_known(unsigned int vcpu, void *insn)
 {
-	step(&cpus[vcpu], insn, cpus[vcpu].rsp, false);
+	struct cpu *cpu = running[vcpu];
+
+	step(cpu, insn, cpu->rsp + cpu->last->sp_delta, false);
+}
+
+static struct cpu *new_cpu(void)
+{
+	struct cpu *cpu = malloc(sizeof(*cpu));
+
+	if (!cpu)
+		abort();
+	cpu_init(cpu);
+	return cpu;
+}
+
+/* The host of nested guests is about to run one, whose VMCB is at RAX. */
+static void on_vmrun(unsigned int vcpu, void *unused)
+{
+	uint64_t vmcb = machine_register(REG_AX);
+
+	(void)unused;
+	if (!map_get(&guests, vmcb))
+		map_put(&guests, vmcb, new_cpu());
+	running[vcpu] = map_get(&guests, vmcb);
+}
+
+static bool is_vmrun(const struct qemu_plugin_insn *insn)
+{
+	static const uint8_t vmrun[] = { 0x0f, 0x01, 0xd8 };
+	uint8_t code[sizeof(vmrun)];
+
+	return qemu_plugin_insn_size(insn) == sizeof(vmrun) &&
+	       qemu_plugin_insn_data(insn, code, sizeof(code)) == sizeof(code) &&
+	       !memcmp(code, vmrun, sizeof(code));
 }
 
 static struct insn *new_insn(void)
@@ -125,9 +165,9 @@ static void instrument(struct qemu_plugin_insn *at, struct insn *insn,
 
 	if (!before)
 		callback = on_first;
-	else if (before->keeps_sp)
-		callback = on_still;
-	if (callback == on_still && !reads_more(insn))
+	else if (before->sp_known)
+		callback = on_known;
+	if (callback == on_known && !reads_more(insn))
 		flags = QEMU_PLUGIN_CB_NO_REGS;
 	qemu_plugin_register_vcpu_insn_exec_cb(at, callback, flags, insn);
 }
@@ -143,6 +183,10 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 		uint64_t pc = qemu_plugin_insn_vaddr(at);
 		struct insn *insn;
 
+		if (options.nested && is_vmrun(at))
+			qemu_plugin_register_vcpu_insn_exec_cb(at, on_vmrun,
+							       QEMU_PLUGIN_CB_R_REGS,
+							       NULL);
 		if (pc < KERNEL_HALF || (options.nested && !table_knows(pc)))
 			continue;
 		insn = translated(at);
@@ -156,7 +200,7 @@ static void on_cpu(qemu_plugin_id_t id, unsigned int vcpu)
 	GArray *all = qemu_plugin_get_registers();
 
 	(void)id;
-	cpu_init(&cpus[vcpu]);
+	running[vcpu] = new_cpu();
 	for (size_t i = 0; i < all->len; i++) {
 		qemu_plugin_reg_descriptor *one =
 			&g_array_index(all, qemu_plugin_reg_descriptor, i);
@@ -248,6 +292,8 @@ static bool take(const char *argument)
 		options.bounce = strtoull(argument + strlen("bounce="), NULL, 0);
 	else if (!strcmp(argument, "nested=on"))
 		options.nested = true;
+	else if (!strcmp(argument, "idle=on"))
+		idle = true;
 	else
 		return false;
 	return true;
@@ -269,7 +315,8 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
 	}
 	bytes = g_byte_array_new();
 	qemu_plugin_register_vcpu_init_cb(id, on_cpu);
-	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
+	if (!idle)
+		qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
 	qemu_plugin_register_atexit_cb(id, at_exit, NULL);
 	return 0;
 }

@@ -97,9 +97,14 @@ uint64_t target(const struct insn *insn)
 	return insn->target;
 }
 
-bool still(const struct insn *insn)
+bool known(const struct insn *insn)
 {
-	return insn->keeps_sp;
+	return insn->sp_known;
+}
+
+int delta(const struct insn *insn)
+{
+	return insn->sp_delta;
 }
 
 /* Fill in pc, count, claimed, truth and returned of the n-th claim that was false. */
@@ -115,4 +120,20 @@ bool mismatch(size_t n, uint64_t *five)
 	five[3] = one->truth;
 	five[4] = one->returned;
 	return true;
+}
+
+/* Decode many at once: 16 bytes of code, address and length of each. */
+void decode_many(size_t count, const uint8_t (*code)[16], const uint64_t *address,
+		 const uint8_t *length, uint8_t *flows, uint64_t *targets, uint8_t *known,
+		 int32_t *delta)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct insn insn = { .pc = address[i] };
+
+		decode(&insn, code[i], length[i]);
+		flows[i] = insn.flow;
+		targets[i] = insn.target;
+		known[i] = insn.sp_known;
+		delta[i] = insn.sp_delta;
+	}
 }

@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL:
         )
         loaded = ctypes.CDLL(str(made))
     loaded.place.restype = loaded.verified.restype = loaded.target.restype = _WORD
-    loaded.still.restype = loaded.mismatch.restype = ctypes.c_bool
+    loaded.known.restype = loaded.mismatch.restype = ctypes.c_bool
     loaded.table_load.restype = loaded.table_knows.restype = ctypes.c_bool
     return loaded
 

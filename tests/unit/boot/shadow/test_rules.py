@@ -313,7 +313,7 @@ def test_what_a_hypervisor_pushes_below_the_frame() -> None:
     assert machine.run(H + 3, NOP, frame, (PARTIAL, 0)) == 1
 
 
-def test_a_still_instruction_that_moves_the_stack_is_our_fault() -> None:
+def test_a_stack_pointer_that_was_not_worked_out_is_our_fault() -> None:
     """It is counted, so that the run is no verdict."""
     machine = Machine()
     machine.run(F, NOP, TOP - 0x80)

@@ -1,0 +1,109 @@
+"""The shadow stack on a real kernel: what it decodes, and what it must see."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.boot.shadow.judge import RULE
+from harness.boot.shadow.shadow import shadow
+from harness.elf.orc import parse_orc
+from harness.elf.program import load
+from harness.pytest_plugin import Kernel
+from harness.text.decode import decode_program
+from harness.text.effect import Form, effects_of
+from harness.text.insn import InsnKind, Insns
+from tests.system.test_compare import WRONG, bootable, spoilt
+from tests.unit.boot.shadow.machine import COMPILER, library
+
+# InsnKind -> enum flow of plugin/insn.h; what is not here is PLAIN.
+FLOWS = {
+    InsnKind.JMP: {1},
+    InsnKind.JCC: {1},
+    InsnKind.JMP_INDIRECT: {2},
+    InsnKind.CALL: {3},
+    InsnKind.CALL_INDIRECT: {4},
+    InsnKind.RET: {5},
+    InsnKind.END: {6, 7},  # iret; sysret and sysexit
+}
+# What the effect of an instruction on %rsp is, of those that write it or %rbp.
+PUSHES, POPS = -8, 8
+KEEPS = (Form.MOV_BP_SP, Form.LOAD_BP, Form.SET_BP, Form.STORE_BP, Form.NONE)
+BRANCHES = (InsnKind.CALL, InsnKind.CALL_INDIRECT, InsnKind.RET, InsnKind.END)
+SYSCALL = b"\x0f\x05"
+
+
+def sp_deltas(insns: Insns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return what each instruction adds to %rsp, and where that is a constant."""
+    true = np.zeros(len(insns), np.int64)
+    fixed = ~insns.of_kind(*BRANCHES)
+    effects = effects_of(insns)
+    form = effects.form
+    constant = np.isin(form, (Form.MOVE, Form.PUSH_BP, Form.POP_BP, *KEEPS))
+    moved = np.where(form == Form.MOVE, effects.delta, 0)
+    moved[form == Form.PUSH_BP], moved[form == Form.POP_BP] = PUSHES, POPS
+    true[effects.row], fixed[effects.row] = moved, constant
+    return true, fixed
+
+
+@pytest.mark.static
+@pytest.mark.skipif(not COMPILER, reason="no C compiler on this host")
+def test_the_plugin_decodes_as_the_verifier_does(kernel: Kernel) -> None:
+    """Every instruction of the kernel: where control goes, what is added to %rsp."""
+    if not kernel.build.kernels:
+        pytest.skip(f"SKIP: {kernel.build.root} has no vmlinux")
+    insns = decode_program(load(kernel.build.kernels[0]))
+    insns = insns.take(np.flatnonzero(~insns.of_kind(InsnKind.BAD)))
+    count = len(insns)
+    code = np.ascontiguousarray(insns.code[np.arange(count)])
+    flows, known = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+    targets, delta = np.zeros(count, np.uint64), np.zeros(count, np.int32)
+    columns = (code, insns.address, insns.size, flows, targets, known, delta)
+    pointers = [ctypes.c_void_p(column.ctypes.data) for column in columns]
+    library().decode_many(ctypes.c_size_t(count), *pointers)
+
+    for kind in InsnKind:
+        rows = insns.of_kind(kind)
+        allowed = FLOWS.get(kind, {0})
+        odd = rows & ~np.isin(flows, list(allowed))
+        odd &= ~((code[:, 0] == SYSCALL[0]) & (code[:, 1] == SYSCALL[1]))
+        where = [hex(at) for at in insns.address[odd][:5].tolist()]
+        assert not odd.any(), (kind, where)
+    direct = insns.of_kind(InsnKind.CALL, InsnKind.JMP, InsnKind.JCC)
+    assert (targets[direct] == insns.target[direct]).all()
+    true, fixed = sp_deltas(insns)
+    wrong = (known != 0) & (~fixed | (delta != true))
+    assert not wrong.any(), [hex(at) for at in insns.address[wrong][:5].tolist()]
+    # It is there to save time, so that most must be known.
+    assert known.sum() > 0.95 * fixed.sum()
+
+
+@pytest.mark.boot
+def test_entries_that_are_wrong_are_seen(
+    kernel: Kernel, kernel_toolbox: Toolbox
+) -> None:
+    """Each of one function that was executed, and nothing else but what is known."""
+    subject = bootable(kernel)
+    program = load(subject.vmlinux)
+    first = program.symbols.find(WRONG)
+    assert first is not None
+    result = shadow(
+        kernel_toolbox, subject, kernel.platform, MachineConfig(), spoilt(program)
+    )
+
+    assert not result.reason
+    wrong = [f for f in result.findings if "error_entry" not in f.cause]
+    assert {f.location.symbol for f in wrong} == {WRONG}
+    assert {f.rule for f in wrong} == {RULE}
+    table = parse_orc(program)
+    assert table is not None
+    rows = np.flatnonzero(
+        (table.sorted().ip == np.uint64(first)) & (result.seen.executed > 0)
+    )
+    assert rows.size
+    assert not result.seen.verified[rows].any()

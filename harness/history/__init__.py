@@ -1,0 +1,1 @@
+"""History: what several runs say together."""

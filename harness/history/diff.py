@@ -1,0 +1,129 @@
+"""Diff: two runs told apart by their findings' keys: new, known, fixed, unseen.
+
+A key holds no address and no offset, so that a rebuild alone makes no difference. What
+is not found any more is fixed only where the later run looked and came to a verdict;
+where it did not, the finding is unseen, which is no good news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.finding import Finding
+from harness.result import RunResult, Stage, Status
+
+VERDICTS = (Status.PASS, Status.FAIL)
+
+Place = tuple[Stage, str]  # stage and variant
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One finding of either run.
+
+    Attributes:
+        finding: as the later run has it, or else the earlier.
+        reviewed: whether an entry of the baseline covers it there.
+        variants: the variants in which it was found there, sorted.
+    """
+
+    finding: Finding
+    reviewed: bool
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What became of all findings from run ``before`` to run ``after``."""
+
+    before: str
+    after: str
+    new: tuple[Change, ...]
+    known: tuple[Change, ...]
+    fixed: tuple[Change, ...]
+    unseen: tuple[Change, ...]
+
+    @property
+    def worse(self) -> bool:
+        """Whether there is something new that nobody has reviewed."""
+        return any(not change.reviewed for change in self.new)
+
+
+def diff(before: RunResult, after: RunResult) -> Diff:
+    """Return what became of the findings of ``before`` in ``after``."""
+    was, now = _sightings(before), _sightings(after)
+    gone = {key: seen for key, seen in was.items() if key not in now}
+    fixed = {key for key, seen in gone.items() if _looked(seen, before, after)}
+    return Diff(
+        before.run_id,
+        after.run_id,
+        new=_changes(now, now.keys() - was.keys()),
+        known=_changes(now, now.keys() & was.keys()),
+        fixed=_changes(was, fixed),
+        unseen=_changes(was, gone.keys() - fixed),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    finding: Finding
+    reviewed: bool
+    place: Place
+
+
+def _sightings(run: RunResult) -> dict[str, list[_Sighting]]:
+    found: dict[str, list[_Sighting]] = {}
+    for sighting in _all(run):
+        found.setdefault(sighting.finding.key, []).append(sighting)
+    return found
+
+
+def _all(run: RunResult) -> Iterator[_Sighting]:
+    for stage in run.stages:
+        place = (stage.stage, stage.variant)
+        yield from (_Sighting(finding, False, place) for finding in stage.findings)
+        yield from (_Sighting(finding, True, place) for finding in stage.known)
+
+
+def _looked(seen: list[_Sighting], before: RunResult, after: RunResult) -> bool:
+    """Tell whether ``after`` judged every place where ``before`` saw the finding."""
+    called = _names(before, after)
+    judged = places(after)
+    return all(
+        (stage, called.get(variant, variant)) in judged
+        for stage, variant in (sighting.place for sighting in seen)
+    )
+
+
+def _names(before: RunResult, after: RunResult) -> dict[str, str]:
+    """Return what ``after`` calls the variants of ``before``, where it differs.
+
+    A build that is judged alone is called as its directory, which may be another each
+    time.
+    """
+    old, new = ({stage.variant for stage in run.stages} for run in (before, after))
+    return dict(zip(old, new, strict=True)) if len(old) == len(new) == 1 else {}
+
+
+def places(run: RunResult) -> frozenset[Place]:
+    """Return the places in which ``run`` came to a verdict each time."""
+    judged, without = set[Place](), set[Place]()
+    for stage in run.stages:
+        group = judged if stage.status in VERDICTS else without
+        group.add((stage.stage, stage.variant))
+    return frozenset(judged - without)
+
+
+def _changes(
+    found: dict[str, list[_Sighting]], keys: set[str] | frozenset[str]
+) -> tuple[Change, ...]:
+    changes = [
+        Change(
+            found[key][0].finding,
+            all(sighting.reviewed for sighting in found[key]),
+            tuple(sorted({sighting.place[1] for sighting in found[key]})),
+        )
+        for key in keys
+    ]
+    return tuple(sorted(changes, key=lambda change: change.finding.order))

@@ -1,0 +1,48 @@
+"""Summary: one run of many, in a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.history.diff import VERDICTS
+from harness.result import RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a list of runs tells of each.
+
+    Attributes:
+        exit_code: what its process exited with.
+        new: how many findings were new.
+        known: how many were known.
+        judged: how many stages came to a verdict.
+        stages: how many there were.
+    """
+
+    run_id: str
+    started: str
+    seconds: float
+    profile: str
+    tree: str
+    exit_code: int
+    new: int
+    known: int
+    judged: int
+    stages: int
+
+
+def summary(run: RunResult) -> Summary:
+    """Return ``run`` in a line."""
+    return Summary(
+        run.run_id,
+        run.started,
+        run.seconds,
+        run.profile,
+        run.tree,
+        int(run.exit_code),
+        sum(len(stage.findings) for stage in run.stages),
+        sum(len(stage.known) for stage in run.stages),
+        sum(stage.status in VERDICTS for stage in run.stages),
+        len(run.stages),
+    )

@@ -1,0 +1,1 @@
+"""Store: what runs came to, kept in a database."""

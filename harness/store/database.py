@@ -1,0 +1,231 @@
+"""Database: where runs are kept: SQLite in the cache directory, or what a URL names.
+
+SQLite has one writer at a time and begins a transaction when we say so; PostgreSQL
+is asked through psycopg. Whatever a database does to us is one InfraError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from harness.cache import cache_dir
+from harness.errors import FormatError, HarnessError, InfraError, UserError
+from harness.store import schema
+
+DEFAULT = "default"  # the word for SQLite in the cache directory
+FILE = "history.sqlite"
+
+_BUSY_TIMEOUT_S = 30
+_CONNECT_TIMEOUT_S = 10
+_STATEMENT_TIMEOUT_S = 120
+_SCHEMA_LOCK = 0x6F72632D68  # "orc-h": who makes the tables holds it
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+_NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One that is open and has our tables; ``name`` is its URL without a password."""
+
+    engine: Engine
+    name: str
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Yield a session that sees one state of the database.
+
+        Raises:
+            InfraError: the database failed.
+        """
+        with (
+            _translated(self.name),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Yield a session whose changes are made when it ends, all of them or none.
+
+        Raises:
+            InfraError: the database failed, and is as it was.
+        """
+        writer = self.engine.execution_options(writes=True)
+        with (
+            _translated(self.name),
+            Session(writer) as session,
+            session.begin(),
+        ):
+            yield session
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL that ``text`` is, or that the file which it names has.
+
+    Raises:
+        UserError: it is no database that we can use.
+    """
+    if text == DEFAULT:
+        text = str(cache_dir() / FILE)
+    if "://" not in text:
+        return URL.create("sqlite", database=str(Path(text).absolute()))
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as exc:
+        # what it says may have the password in it
+        raise UserError(
+            "the store's URL cannot be read",
+            hint="a file, or postgresql://user@host/database",
+        ) from exc
+    if url.drivername not in _DRIVERS or not url.database:
+        raise UserError(
+            f"{_name(url)} is no store that we can use",
+            hint="a file, sqlite:////directory/file, or postgresql://user@host/database",
+        )
+    return url.set(drivername=_DRIVERS[url.drivername])
+
+
+@contextlib.contextmanager
+def open_database(text: str = DEFAULT) -> Iterator[Database]:
+    """Open what ``text`` names; make its tables if there are none.
+
+    Raises:
+        UserError: it is no database that we can use, or of another version of ours.
+        InfraError: it does not answer, or cannot be made.
+    """
+    url = parse_url(text)
+    engine = _sqlite(url) if url.drivername == "sqlite" else _postgresql(url)
+    name = _name(url)
+    try:
+        with _translated(name):
+            _prepare(engine, name)
+        yield Database(engine, name)
+    finally:
+        engine.dispose()
+
+
+def _name(url: URL) -> str:
+    if url.drivername == "sqlite" and url.database:
+        return url.database
+    return url.render_as_string(hide_password=True)
+
+
+def _sqlite(url: URL) -> Engine:
+    directory = Path((url.database or "").removeprefix("file:")).parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InfraError(
+            f"cannot make {directory}: {exc.strerror}",
+            hint="name another file with --store",
+        ) from exc
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"timeout": _BUSY_TIMEOUT_S}
+    )
+    event.listen(engine, "connect", _begin_when_told)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin_when_told(connection: sqlite3.Connection, _record: object) -> None:
+    # Python's module begins when it sees a change, and never for a CREATE TABLE.
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    # A writer that only begins when it first writes may find another one there.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgresql(url: URL) -> Engine:
+    if importlib.util.find_spec("psycopg") is None:
+        raise UserError(
+            f"{_name(url)} needs psycopg, which is not installed",
+            hint="pip install 'orc-harness[postgresql]'",
+        )
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "tcp_user_timeout": _STATEMENT_TIMEOUT_S * 1000,
+            "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_S}s",
+        },
+    )
+
+
+def _prepare(engine: Engine, name: str) -> None:
+    with engine.connect() as connection:
+        if inspect(connection).has_table(schema.SchemaVersion.__tablename__):
+            found = connection.scalar(select(schema.SchemaVersion.version))
+            _check(found, name)
+            return
+    with engine.execution_options(writes=True).begin() as connection:
+        if connection.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE
+            connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+        if inspect(connection).has_table(schema.SchemaVersion.__tablename__):
+            return  # another has made them meanwhile
+        schema.Table.metadata.create_all(connection)
+        with Session(connection) as session:
+            session.add(schema.SchemaVersion(version=schema.VERSION))
+            session.flush()
+
+
+def _check(found: int | None, name: str) -> None:
+    if found == schema.VERSION:
+        return
+    raise UserError(
+        f"the store {name} has schema version {found}, expected {schema.VERSION}",
+        hint="use the orc-harness that made it, or another store",
+    )
+
+
+@contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Turn what the database raises into one error of ours."""
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        raise _error(exc, name) from exc
+
+
+def _error(exc: SQLAlchemyError, name: str) -> HarnessError:
+    cause = getattr(exc, "orig", None) or exc
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    if getattr(cause, "sqlite_errorname", "") in _NOT_OURS:
+        return FormatError(
+            f"{name} is no store of orc-harness: {lines[0]}",
+            hint="name another file with --store",
+        )
+    return InfraError(
+        f"the store {name} failed: {lines[0]}",
+        hint="mend that, or name another store with --store",
+    )

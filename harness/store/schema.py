@@ -1,0 +1,185 @@
+"""Schema: the tables of the store, a row per run, stage, count and finding.
+
+They hold a :class:`harness.result.RunResult` field by field, so that what is read is
+what was saved. ``position`` keeps the order of what was a tuple or a dictionary.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Integer, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+VERSION = 1  # of these tables; goes up with every change of them
+
+
+class CleanText(TypeDecorator[str]):
+    """Text that every database takes.
+
+    File names and consoles have bytes that are no characters (surrogates, in Python)
+    and zeros, which PostgreSQL refuses; those are spelt out.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else clean(value)
+
+
+class TextList(TypeDecorator[tuple[str, ...]]):
+    """Some texts, as one JSON array."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: tuple[str, ...] | None, dialect: Dialect
+    ) -> list[str]:
+        return [clean(each) for each in value or ()]
+
+    def process_result_value(
+        self, value: list[str] | None, dialect: Dialect
+    ) -> tuple[str, ...]:
+        return tuple(value or ())
+
+
+class TextTable(TypeDecorator[dict[str, str]]):
+    """Texts by name, as one JSON object."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: dict[str, str] | None, dialect: Dialect
+    ) -> dict[str, str]:
+        return {clean(key): clean(each) for key, each in (value or {}).items()}
+
+
+class Address(TypeDecorator[int]):
+    """An unsigned 64-bit number, in the signed ones that databases have."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        return None if value is None else value - (value >> 63 << 64)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> int | None:
+        return None if value is None else value % 2**64
+
+
+def clean(text: str) -> str:
+    """Return ``text`` with what a database refuses spelt out."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    return encoded.decode().replace("\0", "\\x00")
+
+
+Number = Annotated[
+    int,
+    mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+]  # SQLite numbers rows by itself where the type is INTEGER, and there only
+
+
+class Table(DeclarativeBase):
+    """What all tables share: how Python's types are columns."""
+
+    type_annotation_map: ClassVar[dict[object, TypeEngine[Any]]] = {
+        str: CleanText(),
+        int: BigInteger(),
+        float: Double(),
+        tuple[str, ...]: TextList(),
+        dict[str, str]: TextTable(),
+    }
+
+
+class SchemaVersion(Table):
+    """One row: the :data:`VERSION` that the tables are of."""
+
+    __tablename__ = "schema_version"
+
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Run(Table):
+    """One run; ``started`` is ISO 8601 in UTC, which sorts as text."""
+
+    __tablename__ = "run"
+
+    number: Mapped[Number]
+    run_id: Mapped[str] = mapped_column(unique=True)
+    schema: Mapped[str]
+    started: Mapped[str] = mapped_column(index=True)
+    seconds: Mapped[float]
+    profile: Mapped[str]
+    tree: Mapped[str]
+    tools: Mapped[dict[str, str]]
+    exit_code: Mapped[int]
+    stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="raise")
+
+
+class Stage(Table):
+    """One stage of a run."""
+
+    __tablename__ = "stage"
+
+    number: Mapped[Number]
+    run_number: Mapped[int] = mapped_column(ForeignKey(Run.number), index=True)
+    position: Mapped[int]
+    stage: Mapped[str]
+    variant: Mapped[str]
+    status: Mapped[str]
+    seconds: Mapped[float]
+    reason: Mapped[str]
+    hint: Mapped[str]
+    exit_code: Mapped[int]
+    notes: Mapped[tuple[str, ...]]
+    counts: Mapped[list[Count]] = relationship(order_by="Count.position", lazy="raise")
+    findings: Mapped[list[Finding]] = relationship(
+        order_by="Finding.position", lazy="raise"
+    )
+
+
+class Count(Table):
+    """One number that a stage counted."""
+
+    __tablename__ = "count"
+
+    stage_number: Mapped[int] = mapped_column(
+        ForeignKey(Stage.number), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    value: Mapped[int]
+
+
+class Finding(Table):
+    """One finding of a stage, new or known; ``key`` is kept to be asked for."""
+
+    __tablename__ = "finding"
+
+    stage_number: Mapped[int] = mapped_column(
+        ForeignKey(Stage.number), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True)
+    known: Mapped[bool]
+    key: Mapped[str] = mapped_column(index=True)
+    rule: Mapped[str]
+    object: Mapped[str]
+    symbol: Mapped[str]
+    offset: Mapped[int]
+    address: Mapped[int] = mapped_column(Address())
+    line: Mapped[str]
+    message: Mapped[str]
+    declared: Mapped[str]
+    actual: Mapped[str]
+    variant: Mapped[str]
+    platforms: Mapped[tuple[str, ...]]
+    cause: Mapped[str]
+    ordinal: Mapped[int]
+    window: Mapped[tuple[str, ...]]
+    reproduce: Mapped[str]
+    occurrences: Mapped[int]
+    blame: Mapped[str]

@@ -192,3 +192,9 @@ def split(
         covered = any(entry.covers(finding, today) for entry in known)
         (old if covered else new).append(finding)
     return tuple(new), tuple(old)
+
+
+def lapsed(finding: Finding, known: Iterable[Known], today: datetime.date) -> bool:
+    """Tell whether ``finding`` was looked into, and the day has passed until when."""
+    about = [entry for entry in known if entry.names(finding.key)]
+    return bool(about) and all(entry.expires < today for entry in about)

@@ -65,7 +65,11 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One whole run; the JSON document is this class, field by field."""
+    """One whole run; the JSON document is this class, field by field.
+
+    ``baseline`` is the run whose findings are known in this one, if it was judged
+    against one.
+    """
 
     schema: str
     run_id: str
@@ -75,6 +79,7 @@ class RunResult:
     tree: str
     tools: dict[str, str]
     stages: tuple[StageResult, ...]
+    baseline: str = ""
 
     @property
     def exit_code(self) -> ExitCode:

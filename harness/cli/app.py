@@ -44,6 +44,8 @@ COMMANDS = {
     "readback": "Read a running kernel's text, or a dump's; predict every byte of it.",
     "run": "Build, validate, boot and compare kernels; print one table; write report/.",
     "report": "Print a saved result; exit as its run did.",
+    "history": "List the runs in the store, or what became of their numbers.",
+    "diff": "Tell two runs apart: which findings are new, known, fixed or unseen.",
     "corpus": "Measure the verifier: mutants of a kernel, plants in its source, "
     "objects.",
 }

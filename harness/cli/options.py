@@ -148,6 +148,37 @@ KnownOption = Annotated[
         show_default=False,
     ),
 ]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="FILE|URL",
+        envvar="ORC_HARNESS_STORE",
+        help="Save the run there: a file, postgresql://user@host/database, or "
+        "`default`, which is in the cache directory.",
+        show_default=False,
+    ),
+]
+HistoryOption = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="FILE|URL",
+        envvar="ORC_HARNESS_STORE",
+        help="Where runs are kept: a file, postgresql://user@host/database, or "
+        "`default`, which is in the cache directory.",
+    ),
+]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="RUN",
+        help="What this run had is known: a saved result, a run in the store, or "
+        "`last-good` there.",
+        show_default=False,
+    ),
+]
 RebuildImagesOption = Annotated[
     bool, typer.Option("--rebuild-images", help="Make the images anew.")
 ]

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from harness.cli import saved
 from harness.cli.console import OUT
 from harness.cli.options import Format
+from harness.errors import HarnessError
 from harness.report import sides, text
 from harness.result import RunResult, dump
+
+
+def conclude(
+    run: RunResult,
+    output: Format,
+    *,
+    base: saved.Base,
+    store: str | None,
+    report: Path | None = None,
+) -> RunResult:
+    """Judge ``run`` against ``base``, print it, and keep it; return what was judged.
+
+    Raises:
+        HarnessError: the base cannot be read any more; the run is printed and kept
+            all the same, as it is without one.
+    """
+    failed: HarnessError | None = None
+    judged, earlier = run, None
+    try:
+        judged, earlier = base.judge(run)
+    except HarnessError as exc:
+        failed = exc
+    written = _write(judged, report) if report else ()
+    show(judged, output)
+    if output is Format.TEXT:
+        if earlier:
+            _show_base(earlier, judged)
+        if written:
+            OUT.print(f"wrote {', '.join(map(str, written))}", markup=False)
+    saved.save(judged, store)
+    if failed:
+        raise failed
+    return judged
 
 
 def show(result: RunResult, output: Format) -> None:
@@ -22,3 +59,17 @@ def show(result: RunResult, output: Format) -> None:
     for line in text.problems(result.stages):
         OUT.print(line, markup=False)
     OUT.print(text.summary(result), markup=False)
+
+
+def _write(run: RunResult, report: Path) -> tuple[Path, ...]:
+    from harness.report import folder  # its documents take their time to import
+
+    return folder.write(run, report)
+
+
+def _show_base(earlier: RunResult, judged: RunResult) -> None:
+    from harness.history.diff import diff
+    from harness.report import chronicle
+
+    for line in chronicle.against(diff(earlier, judged)):
+        OUT.print(line, markup=False)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness.cli import options, saved
 from harness.cli.console import OUT
 from harness.cli.options import Format
 from harness.cli.outcome import show
 from harness.report.junit import to_junit
-from harness.result import load
 
 
 class Document(enum.StrEnum):
@@ -25,16 +24,21 @@ class Document(enum.StrEnum):
 
 def command(
     result: Annotated[
-        Path, typer.Argument(help="result.json of a run, or the directory it is in.")
-    ] = Path("report"),
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A result.json, the directory it is in, or a run in the store.",
+        ),
+    ] = "report/",
+    store: options.HistoryOption = saved.DEFAULT,
     output: Annotated[
         Document, typer.Option("--format", help="What to print it as.")
     ] = Document.TEXT,
 ) -> None:
     """Print a saved result; exit as its run did."""
-    saved = load(result / "result.json" if result.is_dir() else result)
+    run = saved.find(result, store)
     if output is Document.JUNIT:
-        OUT.out(to_junit(saved).decode().rstrip())
+        OUT.out(to_junit(run).decode().rstrip())
     else:
-        show(saved, Format(output.value))
-    raise typer.Exit(saved.exit_code)
+        show(run, Format(output.value))
+    raise typer.Exit(run.exit_code)

@@ -10,9 +10,9 @@ import typer
 
 from harness import matrix
 from harness.build.tree import PACKAGE
-from harness.cli import options
-from harness.cli.console import OUT, board
-from harness.cli.outcome import show
+from harness.cli import options, saved
+from harness.cli.console import board
+from harness.cli.outcome import conclude
 from harness.report import folder
 
 
@@ -38,6 +38,8 @@ def command(
     report: Annotated[
         Path, typer.Option("--report", help="Where result.json and junit.xml go.")
     ] = Path("report"),
+    store: options.StoreOption = None,
+    baseline: options.BaselineOption = None,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
     """Build, validate, boot and compare kernels; print one table; write report/.
@@ -61,10 +63,9 @@ def command(
         seed=seed,
     )
     folder.prepare(report)
+    saved.check(store)
+    base = saved.Base(baseline, store)
     with board() as lines:
         result = matrix.run_matrix(request, lines)
-    written = folder.write(result, report)
-    show(result, output)
-    if output is options.Format.TEXT:
-        OUT.print(f"wrote {', '.join(map(str, written))}", markup=False)
-    raise typer.Exit(result.exit_code)
+    judged = conclude(result, output, base=base, store=store, report=report)
+    raise typer.Exit(judged.exit_code)

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from harness import kernel_build
-from harness.cli import options
+from harness.cli import options, saved
 from harness.cli.console import board
-from harness.cli.outcome import show
+from harness.cli.outcome import conclude
 from harness.result import Stage, StageResult, run_result
 from harness.stages import validate
 from harness.stages.guard import guard, skipped
@@ -40,6 +40,8 @@ def command(
         bool,
         typer.Option("--dwarf", help="Ask the compiler's .debug_frame, too."),
     ] = False,
+    store: options.StoreOption = None,
+    baseline: options.BaselineOption = None,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
     """Validate ORC against every alternative: no Docker, no source tree needed.
@@ -52,6 +54,8 @@ def command(
     builds, without = kernel_build.find_each(paths)
     names = _names([*(build.root for build in builds), *without])
     started = datetime.now(UTC)
+    saved.check(store)
+    base = saved.Base(baseline, store, known or ())
     workers = jobs or os.cpu_count() or 1
     with board() as lines:
 
@@ -81,8 +85,8 @@ def command(
             ],
             started=started,
         )
-    show(result, output)
-    raise typer.Exit(result.exit_code)
+    judged = conclude(result, output, base=base, store=store)
+    raise typer.Exit(judged.exit_code)
 
 
 def _names(roots: list[Path]) -> dict[Path, str]:

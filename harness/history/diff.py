@@ -7,7 +7,7 @@ where it did not, the finding is unseen, which is no good news.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.finding import Finding
@@ -24,12 +24,12 @@ class Change:
 
     Attributes:
         finding: as the later run has it, or else the earlier.
-        reviewed: whether an entry of the baseline covers it there.
+        excused: whether it was known there, by an entry or a baseline.
         variants: the variants in which it was found there, sorted.
     """
 
     finding: Finding
-    reviewed: bool
+    excused: bool
     variants: tuple[str, ...]
 
 
@@ -46,8 +46,8 @@ class Diff:
 
     @property
     def worse(self) -> bool:
-        """Whether there is something new that nobody has reviewed."""
-        return any(not change.reviewed for change in self.new)
+        """Whether there is something new that nothing excuses."""
+        return any(not change.excused for change in self.new)
 
 
 def diff(before: RunResult, after: RunResult) -> Diff:
@@ -68,7 +68,7 @@ def diff(before: RunResult, after: RunResult) -> Diff:
 @dataclass(frozen=True, slots=True)
 class _Sighting:
     finding: Finding
-    reviewed: bool
+    excused: bool
     place: Place
 
 
@@ -89,9 +89,9 @@ def _all(run: RunResult) -> Iterator[_Sighting]:
 def _looked(seen: list[_Sighting], before: RunResult, after: RunResult) -> bool:
     """Tell whether ``after`` judged every place where ``before`` saw the finding."""
     called = _names(before, after)
-    judged = places(after)
+    looked_at = places(after)
     return all(
-        (stage, called.get(variant, variant)) in judged
+        (stage, called.get(variant, variant)) in looked_at
         for stage, variant in (sighting.place for sighting in seen)
     )
 
@@ -107,21 +107,25 @@ def _names(before: RunResult, after: RunResult) -> dict[str, str]:
 
 
 def places(run: RunResult) -> frozenset[Place]:
-    """Return the places in which ``run`` came to a verdict each time."""
-    judged, without = set[Place](), set[Place]()
-    for stage in run.stages:
-        group = judged if stage.status in VERDICTS else without
-        group.add((stage.stage, stage.variant))
-    return frozenset(judged - without)
+    """Return the places in which ``run`` came to a verdict."""
+    return judged((stage.stage, stage.variant, stage.status) for stage in run.stages)
+
+
+def judged(stages: Iterable[tuple[Stage, str, Status]]) -> frozenset[Place]:
+    """Return the places all of whose ``stages`` came to a verdict."""
+    found, without = set[Place](), set[Place]()
+    for stage, variant, status in stages:
+        (found if status in VERDICTS else without).add((stage, variant))
+    return frozenset(found - without)
 
 
 def _changes(
-    found: dict[str, list[_Sighting]], keys: set[str] | frozenset[str]
+    found: dict[str, list[_Sighting]], keys: Collection[str]
 ) -> tuple[Change, ...]:
     changes = [
         Change(
             found[key][0].finding,
-            all(sighting.reviewed for sighting in found[key]),
+            all(sighting.excused for sighting in found[key]),
             tuple(sorted({sighting.place[1] for sighting in found[key]})),
         )
         for key in keys

@@ -130,14 +130,36 @@ def open_database(text: str = DEFAULT) -> Iterator[Database]:
         engine.dispose()
 
 
+@contextlib.contextmanager
+def open_existing(text: str = DEFAULT) -> Iterator[Database]:
+    """Open what ``text`` names, which somebody has saved runs in.
+
+    Raises:
+        UserError: there is no such file, or what :func:`open_database` raises.
+        InfraError: it does not answer.
+    """
+    url = parse_url(text)
+    if url.drivername == "sqlite" and not _path(url).exists():
+        raise UserError(
+            f"there is no store {_name(url)}",
+            hint="orc-harness run --store and validate --store make one",
+        )
+    with open_database(text) as database:
+        yield database
+
+
 def _name(url: URL) -> str:
     if url.drivername == "sqlite" and url.database:
         return url.database
     return url.render_as_string(hide_password=True)
 
 
+def _path(url: URL) -> Path:
+    return Path((url.database or "").removeprefix("file:"))
+
+
 def _sqlite(url: URL) -> Engine:
-    directory = Path((url.database or "").removeprefix("file:")).parent
+    directory = _path(url).parent
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

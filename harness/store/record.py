@@ -20,6 +20,7 @@ def rows(run: result.RunResult) -> schema.Run:
         tree=run.tree,
         tools=run.tools,
         exit_code=int(run.exit_code),
+        baseline=run.baseline,
         stages=[_stage_row(*each) for each in enumerate(run.stages)],
     )
 
@@ -84,6 +85,7 @@ def run_result(run: schema.Run) -> result.RunResult:
         tree=run.tree,
         tools=run.tools,
         stages=tuple(map(_stage_result, run.stages)),
+        baseline=run.baseline,
     )
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sqlalchemy import ColumnElement, case, exists, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from harness.errors import UserError
-from harness.history.diff import VERDICTS
-from harness.history.summary import Summary
 from harness.result import RunResult
 from harness.store import schema
 from harness.store.database import Database
@@ -17,7 +13,7 @@ from harness.store.record import rows, run_result
 
 LAST = "last"
 
-_NEWEST_FIRST = (schema.Run.started.desc(), schema.Run.number.desc())
+NEWEST_FIRST = (schema.Run.started.desc(), schema.Run.number.desc())
 
 
 def save(database: Database, run: RunResult) -> None:
@@ -41,41 +37,7 @@ def load(database: Database, name: str) -> RunResult:
         InfraError: the database failed.
     """
     with database.reading() as session:
-        return _load(session, _find(session, database.name, name))
-
-
-def recent(
-    database: Database, limit: int, *, key: str = "", profile: str = ""
-) -> tuple[Summary, ...]:
-    """Return the newest ``limit`` runs, oldest first.
-
-    Only those that found ``key``, and only those of ``profile``, if given.
-
-    Raises:
-        InfraError: the database failed.
-    """
-    with database.reading() as session:
-        wanted = select(schema.Run).order_by(*_NEWEST_FIRST).limit(limit)
-        if key:
-            wanted = wanted.where(_found(key))
-        if profile:
-            wanted = wanted.where(schema.Run.profile == profile)
-        found = session.scalars(wanted).all()
-        findings = _findings_of(session, found)
-        stages = _stages_of(session, found)
-    return tuple(
-        Summary(
-            run.run_id,
-            run.started,
-            run.seconds,
-            run.profile,
-            run.tree,
-            run.exit_code,
-            *findings.get(run.number, (0, 0)),
-            *stages.get(run.number, (0, 0)),
-        )
-        for run in reversed(found)
-    )
+        return load_number(session, _find(session, database.name, name))
 
 
 def _number(session: Session, run_id: str) -> int | None:
@@ -84,7 +46,7 @@ def _number(session: Session, run_id: str) -> int | None:
 
 def _find(session: Session, store: str, name: str) -> int:
     if name == LAST:
-        newest = select(schema.Run.number).order_by(*_NEWEST_FIRST).limit(1)
+        newest = select(schema.Run.number).order_by(*NEWEST_FIRST).limit(1)
         if (number := session.scalar(newest)) is not None:
             return number
         raise UserError(
@@ -106,7 +68,8 @@ def _find(session: Session, store: str, name: str) -> int:
     )
 
 
-def _load(session: Session, number: int) -> RunResult:
+def load_number(session: Session, number: int) -> RunResult:
+    """Return the run whose row has ``number``."""
     stages = selectinload(schema.Run.stages)
     run = session.scalars(
         select(schema.Run)
@@ -117,39 +80,3 @@ def _load(session: Session, number: int) -> RunResult:
         )
     ).one()
     return run_result(run)
-
-
-def _found(key: str) -> ColumnElement[bool]:
-    return exists().where(
-        schema.Finding.key == schema.clean(key),
-        schema.Finding.stage_number == schema.Stage.number,
-        schema.Stage.run_number == schema.Run.number,
-    )
-
-
-def _findings_of(
-    session: Session, runs: Sequence[schema.Run]
-) -> dict[int, tuple[int, int]]:
-    """Return how many findings of each run are new, and how many known."""
-    known = func.sum(case((schema.Finding.known, 1), else_=0))
-    counted = (
-        select(schema.Stage.run_number, func.count() - known, known)
-        .join(schema.Finding, schema.Finding.stage_number == schema.Stage.number)
-        .where(schema.Stage.run_number.in_([run.number for run in runs]))
-        .group_by(schema.Stage.run_number)
-    )
-    return {run: (int(new), int(old)) for run, new, old in session.execute(counted)}
-
-
-def _stages_of(
-    session: Session, runs: Sequence[schema.Run]
-) -> dict[int, tuple[int, int]]:
-    """Return how many stages of each run have a verdict, and how many there are."""
-    verdicts = [status.value for status in VERDICTS]
-    judged = func.sum(case((schema.Stage.status.in_(verdicts), 1), else_=0))
-    counted = (
-        select(schema.Stage.run_number, judged, func.count())
-        .where(schema.Stage.run_number.in_([run.number for run in runs]))
-        .group_by(schema.Stage.run_number)
-    )
-    return {run: (int(some), int(all_)) for run, some, all_ in session.execute(counted)}

@@ -117,6 +117,7 @@ class Run(Table):
     tree: Mapped[str]
     tools: Mapped[dict[str, str]]
     exit_code: Mapped[int]
+    baseline: Mapped[str]
     stages: Mapped[list[Stage]] = relationship(order_by="Stage.position", lazy="raise")
 
 

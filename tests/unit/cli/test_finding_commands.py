@@ -8,32 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.verify import reproducer
-from tests.builders.elfwriter import (
-    ALLOC,
-    EXEC,
-    UND,
-    Alternative,
-    ElfWriter,
-    add_alternatives,
-    add_orc,
-    call,
-)
-from tests.builders.site import ALWAYS
+from tests.builders.victim import victim_object
 from tests.unit.cli.test_app import run
 
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An object whose replacement leaves a word on the stack."""
-    writer = ElfWriter()
-    text = writer.section(".text", bytes.fromhex("90c3"), flags=ALLOC | EXEC)
-    writer.symbol("victim", text, 0, 2)
-    add_orc(writer, text, [(0, call(8)), (2, UND)])
-    add_alternatives(
-        writer, text, bytes.fromhex("9c"), [Alternative(0, 0, ALWAYS, 1, 1)]
-    )
     path = tmp_path_factory.mktemp("victim") / "victim.o"
-    path.write_bytes(writer.build())
+    path.write_bytes(victim_object())
     return path
 
 

@@ -13,7 +13,17 @@ from harness.cli import app
 from tests.builders.elfwriter import ET_EXEC, ElfWriter
 
 # Each of them takes longer to import than a small kernel takes to validate.
-HEAVY = {"docker", "pydantic", "junitparser", "pytest", "elftools", "rich.progress"}
+HEAVY = {
+    "docker",
+    "pydantic",
+    "junitparser",
+    "pytest",
+    "elftools",
+    "rich.progress",
+    "sqlalchemy",
+    "jinja2",
+    "sarif_om",
+}
 _IMPORTED = """\
 import sys
 from harness.cli.app import main

@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from harness.errors import FormatError, InfraError, UserError
 from harness.store import database as door
-from harness.store import runs, schema
+from harness.store import past, runs, schema
 from harness.store.database import open_database, parse_url
 from tests.builders.results import finding, run, stage
 
@@ -129,7 +129,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             runs.save(database, long)
 
     with open_database(path) as database:
-        assert [each.run_id for each in runs.recent(database, 9)] == ["first"]
+        assert [each.run_id for each in past.recent(database, 9)] == ["first"]
         runs.save(database, long)
 
 

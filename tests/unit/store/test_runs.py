@@ -9,16 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.errors import UserError
-from harness.history.summary import summary
 from harness.result import Stage, Status
-from harness.store import runs
+from harness.store import past, runs
 from harness.store.database import Database, open_database
 from tests.builders.results import finding, run, stage
 
 _DIE = """\
 import os, sys
 from sqlalchemy import event
-from harness.store import runs
+from harness.store import past, runs
 from harness.store.database import open_database
 from tests.builders.results import finding, run, stage
 
@@ -91,9 +90,9 @@ def test_killed_while_saving_nothing_is_there(store_url: str, table: str) -> Non
     assert done.returncode == 9
 
     with open_database(store_url) as database:
-        assert runs.recent(database, 10) == ()
+        assert past.recent(database, 10) == ()
         runs.save(database, run(run_id="alive"))
-        assert [each.run_id for each in runs.recent(database, 10)] == ["alive"]
+        assert [each.run_id for each in past.recent(database, 10)] == ["alive"]
 
 
 def test_many_at_once(store_url: str) -> None:
@@ -107,7 +106,7 @@ def test_many_at_once(store_url: str) -> None:
         list(pool.map(save, range(8)))
 
     with open_database(store_url) as database:
-        found = {each.run_id for each in runs.recent(database, 10)}
+        found = {each.run_id for each in past.recent(database, 10)}
     assert found == {f"r{number}" for number in range(8)}
 
 
@@ -147,23 +146,3 @@ def test_no_run_at_all(database: Database) -> None:
     """There is no last one: the error says how to save one."""
     with pytest.raises(UserError, match="--store saves one"):
         runs.load(database, "last")
-
-
-def test_recent(database: Database) -> None:
-    """The newest, oldest first, each as its own summary."""
-    saved = [
-        run(stage(finding(), finding("g"), known=(finding("k"),))),
-        run(stage(finding()), stage(of=Stage.BOOT, status=Status.MISS)),
-        run(profile="full"),
-    ]
-    for each in (saved[1], saved[0], saved[2]):  # by time, not as they were saved
-        runs.save(database, each)
-
-    def ids(*args: int, **kwargs: str) -> list[str]:
-        return [each.run_id for each in runs.recent(database, *args, **kwargs)]
-
-    assert runs.recent(database, 10) == tuple(map(summary, saved))
-    assert ids(2) == [each.run_id for each in saved[1:]]
-    assert ids(9, key=finding("g").key) == [saved[0].run_id]
-    assert ids(9, key=finding("k").key) == [saved[0].run_id]
-    assert ids(9, profile="full") == [saved[2].run_id]

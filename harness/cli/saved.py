@@ -1,0 +1,155 @@
+"""Saved: runs that commands are told by name, and the keeping of those they make.
+
+What needs the store imports it here, when it is asked for: SQLAlchemy takes longer to
+import than a small kernel takes to validate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import baseline
+from harness.cache import cache_dir
+from harness.cli.console import ERR
+from harness.errors import HarnessError
+from harness.history.against import against
+from harness.result import RunResult, dump, load
+
+LAST_GOOD = "last-good"
+DEFAULT = "default"
+
+
+def find(name: str, store: str) -> RunResult:
+    """Return the run that ``name`` is: a saved result's path, or one in ``store``.
+
+    Raises:
+        HarnessError: there is none, or it cannot be read.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix == ".json" or os.sep in name:
+        return load(path / "result.json" if path.is_dir() else path)
+    from harness.store import runs
+    from harness.store.database import open_existing
+
+    with open_existing(store) as database:
+        return runs.load(database, name)
+
+
+class Base:
+    """The run that others are judged against: known from the start, or found later.
+
+    Which one is the last good one depends on what it is to be compared with; that the
+    store can be asked is made sure before any work is done.
+    """
+
+    def __init__(
+        self, name: str | None, store: str | None, known_in: Sequence[Path] = ()
+    ) -> None:
+        """Find the run ``name``.
+
+        Raises:
+            HarnessError: there is none, or the store does not answer.
+        """
+        self._store = store or DEFAULT
+        self._entries = baseline.load_all(known_in) if name else ()
+        self._last_good = name == LAST_GOOD
+        self._run: RunResult | None = None
+        if self._last_good:
+            from harness.store.database import open_database
+
+            with open_database(self._store):
+                pass
+        elif name:
+            self._run = find(name, self._store)
+
+    def judge(self, run: RunResult) -> tuple[RunResult, RunResult | None]:
+        """Return ``run`` with what the base had as known, and the base.
+
+        Raises:
+            HarnessError: the store does not answer.
+        """
+        base = self._good_for(run) if self._last_good else self._run
+        if base is None:
+            return run, None
+        today = datetime.now(UTC).date()
+
+        judged = against(
+            run, base, lambda found: baseline.lapsed(found, self._entries, today)
+        )
+        return judged, base
+
+    def _good_for(self, run: RunResult) -> RunResult | None:
+        from harness.store import past
+        from harness.store.database import open_database
+
+        with open_database(self._store) as database:
+            found = past.last_good(database, run)
+        if found is None:
+            ERR.print(
+                "note: the store has no good run of this yet: what no entry covers is "
+                "new",
+                markup=False,
+            )
+        return found
+
+
+def check(store: str | None) -> None:
+    """Refuse a ``store`` that is none, before the work whose result goes there.
+
+    Raises:
+        UserError: it is no file and no URL that we can use.
+    """
+    if store:
+        from harness.store.database import parse_url
+
+        parse_url(store)
+
+
+def save(run: RunResult, store: str | None) -> None:
+    """Save ``run`` in ``store``, if one is named.
+
+    If that fails, this says so and where the run is instead. Its verdict stands: it
+    has been printed, and is what the process exits with.
+    """
+    if not store:
+        return
+    from harness.store import runs
+    from harness.store.database import open_database
+
+    try:
+        with open_database(store) as database:
+            runs.save(database, run)
+    except HarnessError as exc:
+        ERR.print(f"error: the run is not saved: {exc}", markup=False, style="bold red")
+        ERR.print(_kept(run), markup=False)
+
+
+def _kept(run: RunResult) -> str:
+    """Write ``run`` to a file, wherever there is room; say where."""
+    for directory in (cache_dir() / "unsaved", Path(tempfile.gettempdir())):
+        path = directory / f"{run.run_id}.json"
+        with contextlib.suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(dump(run))
+            return f"  it is in {path}; orc-harness history --add {path} saves it"
+    return "  nor could it be written to a file; --format json prints it"
+
+
+def add(path: Path, store: str) -> RunResult:
+    """Save the result in ``path`` in ``store``.
+
+    Raises:
+        HarnessError: it is none, it is there already, or the store failed.
+    """
+    from harness.store import runs
+    from harness.store.database import open_database
+
+    run = load(path / "result.json" if path.is_dir() else path)
+    with open_database(store) as database:
+        runs.save(database, run)
+    return run

@@ -1,0 +1,64 @@
+"""Against: a run judged by what an earlier one has found already.
+
+What the earlier run has, new or known, is known. Which earlier run that may be is a
+question of trust: a good one exited with 0, was of the same thing, and came to a
+verdict wherever this one did. So what was new last night and is still there tonight
+stays new, until it is fixed, reviewed, or accepted with the run that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from harness.errors import ExitCode
+from harness.finding import Finding
+from harness.history.diff import Place, places
+from harness.result import RunResult, Stage, StageResult, Status
+
+
+def against(
+    run: RunResult, base: RunResult, lapsed: Callable[[Finding], bool]
+) -> RunResult:
+    """Return ``run`` with what ``base`` has as known.
+
+    Findings that are ``lapsed`` stay new: somebody who looked into them has said that
+    they are known until a day, and that day has passed.
+    """
+    keys = {
+        finding.key
+        for stage in base.stages
+        for finding in (*stage.findings, *stage.known)
+    }
+
+    def known(finding: Finding) -> bool:
+        return finding.key in keys and not lapsed(finding)
+
+    stages = tuple(_judged(stage, known) for stage in run.stages)
+    return replace(run, stages=stages, baseline=base.run_id)
+
+
+def _judged(stage: StageResult, known: Callable[[Finding], bool]) -> StageResult:
+    old = tuple(filter(known, stage.findings))
+    new = tuple(finding for finding in stage.findings if not known(finding))
+    passes = stage.status is Status.FAIL and old and not new
+    return replace(
+        stage,
+        status=Status.PASS if passes else stage.status,
+        findings=new,
+        known=(*stage.known, *old),
+    )
+
+
+def series(profile: str, tree: str, stages: Iterable[Stage]) -> tuple[str, str]:
+    """Return what runs share that may be judged against each other.
+
+    That is the profile and, where kernels were built, of which tree; its version may
+    differ (``linux-source-6.12 6.12.90-1``).
+    """
+    return profile, tree.split(" ")[0] if Stage.BUILD in stages else ""
+
+
+def good(exit_code: int, judged: frozenset[Place], run: RunResult) -> bool:
+    """Tell whether a run that exited so and judged these is good enough for ``run``."""
+    return exit_code == ExitCode.CLEAN and places(run) <= judged

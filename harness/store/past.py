@@ -1,0 +1,162 @@
+"""Past: the last runs of a kind, and the last good one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import ColumnElement, case, exists, func, select
+from sqlalchemy.orm import Session, selectinload
+
+from harness.errors import ExitCode
+from harness.history.against import good, series
+from harness.history.diff import VERDICTS, judged
+from harness.history.summary import Summary
+from harness.history.trend import Measured
+from harness.result import RunResult, Stage, Status
+from harness.store import schema
+from harness.store.database import Database
+from harness.store.runs import NEWEST_FIRST, load_number
+
+_AT_ONCE = 50  # rows fetched of many
+_KNOWN = func.sum(case((schema.Finding.known, 1), else_=0))
+
+
+def recent(
+    database: Database, limit: int, *, key: str = "", profile: str = ""
+) -> tuple[Summary, ...]:
+    """Return the newest ``limit`` runs, oldest first.
+
+    Only those that found ``key``, and only those of ``profile``, if given.
+
+    Raises:
+        InfraError: the database failed.
+    """
+    with database.reading() as session:
+        wanted = select(schema.Run).order_by(*NEWEST_FIRST).limit(limit)
+        if key:
+            wanted = wanted.where(_found(key))
+        if profile:
+            wanted = wanted.where(schema.Run.profile == profile)
+        found = session.scalars(wanted).all()
+        findings = _findings_of(session, found)
+        stages = _stages_of(session, found)
+    return tuple(
+        Summary(
+            run.run_id,
+            run.started,
+            run.seconds,
+            run.profile,
+            run.tree,
+            run.exit_code,
+            *findings.get(run.number, (0, 0)),
+            *stages.get(run.number, (0, 0)),
+        )
+        for run in reversed(found)
+    )
+
+
+def measurements(database: Database, runs: Iterable[Summary]) -> tuple[Measured, ...]:
+    """Return the numbers of every stage of ``runs``, in their order.
+
+    Raises:
+        InfraError: the database failed.
+    """
+    place = {run.run_id: number for number, run in enumerate(runs)}
+    with database.reading() as session:
+        found = session.execute(
+            select(schema.Run.run_id, schema.Stage)
+            .join(schema.Stage, schema.Stage.run_number == schema.Run.number)
+            .where(schema.Run.run_id.in_(place))
+            .order_by(schema.Stage.run_number, schema.Stage.position)
+            .options(selectinload(schema.Stage.counts))
+        ).all()
+        findings = _findings_by_stage(session, [stage.number for _, stage in found])
+    rows = sorted(found, key=lambda row: place[row[0]])
+    return tuple(
+        Measured(
+            run_id,
+            Stage(stage.stage),
+            stage.variant,
+            Status(stage.status),
+            stage.seconds,
+            {count.name: count.value for count in stage.counts},
+            *findings.get(stage.number, (0, 0)),
+        )
+        for run_id, stage in rows
+    )
+
+
+def last_good(database: Database, run: RunResult) -> RunResult | None:
+    """Return the newest run that is a good baseline for ``run``, if there is one.
+
+    Raises:
+        InfraError: the database failed.
+    """
+    kind = series(run.profile, run.tree, [stage.stage for stage in run.stages])
+    candidates = (
+        select(schema.Run)
+        .where(
+            schema.Run.exit_code == ExitCode.CLEAN,
+            schema.Run.profile == run.profile,
+            schema.Run.run_id != run.run_id,
+        )
+        .order_by(*NEWEST_FIRST)
+        .options(selectinload(schema.Run.stages))
+    )
+    with database.reading() as session:
+        for candidate in session.scalars(candidates).yield_per(_AT_ONCE):
+            stages = [
+                (Stage(each.stage), each.variant, Status(each.status))
+                for each in candidate.stages
+            ]
+            of = series(candidate.profile, candidate.tree, [each[0] for each in stages])
+            if of == kind and good(candidate.exit_code, judged(stages), run):
+                return load_number(session, candidate.number)
+    return None
+
+
+def _found(key: str) -> ColumnElement[bool]:
+    return exists().where(
+        schema.Finding.key == schema.clean(key),
+        schema.Finding.stage_number == schema.Stage.number,
+        schema.Stage.run_number == schema.Run.number,
+    )
+
+
+def _findings_of(
+    session: Session, runs: Sequence[schema.Run]
+) -> dict[int, tuple[int, int]]:
+    """Return how many findings of each run are new, and how many known."""
+    counted = (
+        select(schema.Stage.run_number, func.count() - _KNOWN, _KNOWN)
+        .join(schema.Finding, schema.Finding.stage_number == schema.Stage.number)
+        .where(schema.Stage.run_number.in_([run.number for run in runs]))
+        .group_by(schema.Stage.run_number)
+    )
+    return {run: (int(new), int(old)) for run, new, old in session.execute(counted)}
+
+
+def _findings_by_stage(
+    session: Session, stages: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """Return how many findings of each stage are new, and how many known."""
+    counted = (
+        select(schema.Finding.stage_number, func.count() - _KNOWN, _KNOWN)
+        .where(schema.Finding.stage_number.in_(stages))
+        .group_by(schema.Finding.stage_number)
+    )
+    return {stage: (int(new), int(old)) for stage, new, old in session.execute(counted)}
+
+
+def _stages_of(
+    session: Session, runs: Sequence[schema.Run]
+) -> dict[int, tuple[int, int]]:
+    """Return how many stages of each run have a verdict, and how many there are."""
+    verdicts = [status.value for status in VERDICTS]
+    judged = func.sum(case((schema.Stage.status.in_(verdicts), 1), else_=0))
+    counted = (
+        select(schema.Stage.run_number, judged, func.count())
+        .where(schema.Stage.run_number.in_([run.number for run in runs]))
+        .group_by(schema.Stage.run_number)
+    )
+    return {run: (int(some), int(all_)) for run, some, all_ in session.execute(counted)}

@@ -1,0 +1,151 @@
+"""Runs that are kept: listed, told apart, and judged against."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cli.saved import Base
+from harness.result import SCHEMA, load
+from tests.builders.victim import NOP, victim_object
+from tests.unit.cli.test_app import run
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """An object with a finding."""
+    path = tmp_path / "victim.o"
+    path.write_bytes(victim_object())
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """Where no runs are yet."""
+    return str(tmp_path / "runs.sqlite")
+
+
+def test_a_saved_run_is_listed_and_printed_again(bad: Path, store: str) -> None:
+    """What validate printed is what the store has."""
+    done = run("validate", bad, "--store", store, "--format", "json")
+    listed = run("history", "--format", "json", ORC_HARNESS_STORE=store)
+    again = run("report", "last", "--store", store, "--format", "json")
+
+    assert done.returncode == again.returncode == 1, done.stderr
+    assert again.stdout == done.stdout
+    (summary,) = json.loads(listed.stdout)["data"]
+    assert summary["run_id"] == json.loads(done.stdout)["run_id"]
+    assert (summary["new"], summary["judged"], summary["exit_code"]) == (1, 1, 1)
+
+
+def test_accepted_then_good_then_fixed(bad: Path, store: str, tmp_path: Path) -> None:
+    """What a run has is accepted with it; the last good run passes it on."""
+    first = run("validate", bad, "--format", "json")
+    accepted = tmp_path / "accepted.json"
+    accepted.write_text(first.stdout)
+    keep = ("--store", store)
+
+    none = run("validate", bad, *keep, "--baseline", "last-good")
+    known = run("validate", bad, *keep, "--baseline", accepted)
+    still = run("validate", bad, *keep, "--baseline", "last-good")
+    bad.write_bytes(victim_object(NOP))
+    fixed = run("validate", bad, *keep, "--baseline", "last-good")
+    diff = run("diff", accepted, "last", *keep, "--format", "json")
+
+    codes = [done.returncode for done in (first, none, known, still, fixed)]
+    assert codes == [1, 1, 0, 0, 0]
+    assert "no good run of this yet" in none.stderr
+    assert "0 new, 1 known, 0 fixed" in known.stdout
+    assert "0 new, 0 known, 1 fixed" in fixed.stdout
+    assert "fixed  alternative/end:" in fixed.stdout
+    found = json.loads(diff.stdout)["data"]
+    assert [len(found[group]) for group in ("new", "known", "fixed")] == [0, 0, 1]
+
+
+def test_trend_and_diff_as_text(bad: Path, store: str) -> None:
+    """A row for what moved; exit code 1 for what got worse."""
+    bad.write_bytes(victim_object(NOP))
+    run("validate", bad, "--store", store)
+    bad.write_bytes(victim_object())
+    run("validate", bad, "--store", store)
+    listed = json.loads(run("history", "--store", store, "--format", "json").stdout)
+    good, last = (each["run_id"] for each in listed["data"])
+
+    trend = run("history", "--trend", "--store", store)
+    worse = run("diff", good, "last", "--store", store)
+    better = run("diff", last, good, "--store", store)
+
+    (row,) = [line for line in trend.stdout.splitlines() if "new findings" in line]
+    assert "▁█" in row
+    assert (worse.returncode, better.returncode) == (1, 0)
+    assert f"{good} -> {last}: 1 new, 0 known, 0 fixed, 0 unseen" in worse.stdout
+
+
+def test_the_verdict_stands_when_saving_fails(
+    bad: Path, store: str, tmp_path: Path, cache: Path
+) -> None:
+    """One error, the verdict's exit code, and the run in a file that can be added."""
+    broken = f"{bad}/no/directory.sqlite"
+
+    done = run("validate", bad, "--store", broken)
+
+    assert done.returncode == 1
+    assert "alternative/end:" in done.stdout
+    assert "error: the run is not saved: cannot make" in done.stderr
+    (kept,) = (cache / "unsaved").iterdir()
+    assert f"orc-harness history --add {kept} saves it" in done.stderr
+    added = run("history", "--add", kept, "--store", store, "--format", "json")
+    assert json.loads(added.stdout)["data"][0]["run_id"] == load(kept).run_id
+
+
+def test_a_store_that_cannot_be_is_refused_first(bad: Path) -> None:
+    """Before any work: exit code 2, and no verdict."""
+    done = run("validate", bad, "--store", "mysql://host/database")
+
+    assert done.returncode == 2
+    assert not done.stdout
+    assert "mysql://host/database is no store" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("report", "last"), "there is no store"),
+        (("report",), "report is no result"),
+        (("history",), "there is no store"),
+        (("diff", "a.json", "b.json"), "a.json is no result"),
+        (("history", "--add", "nowhere"), "nowhere is no result"),
+    ],
+)
+def test_what_is_not_there(arguments: tuple[str, ...], said: str, store: str) -> None:
+    """One error, and no empty store is left behind."""
+    done = run(*arguments, "--store", store)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path(store).exists()
+
+
+def test_an_expired_entry_is_stronger_than_a_base(bad: Path, tmp_path: Path) -> None:
+    """A baseline run does not prolong what was reviewed until a day."""
+    first = tmp_path / "first.json"
+    first.write_text(run("validate", bad, "--format", "json").stdout)
+    found = load(first)
+    (finding,) = found.stages[0].findings
+    entry = tmp_path / "known" / "one.toml"
+    entry.parent.mkdir()
+    entry.write_text(
+        f"key = {json.dumps(finding.key)}\nreason = 'r'\nevidence = []\nlink = 'l'\n"
+        "affected = 'a'\nexpires = 2020-01-01\n"
+    )
+
+    without, _ = Base(str(first), None).judge(found)
+    judged, base = Base(str(first), None, [entry.parent]).judge(found)
+
+    assert base == found
+    assert found.schema == SCHEMA
+    assert without.stages[0].known == (finding,)
+    assert judged.stages[0].findings == (finding,)

@@ -1,0 +1,97 @@
+"""What the last runs were: in a list, as numbers, and the last good one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from harness.history.summary import summary
+from harness.history.trend import measured
+from harness.result import RunResult, Stage, Status
+from harness.store import past, runs
+from harness.store.database import Database
+from tests.builders.results import finding, run, stage
+
+A = finding("a")
+BUILT = stage(of=Stage.BUILD)
+
+
+def test_recent(database: Database) -> None:
+    """The newest, oldest first, each as its own summary."""
+    saved = [
+        run(stage(finding(), finding("g"), known=(finding("k"),))),
+        run(stage(finding()), stage(of=Stage.BOOT, status=Status.MISS)),
+        run(profile="full"),
+    ]
+    for each in (saved[1], saved[0], saved[2]):  # by time, not as they were saved
+        runs.save(database, each)
+
+    def ids(*args: int, **kwargs: str) -> list[str]:
+        return [each.run_id for each in past.recent(database, *args, **kwargs)]
+
+    assert past.recent(database, 10) == tuple(map(summary, saved))
+    assert ids(2) == [each.run_id for each in saved[1:]]
+    assert ids(9, key=finding("g").key) == [saved[0].run_id]
+    assert ids(9, key=finding("k").key) == [saved[0].run_id]
+    assert ids(9, profile="full") == [saved[2].run_id]
+
+
+def test_measurements(database: Database) -> None:
+    """Those of a run are what its result says, in the order that was asked for."""
+    saved = [
+        run(
+            stage(A, known=(finding("k"),), counts={"z": 1, "a": 2}, seconds=2.5),
+            stage(of=Stage.BOOT, status=Status.MISS),
+        ),
+        run(stage(counts={"a": 3})),
+    ]
+    for each in reversed(saved):
+        runs.save(database, each)
+
+    found = past.measurements(database, past.recent(database, 10))
+
+    assert found == tuple(itertools.chain(*map(measured, saved)))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "good"),
+    [
+        (run(BUILT, stage()), True),
+        (run(BUILT, stage(known=(A,)), stage(variant="kvm")), True),
+        (run(BUILT, stage(), tree="linux-source-6.12 6.12.1-1"), True),
+        (run(BUILT, stage(A)), False),
+        (run(BUILT, stage(), stage(of=Stage.BOOT, status=Status.ERROR)), False),
+        (run(BUILT, stage(status=Status.SKIP)), False),
+        (run(BUILT, stage(variant="kvm")), False),
+        (run(BUILT, stage(), profile="full"), False),
+        (run(BUILT, stage(), tree="linux-source-6.1 6.1.170-1"), False),
+        (run(BUILT, stage(), tree="linux-source-6.12x 6.12.1-1"), False),
+    ],
+)
+def test_good(database: Database, earlier: RunResult, good: bool) -> None:
+    """Clean, of the same tree and profile, and judged wherever this one is."""
+    runs.save(database, earlier)
+
+    found = past.last_good(database, run(BUILT, stage(A)))
+
+    assert found == (earlier if good else None)
+
+
+def test_the_last_good_one(database: Database) -> None:
+    """Later ones that are not good are passed over, as is the run itself."""
+    old, last, bad, now = (run(stage()), run(stage()), run(stage(A)), run(stage()))
+    for each in (last, old, bad, now):
+        runs.save(database, each)
+
+    assert past.last_good(database, now) == last
+
+
+def test_what_was_validated_goes_by_its_name(database: Database) -> None:
+    """Paths of a build may be others every night; its variant is the same."""
+    earlier = run(stage(), profile="validate", tree="/builds/1/linux")
+    runs.save(database, earlier)
+
+    now = run(stage(A), profile="validate", tree="/builds/2/linux")
+
+    assert past.last_good(database, now) == earlier

@@ -76,9 +76,9 @@ def a_site(
         writer.symbol(name, section, at, length)
     add_orc(writer, section, entries)
     code = b"".join(r.code for r in replacements)
-    rows, at = [], 0
+    alternatives, at = [], 0
     for one in replacements:
-        rows.append(
+        alternatives.append(
             Alternative(
                 SITE,
                 at,
@@ -89,7 +89,9 @@ def a_site(
             )
         )
         at += len(one.code)
-    add_alternatives(writer, section, code or b"\x90", rows, size, entsize=entsize)
+    add_alternatives(
+        writer, section, code or b"\x90", alternatives, size, entsize=entsize
+    )
     return writer.program("victim.o")
 
 

@@ -11,7 +11,7 @@ from harness.cli import options, saved
 from harness.cli.console import OUT
 from harness.cli.options import Format
 from harness.cli.outcome import show
-from harness.report.junit import to_junit
+from harness.result import RunResult
 
 
 class Document(enum.StrEnum):
@@ -20,6 +20,10 @@ class Document(enum.StrEnum):
     TEXT = "text"
     JSON = "json"
     JUNIT = "junit"
+    KTAP = "ktap"
+    KCIDB = "kcidb"
+    SARIF = "sarif"
+    MARKDOWN = "markdown"
 
 
 def command(
@@ -34,11 +38,39 @@ def command(
     output: Annotated[
         Document, typer.Option("--format", help="What to print it as.")
     ] = Document.TEXT,
+    origin: Annotated[
+        str, typer.Option("--origin", help="Who reports, for --format kcidb.")
+    ] = "orc_harness",
 ) -> None:
     """Print a saved result; exit as its run did."""
     run = saved.find(result, store)
-    if output is Document.JUNIT:
-        OUT.out(to_junit(run).decode().rstrip())
-    else:
+    if output in (Document.TEXT, Document.JSON):
         show(run, Format(output.value))
+    else:
+        OUT.out(_document(run, output, origin).rstrip())
     raise typer.Exit(run.exit_code)
+
+
+def _document(run: RunResult, output: Document, origin: str) -> str:
+    """Return ``run`` as ``output``, whose module is imported only now."""
+    match output:
+        case Document.JUNIT:
+            from harness.report.junit import to_junit
+
+            return to_junit(run).decode()
+        case Document.KTAP:
+            from harness.report.ktap import to_ktap
+
+            return to_ktap(run)
+        case Document.KCIDB:
+            from harness.report.kcidb import to_kcidb
+
+            return to_kcidb(run, origin)
+        case Document.SARIF:
+            from harness.report.sarif import to_sarif
+
+            return to_sarif(run)
+        case _:
+            from harness.report.markdown import to_markdown
+
+            return to_markdown(run)

@@ -70,12 +70,12 @@ def table(result: RunResult) -> Table:
     columns = [stage for stage in Stage if stage in done]
     for stage in columns:
         drawn.add_column(stage.value, no_wrap=True)
-    for variant, stages in _rows(result.stages):
+    for variant, stages in rows(result.stages):
         drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in columns))
     return drawn
 
 
-def _rows(
+def rows(
     stages: Iterable[StageResult],
 ) -> Iterator[tuple[str, dict[Stage, StageResult]]]:
     """Yield the stages of each row; a stage that comes again starts a new one."""

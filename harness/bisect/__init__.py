@@ -1,0 +1,1 @@
+"""Bisect: which commit made a finding. The search is pure; ``probe`` builds and looks."""

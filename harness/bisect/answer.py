@@ -1,0 +1,40 @@
+"""Answer: what one commit says to the question, in git's own three words."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Outcome(enum.StrEnum):
+    """Whether the finding occurs: the words of ``git bisect``."""
+
+    GOOD = "good"
+    BAD = "bad"
+    SKIP = "skip"  # nobody can tell: it does not build, or carries no table
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was seen at one commit.
+
+    Attributes:
+        reason: why it is skipped, or why it is good without a look.
+        digest: hash of what was judged, debug information aside; empty if nothing was.
+        same_as: an earlier commit of the same digest: as far as the question goes,
+            what lies between the two is a no-op.
+        toolchain: the image that it was built in.
+        clean: it was built in an output directory that held nothing before.
+        runs: how often it was looked at.
+        seconds: how long that took.
+    """
+
+    commit: str
+    outcome: Outcome
+    reason: str = ""
+    digest: str = ""
+    same_as: str = ""
+    toolchain: str = ""
+    clean: bool = False
+    runs: int = 1
+    seconds: float = 0.0

@@ -52,7 +52,8 @@ def show(result: RunResult, output: Format) -> None:
         return
     OUT.print(text.table(result))
     if read_back := sides.read_back(result.stages):
-        OUT.print(sides.table(read_back))
+        alone = len(read_back) == len(result.stages)
+        OUT.print(sides.table(read_back, whole=alone))
     for stage in result.stages:
         for finding in stage.findings:
             OUT.print("\n".join(text.lines(finding)) + "\n", markup=False)

@@ -22,8 +22,11 @@ def read_back(stages: Iterable[StageResult]) -> list[StageResult]:
     return [s for s in stages if s.stage is Stage.READBACK and "text_bytes" in s.counts]
 
 
-def table(stages: Sequence[StageResult]) -> Table:
-    """Return a column per readback: bytes by step, then sites by variant that won."""
+def table(stages: Sequence[StageResult], *, whole: bool) -> Table:
+    """Return a column per readback: bytes by step, then sites by variant that won.
+
+    Unless it is to be the ``whole``, only the sites of which they differ.
+    """
     drawn = Table(title="text read back", expand=False)
     drawn.add_column("", no_wrap=True)
     for stage in stages:
@@ -34,7 +37,9 @@ def table(stages: Sequence[StageResult]) -> Table:
         drawn.add_section()
         drawn.add_row(f"[bold]{title}[/bold]")
         for name in _names(stages, lead):
-            drawn.add_row(escape(name.removeprefix(lead)), *_cells(stages, name))
+            cells = _cells(stages, name)
+            if whole or lead == BYTES or len(set(cells)) > 1:
+                drawn.add_row(escape(name.removeprefix(lead)), *cells)
     return drawn
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from harness.errors import ExitCode
 from harness.finding import Finding
 from harness.result import RunResult, Stage, StageResult, Status
+
+COLUMNS = 4  # of stages, or variants, that fit beside each other
 
 # What the table shows of a stage's counts; JSON and JUnit have them all.
 _SHOWN = {
@@ -37,6 +39,7 @@ _SHOWN = {
         "entry_context",
         "inside_replacement",
         "inside_other_cfa",
+        "tasks_asked",
         "control_reported",
         "proc_traces",
         "console_traces",
@@ -62,16 +65,53 @@ _STYLE = {
 }
 
 
-def table(result: RunResult) -> Table:
-    """Return the matrix: a row per variant, a column per stage."""
-    drawn = Table(title=f"orc-harness {result.profile}: {result.tree}", expand=False)
-    drawn.add_column("variant", style="bold", no_wrap=True)
+def table(result: RunResult) -> RenderableType:
+    """Return the matrix: a row per variant and a column per stage.
+
+    Where there are more stages than fit beside each other it is a row per stage, and as
+    many tables as the variants take.
+    """
     done = {stage.stage for stage in result.stages}
-    columns = [stage for stage in Stage if stage in done]
-    for stage in columns:
-        drawn.add_column(stage.value, no_wrap=True)
-    for variant, stages in rows(result.stages):
-        drawn.add_row(variant, *(_cell(stages.get(stage)) for stage in columns))
+    stages = [stage for stage in Stage if stage in done]
+    variants = list(rows(result.stages))
+    title = f"orc-harness {result.profile}: {result.tree}"
+    if len(stages) <= COLUMNS:
+        return _drawn(
+            ["variant", *(stage.value for stage in stages)],
+            [[name, *(_cell(of.get(one)) for one in stages)] for name, of in variants],
+            title,
+        )
+    parts = [variants[at : at + COLUMNS] for at in range(0, len(variants), COLUMNS)]
+    return Group(
+        *(
+            _drawn(
+                ["stage", *(name for name, _ in part)],
+                [
+                    [one.value, *(_cell(of.get(one)) for _, of in part)]
+                    for one in stages
+                ],
+                title if part is parts[0] else "",
+                lines=True,
+            )
+            for part in parts
+        )
+    )
+
+
+def _drawn(
+    columns: Sequence[str],
+    content: Sequence[Sequence[RenderableType]],
+    title: str,
+    *,
+    lines: bool = False,
+) -> Table:
+    drawn = Table(title=title or None, expand=False, show_lines=lines)
+    first, *others = columns
+    drawn.add_column(first, style="bold", no_wrap=True)
+    for column in others:
+        drawn.add_column(column, no_wrap=True)
+    for row in content:
+        drawn.add_row(*row)
     return drawn
 
 

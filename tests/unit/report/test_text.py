@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 from rich.console import Console
 
 from harness.finding import Finding, Location
 from harness.report import text
-from harness.result import SCHEMA, RunResult, Stage, StageResult, Status
+from harness.result import (
+    SCHEMA,
+    RunResult,
+    Stage,
+    StageResult,
+    Status,
+    run_result,
+)
 
 FINDING = Finding(
     "alternative/ret-1",
@@ -84,3 +92,27 @@ def test_problems_name_the_remedy() -> None:
         "MISS kvm boot: no svm",
         "  hint: use --cpu max",
     ]
+
+
+def test_many_stages_stand_below_each_other() -> None:
+    """A row per stage, four variants to a table: no cell is cut off in 100 columns."""
+    names = ("native", "kvm", "xen", "vsmp", "mine")
+    stages = [
+        StageResult(stage, name, Status.PASS, counts={"points": 123_456})
+        for name in names
+        for stage in (
+            Stage.BUILD,
+            Stage.VALIDATE,
+            Stage.BOOT,
+            Stage.COMPARE,
+            Stage.SHADOW,
+        )
+    ]
+    result = run_result("small", "tree", stages, started=datetime.now(UTC))
+    out = io.StringIO()
+    Console(file=out, width=100).print(text.table(result))
+    printed = out.getvalue()
+    assert "…" not in printed
+    assert printed.count("points 123,456") == len(names)
+    assert printed.count("┃ stage") == 2
+    assert printed.count("shadow") == 2

@@ -106,6 +106,7 @@ class Finding:
         window: the evidence, as lines of at most 100 columns.
         reproduce: the command that shows it again.
         blame: who made it (hint, compiler, objtool, linker, sorttable), if told.
+        seen: where else its cause showed (``shadow of native, 3 places: KEY``).
         occurrences: how many places show it, after grouping by cause.
     """
 
@@ -122,6 +123,7 @@ class Finding:
     reproduce: str = ""
     occurrences: int = 1
     blame: str = ""
+    seen: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

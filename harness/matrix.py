@@ -29,6 +29,7 @@ from harness.errors import UserError
 from harness.progress import Progress
 from harness.result import RunResult, Stage, StageResult, run_result
 from harness.stages import boot, build, compare, readback, shadow, validate
+from harness.stages.confirm import confirm
 from harness.stages.guard import skipped
 from harness.stages.shop import Shop
 from harness.stages.subject import Subject
@@ -276,7 +277,7 @@ def _after_build(
     probed = _probed(request, subject, result, progress)
     shadowed = shadow.stage(subject, result, progress)
     progress("done", 1, 1)
-    return [validated, booted, *probed, shadowed]
+    return confirm([validated, booted, *probed, shadowed])
 
 
 def _probed(

@@ -161,6 +161,7 @@ def lines(finding: Finding) -> Iterator[str]:
         "blame": finding.blame,
     }
     yield from (f"  {name:9} {value}" for name, value in facts.items() if value)
+    yield from (f"  {'seen by':9} {told}" for told in finding.seen)
     yield from (f"  {line}" for line in finding.window)
     yield f"  key       {finding.key}"
     if finding.reproduce:

@@ -71,6 +71,7 @@ def _finding_row(position: int, known: bool, finding: Finding) -> schema.Finding
         reproduce=finding.reproduce,
         occurrences=finding.occurrences,
         blame=finding.blame,
+        seen=finding.seen,
     )
 
 
@@ -124,4 +125,5 @@ def _finding(row: schema.Finding) -> Finding:
         reproduce=row.reproduce,
         occurrences=row.occurrences,
         blame=row.blame,
+        seen=row.seen,
     )

@@ -184,3 +184,4 @@ class Finding(Table):
     reproduce: Mapped[str]
     occurrences: Mapped[int]
     blame: Mapped[str]
+    seen: Mapped[tuple[str, ...]]

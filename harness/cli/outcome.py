@@ -9,6 +9,7 @@ from harness.cli.console import OUT
 from harness.cli.options import Format
 from harness.errors import HarnessError
 from harness.report import sides, text
+from harness.report.alike import alike
 from harness.result import RunResult, dump
 
 
@@ -55,8 +56,8 @@ def show(result: RunResult, output: Format) -> None:
         alone = len(read_back) == len(result.stages)
         OUT.print(sides.table(read_back, whole=alone))
     for stage in result.stages:
-        for finding in stage.findings:
-            OUT.print("\n".join(text.lines(finding)) + "\n", markup=False)
+        for each in alike(stage.findings):
+            OUT.print("\n".join(text.told(each)) + "\n", markup=False)
     for line in text.problems(result.stages):
         OUT.print(line, markup=False)
     OUT.print(text.summary(result), markup=False)

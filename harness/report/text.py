@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.errors import ExitCode
 from harness.finding import Finding
+from harness.report.alike import Alike
 from harness.result import RunResult, Stage, StageResult, Status
 
 COLUMNS = 4  # of stages, or variants, that fit beside each other
@@ -63,6 +64,8 @@ _STYLE = {
     Status.MISS: "yellow",
     Status.SKIP: "dim",
 }
+
+_MOST = 8  # findings that are only named beside one that says the same
 
 
 def table(result: RunResult) -> RenderableType:
@@ -147,10 +150,16 @@ def _cell(stage: StageResult | None) -> RenderableType:
 
 def lines(finding: Finding) -> Iterator[str]:
     """Yield a finding as people act on it: what, both sides, evidence, command."""
+    return told(Alike(finding))
+
+
+def told(alike: Alike) -> Iterator[str]:
+    """Yield findings that say the same as one, and where the others are."""
+    finding = alike.first
     where = f"{finding.location.object}: {finding.location}"
     if finding.location.line:
         where += f" ({finding.location.line})"
-    times = f" [{finding.occurrences} places]" if finding.occurrences > 1 else ""
+    times = f" [{alike.places} places]" if alike.places > 1 else ""
     yield f"{where}: {finding.message}{times}"
     facts = {
         "rule": finding.rule,
@@ -166,6 +175,11 @@ def lines(finding: Finding) -> Iterator[str]:
     yield f"  key       {finding.key}"
     if finding.reproduce:
         yield f"  reproduce {finding.reproduce}"
+    yield from (
+        f"  alike     {one.location}: {one.key}" for one in alike.others[:_MOST]
+    )
+    if (more := len(alike.others) - _MOST) > 0:
+        yield f"  alike     {more} more, all of which --format json has"
 
 
 def problems(stages: Iterable[StageResult]) -> Iterator[str]:

@@ -50,7 +50,7 @@ def check_blind(columns: Columns) -> Part:
     included. Notes: fragments of dropped weak functions.
     """
     start, end = functions(columns.program)
-    steps = _steps(columns)
+    steps = _steps(columns, start)
     if not len(start):
         return Part(tuple(steps))
     # what follows may be a dropped function's, where only the next symbol ends one
@@ -154,9 +154,9 @@ def _finding(columns: Columns, start: int, end: int) -> Finding:
 # --- from one instruction to the next -----------------------------------------------
 
 
-def _steps(columns: Columns) -> Iterator[Finding]:
+def _steps(columns: Columns, starts: U64) -> Iterator[Finding]:
     """Report where control goes from what ends the stack to what says nothing, or back."""
-    falls, jumps = _falls(columns), _jumps(columns)
+    falls, jumps = _falls(columns, starts), _jumps(columns)
     for source, target in (*zip(*falls, strict=True), *zip(*jumps, strict=True)):
         address = int(columns.insns.address[target])
         yield Finding(
@@ -169,10 +169,11 @@ def _steps(columns: Columns) -> Iterator[Finding]:
         )
 
 
-def _falls(columns: Columns) -> tuple[list[int], list[int]]:
+def _falls(columns: Columns, starts: U64) -> tuple[list[int], list[int]]:
     """From one instruction to the one behind it; an entry begins there.
 
     Padding has no state, and is not led to: in front of what has a name NOPs align it.
+    Nor has what lies before a function's entry, as kCFI's preamble (``__cfi_``) does.
     """
     insns, symbols = columns.insns, columns.program.symbols
     if not len(insns):
@@ -184,6 +185,8 @@ def _falls(columns: Columns) -> tuple[list[int], list[int]]:
     goes &= _FALLS[insns.kind[source]] & _turned(columns, source, target)
     aligns = insns.kind[source] == InsnKind.NOP
     goes &= ~(aligns & among(insns.address[target], symbols.address))
+    before = columns.state[source] == UNDEFINED
+    goes &= ~(before & among(insns.address[target], starts))
     rows = [row for row in target[goes].tolist() if not _is_padding(columns, row)]
     return [row - 1 for row in rows], rows
 

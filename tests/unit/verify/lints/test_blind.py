@@ -46,15 +46,17 @@ def program(
     explained: Sequence[int] = (),
     blind: OrcEntry = UND,
     kinds: Mapping[str, int] = MappingProxyType({}),
+    known: OrcEntry | None = None,
 ) -> Program:
     """Pieces of code, 16 bytes apart: (name, code, has a state), "" for no symbol.
 
-    What has no state has the entry ``blind``; ``kinds`` of symbols are by name.
+    What has no state has the entry ``blind``, what has one ``known`` (sp+8 call);
+    ``kinds`` of symbols are by name.
     """
     writer = ElfWriter()
     text, rows = bytearray(), list[tuple[int, OrcEntry]]()
-    for _, code, known in pieces:
-        rows.append((len(text), call(8) if known else blind))
+    for _, code, has in pieces:
+        rows.append((len(text), (known or call(8)) if has else blind))
         text += code.ljust(16, b"\xcc")
     rows.append((len(text), UND))
     section = writer.section(".text", bytes(text), flags=ALLOC | EXEC)
@@ -202,6 +204,15 @@ def test_padding_in_front_of_an_entry() -> None:
     padded = "c3 90 b8daffffff 0f07"
     assert turns(padded, (0, UND), (2, END), labels=[2]) == []
     assert turns(padded, (0, UND), (2, END)) == [(2, "end", "(und)")]
+
+
+def test_a_preamble_in_front_of_a_function() -> None:
+    """It has no state (kCFI), and leads to what begins with the stack's end."""
+    preamble = bytes.fromhex("b878563412")  # mov $0x12345678,%eax
+    pieces = [("", preamble.rjust(16, b"\x90"), False), ("f", BODY, True)]
+    assert not parts(program(pieces, blind=UND)).findings
+    ends = program(pieces, known=END)
+    assert [finding.rule for finding in parts(ends).findings] == ["blind/end"]
 
 
 def test_a_jump_to_an_end() -> None:

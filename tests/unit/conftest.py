@@ -1,10 +1,15 @@
-"""What every unit test has: a cache directory of its own."""
+"""What every unit test has: a cache directory of its own, and its time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is, and nothing of us.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

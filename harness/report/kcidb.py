@@ -37,7 +37,7 @@ def to_kcidb(result: RunResult, origin: str = ORIGIN) -> str:
         raise UserError(
             f"{origin!r} is no origin", hint="lower-case letters, digits, underscores"
         )
-    run = f"{origin}:{result.run_id}"
+    run = f"{origin}:{_text(result.run_id)}"
     document: Entry = {
         "version": VERSION,
         "checkouts": [_checkout(result, run, origin)],

@@ -37,7 +37,7 @@ def to_kcidb(result: RunResult, origin: str = ORIGIN) -> str:
         raise UserError(
             f"{origin!r} is no origin", hint="lower-case letters, digits, underscores"
         )
-    run = f"{origin}:{_text(result.run_id)}"
+    run = f"{origin}:{result.run_id}"
     document: Entry = {
         "version": VERSION,
         "checkouts": [_checkout(result, run, origin)],
@@ -46,14 +46,14 @@ def to_kcidb(result: RunResult, origin: str = ORIGIN) -> str:
         "issues": list(_issues(result, origin)),
         "incidents": list(_incidents(result, run, origin)),
     }
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(_clean(document), indent=2) + "\n"
 
 
 def _checkout(result: RunResult, run: str, origin: str) -> Entry:
     return {
         "id": run,
         "origin": origin,
-        "tree_name": _text(result.tree),
+        "tree_name": result.tree,
         "start_time": result.started,
         "valid": True,
         "misc": {"profile": result.profile, "tools": result.tools},
@@ -65,14 +65,14 @@ def _builds(result: RunResult, run: str, origin: str) -> Iterator[Entry]:
     made = {s.variant: s for s in result.stages if s.stage is Stage.BUILD}
     for variant in dict.fromkeys(stage.variant for stage in result.stages):
         entry: Entry = {
-            "id": f"{run}:{_text(variant)}",
+            "id": f"{run}:{variant}",
             "checkout_id": run,
             "origin": origin,
             "architecture": "x86_64",
-            "config_name": _text(variant),
+            "config_name": variant,
         }
         if compiler:
-            entry["compiler"] = _text(compiler)
+            entry["compiler"] = compiler
         if stage := made.get(variant):
             entry |= _outcome(stage)
         yield entry
@@ -82,7 +82,7 @@ def _named(result: RunResult, run: str) -> Iterator[tuple[str, str, StageResult]
     """Yield each stage with the name of its build and its own, which none else has."""
     seen = Counter[tuple[str, str]]()
     for stage in result.stages:
-        build = f"{run}:{_text(stage.variant)}"
+        build = f"{run}:{stage.variant}"
         place = (stage.variant, stage.stage.value)
         seen[place] += 1
         again = f"#{seen[place]}" if seen[place] > 1 else ""
@@ -97,7 +97,7 @@ def _tests(result: RunResult, run: str, origin: str) -> Iterator[Entry]:
                 "build_id": build,
                 "origin": origin,
                 "path": f"{_PATH}.{stage.stage}",
-                "environment": {"comment": _text(stage.variant)},
+                "environment": {"comment": stage.variant},
             } | _outcome(stage)
 
 
@@ -105,13 +105,13 @@ def _outcome(stage: StageResult) -> Entry:
     entry: Entry = {
         "status": stage.status.value,
         "duration": round(stage.seconds, 3),
-        "misc": {"counts": stage.counts, "notes": [_text(n) for n in stage.notes]},
+        "misc": {"counts": stage.counts, "notes": list(stage.notes)},
     }
     if stage.reason:
-        entry["comment"] = _text(stage.reason)
+        entry["comment"] = stage.reason
     shown = "\n".join(line for found in stage.findings for line in text.lines(found))
     if shown:
-        entry["log_excerpt"] = _text(shown)[:_EXCERPT]
+        entry["log_excerpt"] = shown[:_EXCERPT]
     return entry
 
 
@@ -123,11 +123,11 @@ def _issues(result: RunResult, origin: str) -> Iterator[Entry]:
     }
     for key, finding in found.items():
         yield {
-            "id": f"{origin}:{_text(key)}",
+            "id": f"{origin}:{key}",
             "version": 1,
             "origin": origin,
             "culprit": {"code": True, "tool": False, "harness": False},
-            "comment": _text(f"{finding.location}: {finding.message}"),
+            "comment": f"{finding.location}: {finding.message}",
         }
 
 
@@ -135,7 +135,7 @@ def _incidents(result: RunResult, run: str, origin: str) -> Iterator[Entry]:
     for build, name, stage in _named(result, run):
         built = stage.stage is Stage.BUILD
         for number, finding in enumerate((*stage.findings, *stage.known)):
-            key = _text(finding.key)
+            key = finding.key
             yield {
                 "id": f"{name}:{key}",
                 "origin": origin,
@@ -150,6 +150,10 @@ def _incidents(result: RunResult, run: str, origin: str) -> Iterator[Entry]:
             }
 
 
-def _text(value: str) -> str:
-    """Return ``value`` without the zeros that the schema refuses."""
-    return value.replace("\0", "\\x00")
+def _clean(value: object) -> object:
+    """Return ``value`` without the zeros that the schema refuses in any text."""
+    if isinstance(value, dict):
+        return {_clean(name): _clean(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    return value.replace("\0", "\\x00") if isinstance(value, str) else value

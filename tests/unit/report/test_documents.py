@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kcidb_io.schema import V5_3
 
@@ -89,10 +89,13 @@ def test_kcidb() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(words=st.text(max_size=20), again=st.booleans())
+@example(words="\0", again=True)
 def test_kcidb_takes_whatever_people_call_things(words: str, again: bool) -> None:
     """Names with zeros and newlines, a variant that comes twice."""
     one = stage(finding(words, window=(words,)), variant=words, reason=words)
-    found = kcidb(run(one, *[one] * again, tree=words, run_id=f"r{words}"))
+    found = kcidb(
+        run(one, *[one] * again, tree=words, run_id=f"r{words}", tools={words: words})
+    )
 
     ids = [each["id"] for each in found["tests"]]
     assert len(ids) == len(set(ids)) == 1 + again

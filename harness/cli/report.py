@@ -24,6 +24,7 @@ class Document(enum.StrEnum):
     KCIDB = "kcidb"
     SARIF = "sarif"
     MARKDOWN = "markdown"
+    HTML = "html"
 
 
 def command(
@@ -47,11 +48,11 @@ def command(
     if output in (Document.TEXT, Document.JSON):
         show(run, Format(output.value))
     else:
-        OUT.out(_document(run, output, origin).rstrip())
+        OUT.out(_document(run, output, origin, store).rstrip())
     raise typer.Exit(run.exit_code)
 
 
-def _document(run: RunResult, output: Document, origin: str) -> str:
+def _document(run: RunResult, output: Document, origin: str, store: str) -> str:
     """Return ``run`` as ``output``, whose module is imported only now."""
     match output:
         case Document.JUNIT:
@@ -70,6 +71,10 @@ def _document(run: RunResult, output: Document, origin: str) -> str:
             from harness.report.sarif import to_sarif
 
             return to_sarif(run)
+        case Document.HTML:
+            from harness.report.html import to_html
+
+            return to_html(run, *saved.past(run, store))
         case _:
             from harness.report.markdown import to_markdown
 

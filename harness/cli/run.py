@@ -36,7 +36,10 @@ def command(
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     report: Annotated[
-        Path, typer.Option("--report", help="Where result.json and junit.xml go.")
+        Path,
+        typer.Option(
+            "--report", help="Where result.json, junit.xml and report.html go."
+        ),
     ] = Path("report"),
     store: options.StoreOption = None,
     baseline: options.BaselineOption = None,

@@ -18,10 +18,13 @@ from harness.cache import cache_dir
 from harness.cli.console import ERR
 from harness.errors import HarnessError
 from harness.history.against import against
+from harness.history.diff import Diff, diff
+from harness.history.trend import Trend, trends
 from harness.result import RunResult, dump, load
 
 LAST_GOOD = "last-good"
 DEFAULT = "default"
+PAST = 30  # runs whose numbers a page shows
 
 
 def find(name: str, store: str) -> RunResult:
@@ -38,6 +41,27 @@ def find(name: str, store: str) -> RunResult:
 
     with open_existing(store) as database:
         return runs.load(database, name)
+
+
+def past(run: RunResult, store: str) -> tuple[tuple[Trend, ...], Diff | None]:
+    """Return what ``store`` knows of the runs up to ``run``, and since its baseline.
+
+    Nothing, if it does not have the run, or is not there.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    from harness.store import past, runs
+    from harness.store.database import exists, open_database
+
+    if not exists(store):
+        return (), None
+    with open_database(store) as database:
+        listed = past.recent(database, PAST, profile=run.profile, until=run.run_id)
+        numbers = past.measurements(database, listed)
+        before = run.baseline and runs.has(database, run.baseline)
+        base = runs.load(database, run.baseline) if before else None
+    return trends(numbers), diff(base, run) if base else None
 
 
 class Base:

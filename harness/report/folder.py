@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.report.html import to_html
 from harness.report.junit import to_junit
 from harness.result import RunResult, dump
 
@@ -28,9 +29,17 @@ def prepare(directory: Path) -> None:
 
 
 def write(result: RunResult, directory: Path) -> tuple[Path, ...]:
-    """Write ``result.json`` and ``junit.xml`` below ``directory``; return them."""
+    """Write the result and its documents below ``directory``; return them.
+
+    Those are what machines read, JSON and JUnit, and the page for people. ``orc-harness
+    report`` makes all others of the first.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    documents = {"result.json": dump(result), "junit.xml": to_junit(result)}
+    documents = {
+        "result.json": dump(result),
+        "junit.xml": to_junit(result),
+        "report.html": to_html(result).encode("utf-8", "backslashreplace"),
+    }
     for name, data in documents.items():
         (directory / name).write_bytes(data)
     return tuple(directory / name for name in documents)

@@ -130,6 +130,16 @@ def open_database(text: str = DEFAULT) -> Iterator[Database]:
         engine.dispose()
 
 
+def exists(text: str) -> bool:
+    """Tell whether ``text`` names a file that is there, or a server.
+
+    Raises:
+        UserError: it is no database that we can use.
+    """
+    url = parse_url(text)
+    return url.drivername != "sqlite" or _path(url).exists()
+
+
 @contextlib.contextmanager
 def open_existing(text: str = DEFAULT) -> Iterator[Database]:
     """Open what ``text`` names, which somebody has saved runs in.
@@ -138,10 +148,9 @@ def open_existing(text: str = DEFAULT) -> Iterator[Database]:
         UserError: there is no such file, or what :func:`open_database` raises.
         InfraError: it does not answer.
     """
-    url = parse_url(text)
-    if url.drivername == "sqlite" and not _path(url).exists():
+    if not exists(text):
         raise UserError(
-            f"there is no store {_name(url)}",
+            f"there is no store {_name(parse_url(text))}",
             hint="orc-harness run --store and validate --store make one",
         )
     with open_database(text) as database:

@@ -22,11 +22,17 @@ _KNOWN = func.sum(case((schema.Finding.known, 1), else_=0))
 
 
 def recent(
-    database: Database, limit: int, *, key: str = "", profile: str = ""
+    database: Database,
+    limit: int,
+    *,
+    key: str = "",
+    profile: str = "",
+    until: str = "",
 ) -> tuple[Summary, ...]:
     """Return the newest ``limit`` runs, oldest first.
 
-    Only those that found ``key``, and only those of ``profile``, if given.
+    If given, only those that found ``key``, of ``profile``, and no later than the run
+    ``until``: none, if that is not there.
 
     Raises:
         InfraError: the database failed.
@@ -37,6 +43,9 @@ def recent(
             wanted = wanted.where(_found(key))
         if profile:
             wanted = wanted.where(schema.Run.profile == profile)
+        if until:
+            last = select(schema.Run.started).where(schema.Run.run_id == until)
+            wanted = wanted.where(schema.Run.started <= last.scalar_subquery())
         found = session.scalars(wanted).all()
         findings = _findings_of(session, found)
         stages = _stages_of(session, found)

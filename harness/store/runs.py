@@ -40,6 +40,16 @@ def load(database: Database, name: str) -> RunResult:
         return load_number(session, _find(session, database.name, name))
 
 
+def has(database: Database, run_id: str) -> bool:
+    """Tell whether a run of exactly that name is there.
+
+    Raises:
+        InfraError: the database failed.
+    """
+    with database.reading() as session:
+        return _number(session, run_id) is not None
+
+
 def _number(session: Session, run_id: str) -> int | None:
     return session.scalar(select(schema.Run.number).where(schema.Run.run_id == run_id))
 

@@ -149,3 +149,23 @@ def test_an_expired_entry_is_stronger_than_a_base(bad: Path, tmp_path: Path) -> 
     assert found.schema == SCHEMA
     assert without.stages[0].known == (finding,)
     assert judged.stages[0].findings == (finding,)
+
+
+def test_the_page_of_a_saved_run(bad: Path, store: str) -> None:
+    """It has the past that the store has, up to that run; of a file it has none."""
+    keep = ("--store", store)
+    bad.write_bytes(victim_object(NOP))
+    run("validate", bad, *keep)
+    bad.write_bytes(victim_object())
+    run("validate", bad, *keep, "--baseline", "last-good")
+    run("validate", bad, *keep)
+
+    listed = json.loads(run("history", *keep, "--format", "json").stdout)["data"]
+    good, worse, _ = (each["run_id"] for each in listed)
+    page = run("report", worse, *keep, "--format", "html")
+    alone = run("report", worse, "--format", "html", ORC_HARNESS_STORE=store)
+
+    assert page.returncode == 1, page.stderr
+    assert f"Since {good}" in page.stdout
+    assert 'aria-label="2 runs, from 0 to 1"' in page.stdout
+    assert alone.stdout == page.stdout

@@ -12,13 +12,17 @@ from harness.result import SCHEMA, RunResult, load
 
 
 def test_a_report_is_written_where_it_was_prepared(tmp_path: Path) -> None:
-    """Both documents are there, and the result reads back."""
+    """All documents are there, and the result reads back."""
     result = RunResult(SCHEMA, "r", "2026", 1.0, "small", "linux", {}, ())
 
     folder.prepare(tmp_path / "a/b")
     written = folder.write(result, tmp_path / "a/b")
 
-    assert [path.name for path in written] == ["result.json", "junit.xml"]
+    assert [path.name for path in written] == [
+        "result.json",
+        "junit.xml",
+        "report.html",
+    ]
     assert load(written[0]) == result
 
 

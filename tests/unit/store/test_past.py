@@ -35,6 +35,8 @@ def test_recent(database: Database) -> None:
     assert ids(9, key=finding("g").key) == [saved[0].run_id]
     assert ids(9, key=finding("k").key) == [saved[0].run_id]
     assert ids(9, profile="full") == [saved[2].run_id]
+    assert ids(9, until=saved[1].run_id) == [saved[0].run_id, saved[1].run_id]
+    assert ids(9, until="nowhere") == []
 
 
 def test_measurements(database: Database) -> None:

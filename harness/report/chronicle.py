@@ -20,23 +20,23 @@ _ERROR = "[bold magenta]error[/bold magenta]"
 
 
 def run_table(runs: Iterable[Summary]) -> Table:
-    """Return a row per run."""
+    """Return a row per run; when it started is in its name."""
     drawn = Table()
-    for title in ("run", "started", "profile", "tree", "verdict"):
-        drawn.add_column(title, no_wrap=title != "tree", overflow="fold")
+    for title in ("run", "profile", "verdict"):
+        drawn.add_column(title, no_wrap=True)
     for title in ("new", "known", "judged", "seconds"):
         drawn.add_column(title, justify="right", no_wrap=True)
+    drawn.add_column("tree", overflow="fold")
     for run in runs:
         drawn.add_row(
             escape(run.run_id),
-            escape(run.started.partition("+")[0].replace("T", " ")),
             escape(run.profile),
-            escape(run.tree),
             _VERDICT.get(ExitCode(run.exit_code), _ERROR),
             str(run.new),
             str(run.known),
             f"{run.judged} of {run.stages}",
             f"{run.seconds:.1f}",
+            escape(run.tree),
         )
     return drawn
 

@@ -1,0 +1,75 @@
+"""Many runs in a terminal: nothing is cut that tells them apart."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from harness.errors import ExitCode
+from harness.history.diff import diff
+from harness.history.summary import Summary
+from harness.history.trend import measured, trends
+from harness.report import chronicle
+from tests.builders.results import finding, run, stage
+
+RUN = "20261127T045056-541842"
+TREE = "/home/somebody/src/kernels/linux-next-with-a-long-name"
+
+
+def drawn(table: RenderableType) -> str:
+    """Return what a pipe gets: 100 columns."""
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        (ExitCode.CLEAN, "clean"),
+        (ExitCode.FINDINGS, "findings"),
+        (ExitCode.INFRASTRUCTURE, "error"),
+    ],
+)
+def test_a_run_is_a_row(code: ExitCode, verdict: str) -> None:
+    """Its name is whole, every title is; a long tree is folded."""
+    one = Summary(RUN, "2026", 1234.5, "validate", TREE, code, 123, 4567, 16, 16)
+
+    lines = drawn(chronicle.run_table([one])).splitlines()
+
+    for title in ("profile", "verdict", "new", "known", "judged", "seconds", "tree"):
+        assert f" {title} " in lines[1]
+    row = f"{RUN} validate {verdict} 123 4567 16 of 16 1234.5".split()
+    assert lines[3].replace("\u2502", " ").split()[: len(row)] == row
+    folded = [line.split("\u2502")[8].strip() for line in lines[3:-1]]
+    assert "".join(folded) == TREE
+
+
+def test_numbers_that_moved() -> None:
+    """Whole ones are whole; those that stayed are left out."""
+    runs = [
+        run(stage(counts={"sites": sites, "same": 1}, seconds=1.25))
+        for sites in (1000, 1200)
+    ]
+
+    table = drawn(chronicle.trend_table(trends([m for r in runs for m in measured(r)])))
+
+    (row,) = [line for line in table.splitlines() if "xen" in line]
+    assert row.replace("\u2502", " ").split() == (
+        ["xen", "validate", "sites", "1,000", "1,200", "1,000", "1,200", "▁█"]
+    )
+
+
+def test_changes() -> None:
+    """Each with its key and where it was, then the sum."""
+    before = run(stage(finding("a"), known=(finding("b"),)), run_id="r1")
+    after = run(stage(finding("c"), known=(finding("b"),)), run_id="r2")
+
+    assert list(chronicle.changes(diff(before, after))) == [
+        "new    text/depth:vmlinux:c:-:0 [xen]",
+        "known  text/depth:vmlinux:b:-:0 [xen] (excused)",
+        "fixed  text/depth:vmlinux:a:-:0 [xen]",
+        "r1 -> r2: 1 new, 1 known, 1 fixed, 0 unseen",
+    ]

@@ -290,7 +290,13 @@ def _probed(
     """Boot ``subject`` once more; read its text on the way, then compare."""
     looker = readback.Looker(request.seed)
     compared = compare.stage(
-        subject, request.seed, booted, progress, looker.look, on_stop
+        subject,
+        request.seed,
+        booted,
+        progress,
+        looker.look,
+        looker.look_again,
+        on_stop,
     )
     return [readback.stage(subject, looker, booted, progress), compared]
 

@@ -14,6 +14,7 @@ _TOTALS = {
     "text_bytes": "bytes of text",
     "text_differing": "not as linked",
     "text_unexplained": "unexplained",
+    "text_later_unexplained": "unexplained later",
 }
 
 

@@ -34,6 +34,7 @@ _SHOWN = {
         "text_differing",
         "text_unexplained",
         "text_control",
+        "text_later_unexplained",
     ),
     Stage.COMPARE: (
         "points",

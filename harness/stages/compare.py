@@ -31,6 +31,7 @@ def stage(
     booted: BootResult | None,
     progress: Progress,
     look: Look | None = None,
+    again: Look | None = None,
     on_stop: OnStop | None = None,
 ) -> StageResult:
     """Compare what the kernel's own unwinder sees with its static table.
@@ -38,9 +39,9 @@ def stage(
     The guest is booted once more, stopped hundreds of times and made to unwind
     itself. No debugger reaches into a KVM guest that is nested: the traces that it
     printed of itself while it ``booted`` are compared instead. A kernel that did not
-    boot is not compared. ``look`` is called at the end of the guest's init. With
-    ``on_stop`` the first finding ends it, and the guest stands there while that is
-    called.
+    boot is not compared. ``look`` is called at the end of the guest's init, ``again``
+    when all was compared. With ``on_stop`` the first finding ends it, and the guest
+    stands there while that is called.
     """
     if booted is None:
         return skipped(Stage.COMPARE, subject.name, "it did not boot")
@@ -51,7 +52,8 @@ def stage(
             texts = {**booted.evidence.texts, "console": booted.console}
             return _judged(subject, check_traces(texts, load(subject.kernel.vmlinux)))
         try:
-            return _judged(subject, _probed(subject, seed, progress, look, on_stop))
+            probed = _probed(subject, seed, progress, look, again, on_stop)
+            return _judged(subject, probed)
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
 
@@ -79,6 +81,7 @@ def _probed(
     seed: int,
     progress: Progress,
     look: Look | None,
+    again: Look | None,
     on_stop: OnStop | None,
 ) -> CompareResult:
     program = load(subject.kernel.vmlinux)
@@ -101,6 +104,8 @@ def _probed(
                 only_first=on_stop is not None,
                 progress=progress,
             )
+            if again is not None and not result.reason:
+                again(machine, gdb, program)
             at = gdb.registers().rip if on_stop and result.findings else 0
         if on_stop and result.findings:
             why = f"{result.findings[0].rule}: {result.findings[0].message}"

@@ -26,6 +26,7 @@ from harness.stages.guard import Missing, guard, judged, skipped
 from harness.stages.subject import Subject
 from harness.variant import Platform
 
+STOPS, STOP_S = 50, 0.005
 NESTED = "no debugger reaches into a nested KVM guest to read its text"
 
 
@@ -38,6 +39,7 @@ class Looker:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._taken: Taken | None = None
+        self._later: Taken | None = None
         self._error: HarnessError | None = None
 
     def look(self, machine: Machine, gdb: Gdb, program: Program) -> None:
@@ -47,6 +49,27 @@ class Looker:
             self._taken = take(program, memory, init=True, seed=self._seed)
         except HarnessError as exc:
             self._error = exc
+
+    def look_again(self, machine: Machine, gdb: Gdb, program: Program) -> None:
+        """Read the guest once more, wherever it is by now: its init memory is freed.
+
+        It may be stopped where a user's page tables have no kernel: then it goes on.
+        """
+        memory = GuestMemory(machine, gdb)
+        for _ in range(STOPS):
+            try:
+                self._later = take(program, memory, init=False, seed=self._seed + 1)
+            except HarnessError as exc:
+                error = exc
+                gdb.run_for(STOP_S)
+            else:
+                return
+        self._error = error
+
+    @property
+    def later(self) -> Taken | None:
+        """What was read when userspace had run and loaded modules, if it was."""
+        return self._later
 
     @property
     def taken(self) -> Taken:
@@ -73,7 +96,7 @@ def stage(
         if subject.platform is Platform.KVM:
             raise Missing(NESTED)
         progress(f"predicting the text of {subject.name}")
-        return _judged(subject, looker.taken)
+        return _judged(subject, looker.taken, looker.later)
 
     return guard(Stage.READBACK, subject.name, work)
 
@@ -118,9 +141,12 @@ def stage_dump(core: Path, build: Path, progress: Progress) -> StageResult:
     return guard(Stage.READBACK, core.name, work)
 
 
-def _judged(subject: Subject, taken: Taken) -> StageResult:
+def _judged(subject: Subject, taken: Taken, later: Taken | None = None) -> StageResult:
     header = kernel_build.find(subject.kernel.vmlinux.parent).cpufeatures
-    verdict = judge(taken, _names(header, taken.linked), subject.platform)
+    names = _names(header, taken.linked)
+    verdict = judge(taken, names, subject.platform)
+    if later is not None:
+        verdict = verdict.with_later(judge(later, names, subject.platform))
     return result_of(verdict, subject.name, _command(subject))
 
 

@@ -89,6 +89,8 @@ def test_every_byte_of_the_text_is_predicted(warm: RunResult, platform: str) -> 
     assert seen["text_differing"] > 10_000
     assert seen["text_unexplained"] == 0
     assert seen["text_control"] == 1
+    assert seen["text_later_bytes"] > 2_000_000
+    assert seen["text_later_unexplained"] == 0
 
 
 @pytest.mark.slow

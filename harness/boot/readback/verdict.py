@@ -8,7 +8,7 @@ be the one thing more that is not as predicted.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.boot.readback.difference import Difference, difference, findings
 from harness.boot.readback.taken import Taken
@@ -30,17 +30,33 @@ class Verdict:
         findings: what is not as predicted.
         reason: why this is no verdict (control not seen), or empty.
         seconds: how long it took.
+        later: what was compared when the kernel had run for a while, if it was.
     """
 
     difference: Difference
     findings: tuple[Finding, ...]
     reason: str
     seconds: float
+    later: Difference | None = None
 
     @property
     def counts(self) -> dict[str, int]:
         """What was done, by name."""
-        return self.difference.counts | {"text_control": int(not self.reason)}
+        counts = self.difference.counts | {"text_control": int(not self.reason)}
+        if self.later is not None:
+            counts["text_later_bytes"] = self.later.read
+            counts["text_later_unexplained"] = self.later.wrong
+        return counts
+
+    def with_later(self, verdict: Verdict) -> Verdict:
+        """Return this verdict with another one, on the same kernel later, in it."""
+        return replace(
+            self,
+            findings=(*self.findings, *verdict.findings),
+            reason=self.reason or verdict.reason,
+            seconds=self.seconds + verdict.seconds,
+            later=verdict.difference,
+        )
 
 
 def judge(taken: Taken, names: Features, platform: str) -> Verdict:

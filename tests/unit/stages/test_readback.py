@@ -24,6 +24,7 @@ from harness.stages import readback
 from harness.stages.subject import Subject
 from harness.text.patch.edits import Step
 from harness.variant import Platform
+from tests.builders.memory import FakeMemory
 from tests.builders.running import Kernel as Running
 
 BOOTED = cast(BootResult, types.SimpleNamespace())
@@ -102,3 +103,31 @@ def test_a_verdict_is_a_stages_result(found: bool, reason: str, status: Status) 
     assert [one.reproduce for one in result.findings] == [
         "orc-harness readback /b"
     ] * found
+
+
+def test_a_second_look_waits_for_the_kernels_page_tables() -> None:
+    """A guest that is stopped in a user's goes on a little; it is read in the end."""
+    linked = Running({0: b"\x90"}).linked()
+    refused = [3]
+    resumed: list[float] = []
+    memory = FakeMemory(linked)
+
+    def save(name: str, **how: object) -> None:
+        if refused[0]:
+            refused[0] -= 1
+            raise InfraError(f"qmp {name} failed: invalid address")
+        address = cast(int, how["val"]) + (1 << 64)
+        saved.append(memory.read(address, cast(int, how["size"])))
+
+    saved: list[bytes] = []
+    machine = types.SimpleNamespace(
+        qmp=types.SimpleNamespace(command=save),
+        inside="/machine",
+        read=lambda name: saved[-1],
+    )
+    gdb = types.SimpleNamespace(write=memory.write, run_for=resumed.append)
+    looker = readback.Looker(0)
+    looker.look_again(cast(Machine, machine), cast(Gdb, gdb), linked)
+    assert len(resumed) == 3
+    assert looker.later is not None
+    assert looker.later.mended

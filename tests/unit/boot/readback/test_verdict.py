@@ -91,3 +91,19 @@ def test_a_kernel_without_alternatives_is_not_predicted() -> None:
     taken = take(kernel.linked(), FakeMemory(kernel.said().image), init=True)
     with pytest.raises(FormatError, match="no alternatives"):
         judge(taken, kernel.said().names, "native")
+
+
+def test_a_later_verdict_joins_the_first() -> None:
+    """What is found then counts, and a control that was not seen then, too."""
+    names = Kernel(names={"SMAP": SMAP}).said().names
+    first = judge(taken_of((SMAP,)), names, "native")
+    program, memory = running((SMAP,))
+    spoilt = written(memory, edits_of(Step.RETURN, [(TEXT + 64, b"\0", "")]))
+    later = judge(take(program, FakeMemory(spoilt), init=False), names, "native")
+    both = first.with_later(later)
+    assert [finding.location.address - TEXT for finding in both.findings] == [64]
+    assert both.counts["text_unexplained"] == 0
+    assert both.counts["text_later_unexplained"] == 1
+    assert both.counts["text_later_bytes"] == later.difference.read
+    blind = judge(taken_of((), deaf=True), names, "native")
+    assert "went unseen" in first.with_later(blind).reason

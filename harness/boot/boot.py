@@ -14,15 +14,17 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.artifacts import Artifacts
-from harness.boot import init_end, initramfs, machine, outcome, vsmp_device
+from harness.boot import init_end, initramfs, kaslr, machine, outcome, vsmp_device
 from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, Plan
 from harness.boot.outcome import BootResult, Ending, Proof
 from harness.boot.platforms import kvm, native, vsmp, xen
 from harness.boot.platforms.request import Request
-from harness.elf import program
+from harness.elf import bzimage, program
+from harness.elf.file import read_file
 from harness.elf.program import Program
+from harness.elf.relocs import parse_relocs, slid
 from harness.errors import UserError
 from harness.finding import Finding
 from harness.variant import Platform
@@ -107,8 +109,11 @@ def findings(result: BootResult) -> tuple[Finding, ...]:
 class Session:
     """One boot in progress; made by :func:`session`."""
 
-    def __init__(self, on: Machine, kernel: Kernel, platform: Platform) -> None:
+    def __init__(
+        self, on: Machine, kernel: Kernel, platform: Platform, *, kaslr: bool = False
+    ) -> None:
         self.machine = on
+        self._kaslr = kaslr
         self.platform = platform
         self._kernel = kernel
         self._facts: dict[str, str] = dict(on.plan.facts)
@@ -134,10 +139,22 @@ class Session:
                 served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
                 self._facts.update(served.facts)
             else:
+                if self._kaslr:
+                    linked = self._moved(gdb, linked)
                 init_end.run_there(gdb, linked, limit_s)
             if look is not None:
                 look(self.machine, gdb, linked)
             gdb.cont()
+
+    def _moved(self, gdb: Gdb, linked: Program) -> Program:
+        """Wait for the kernel, and return it at the address that it has chosen."""
+        slide = kaslr.find_slide(gdb, linked, self.machine.remaining_s)
+        self._facts["kaslr"] = f"{slide:#x}"
+        if not slide:
+            return linked
+        path = self._kernel.bzimage
+        packed = bzimage.parse_bzimage(read_file(path), path.name)
+        return slid(linked, parse_relocs(packed.vmlinux, path.name), slide)
 
     def end(self) -> BootResult:
         """Wait for the end of the boot and judge it."""
@@ -202,7 +219,7 @@ def session(
         if equip is not None:
             plan = equip(plan, request.directory)
         with machine.start(toolbox, plan, directory) as running:
-            yield Session(running, kernel, platform)
+            yield Session(running, kernel, platform, kaslr=config.kaslr)
 
 
 def _inner_ending(running: Machine, outer: Ending) -> Ending:

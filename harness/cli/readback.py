@@ -39,6 +39,7 @@ def command(
             help="Read this dump of a machine that ran the kernel; boot nothing.",
         ),
     ] = None,
+    kaslr: options.KaslrOption = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     qemu: options.QemuOption = None,
     xen: options.XenOption = None,
@@ -64,11 +65,12 @@ def command(
             line = lines(vmcore.name)
             stages = [readback.stage_dump(vmcore, builds[0], line)]
         else:
+            config = options.machine_config(
+                qemu, xen, cpu, append, xen_args, kaslr, timeout
+            )
             request = matrix.Request(
                 runtime=runtime.value,
-                machine=options.machine_config(
-                    qemu, xen, cpu, append, xen_args, False, timeout
-                ),
+                machine=config,
                 seed=seed,
             )
             stages, tools = matrix.read_back_builds(

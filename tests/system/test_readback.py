@@ -11,7 +11,7 @@ import pytest
 from harness.boot import boot
 from harness.boot.gdb import Gdb
 from harness.boot.initramfs import Toolbox
-from harness.boot.machine import Machine, MissingMachine
+from harness.boot.machine import Machine, MachineConfig, MissingMachine
 from harness.boot.readback.dump import DumpMemory
 from harness.boot.readback.memory import GuestMemory
 from harness.boot.readback.taken import Taken, take
@@ -28,6 +28,7 @@ from harness.variant import Platform
 pytestmark = pytest.mark.boot
 
 SMAP = 9 * 32 + 20
+LINKED = 0xFFFFFFFF81000000
 
 
 Three = tuple[Taken, Taken, Taken]
@@ -83,6 +84,29 @@ def read(kernel: Kernel, toolbox: Toolbox, core: Path) -> Three:
         pytest.skip(f"MISS: {exc}")
     first, second, third = seen
     return first, second, third
+
+
+def test_a_kernel_that_chose_its_address_is_predicted_there(
+    kernel: Kernel, kernel_toolbox: Toolbox
+) -> None:
+    """With KASLR each address in its text is another; PV guests of Xen stay."""
+    if kernel.platform is not Platform.NATIVE:
+        pytest.skip("SKIP: the device model of vSMP needs linked addresses")
+    build = kernel.build
+    assert build.bzimage is not None
+    seen: list[Taken] = []
+
+    def look(machine: Machine, gdb: Gdb, program: Program) -> None:
+        seen.append(take(program, GuestMemory(machine, gdb), init=True))
+
+    ready = boot.Kernel(build.bzimage, build.kernels[0], build.modules)
+    config = MachineConfig(kaslr=True)
+    with boot.session(kernel_toolbox, ready, kernel.platform, config) as session:
+        session.start(look)
+    verdict = judged(kernel, seen[0])
+    assert seen[0].linked.symbols.find("_text") != LINKED
+    assert verdict.findings == ()
+    assert verdict.counts["text_control"] == 1
 
 
 def site_of(program: Program) -> int:

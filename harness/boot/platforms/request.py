@@ -34,9 +34,8 @@ class Request:
 
     def append(self, console: str, *more: str) -> str:
         """Return the kernel command line: ends the boot at once where it fails."""
-        words = [f"console={console}", "panic=-1", "oops=panic", *more]
-        if not self.config.kaslr:
-            words.insert(1, "nokaslr")
+        where = [] if self.config.kaslr else ["nokaslr"]
+        words = [f"console={console}", *where, "panic=-1", "oops=panic", *more]
         words.append(f"orc.nonce={self.nonce}")
         if self.config.hold_s:
             words.append(f"orc.hold={self.config.hold_s}")

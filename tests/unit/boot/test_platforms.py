@@ -93,6 +93,13 @@ def test_vsmp_keeps_the_kernel_off_its_registers(tmp_path: Path) -> None:
     assert vsmp.REGISTERS + vsmp.REGISTERS_BYTES <= native.MEMORY_MB << 20
 
 
+def test_a_kernel_chooses_its_address_if_that_is_asked_for(tmp_path: Path) -> None:
+    """Everybody else needs the linked one."""
+    plan = native.plan(request(tmp_path, MachineConfig(kaslr=True)))
+    assert "nokaslr" not in after(plan, "-append")
+    assert "panic=-1" in after(plan, "-append")
+
+
 def test_xen(tmp_path: Path) -> None:
     """Xen is QEMU's kernel, unpacked; ours is its first module, init the second."""
     config = MachineConfig(append="module.option=1,2")

@@ -9,12 +9,16 @@ behind the branch is filled; how, has changed twice (:class:`Fill`).
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterator
+
+import numpy as np
 
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.patch.edits import Edits, Step, edits_of
 from harness.text.patch.endbr import POISON_6_18, poison_of
+from harness.text.patch.its import Thunks, is_unsafe
 from harness.text.patch.kind import Era, NopTable
 from harness.text.patch.nops import nops, text
 from harness.text.patch.said import IDEAL_NOPS, Said, code_at
@@ -34,6 +38,7 @@ class Fill(enum.Enum):
 
 
 _KEPT, _TRACKED, _FENCED, _PLAIN = "kept", "call depth thunk", "lfence", "indirect"
+_ITS = "its thunk"
 
 
 def retpolines(program: Program, said: Said) -> Edits | None:
@@ -64,6 +69,7 @@ def _texts(
     stay = said.has("RETPOLINE") and not fenced
     tracked = stay and said.has("CALL_DEPTH")
     table = said.nops
+    safe = Thunks() if said.has("INDIRECT_THUNK_ITS") else None
     for at, code in zip(addresses, codes, strict=True):
         size = 6 if code[0] in (_CS, 0x0F) else 5
         linked = code[:size]
@@ -76,11 +82,24 @@ def _texts(
             yield at, linked[:-4] + relative.to_bytes(4, "little"), _TRACKED
             continue
         fence = _LFENCE if fenced else b""
+        branch = at + len(fence) + 2 * (linked[0] == 0x0F)
+        if safe is not None and not stay and is_unsafe(branch, register):
+            thunk = safe.next(register, functools.partial(_goes, said, at, size))
+            goes = thunk or goes
+            relative = (goes - (at + size)) & 0xFFFFFFFF
+            yield at, linked[:-4] + relative.to_bytes(4, "little"), _ITS
+            continue
         written = linked if stay else _indirect(linked, register, fence, fill, table)
         if stay or len(written) != size:  # no room for the fence
             yield at, linked, _KEPT
         else:
             yield at, written, _FENCED if fenced else _PLAIN
+
+
+def _goes(said: Said, at: int, size: int) -> int:
+    """Return where the branch at ``at`` goes in the machine's memory."""
+    code = code_at(said.image, np.array([at], np.uint64), size).tobytes()
+    return at + size + int.from_bytes(code[-4:], "little", signed=True)
 
 
 def _indirect(

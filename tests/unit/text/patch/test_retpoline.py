@@ -124,3 +124,23 @@ def test_up_to_5_12_what_is_left_are_the_cpus_nops(
     edits = retpolines(kernel.linked(), kernel.said())
     code = bytes.fromhex(wanted)
     assert code_of(kernel, edits, TEXT, len(code)) == code
+
+
+def test_unsafe_branches_go_to_a_thunk_of_the_machines() -> None:
+    """In the lower half of a cache line; where the page is, the machine tells."""
+    page, its = 0xFFFFFFFF80FFF000, 700
+    places = [TEXT, TEXT + 0x20, TEXT + 0x40]
+    kernel = a_kernel(b"\xe8", RAX)
+    kernel.text |= {at - TEXT: near(b"\xe8", at, THUNKS) for at in places}
+    kernel.tables[".retpoline_sites"] = places
+    kernel.names = {"INDIRECT_THUNK_ITS": its}
+    linked = kernel.linked()
+    kernel.text[0] = near(b"\xe8", TEXT, page + 32)
+    edits = retpolines(linked, kernel.said([its]))
+    assert code_of(kernel, edits, TEXT, 5) == near(b"\xe8", TEXT, page + 32)
+    plain = bytes.fromhex("ffd0 0f1f00")
+    assert code_of(kernel, edits, TEXT + 0x20, 5) == plain
+    wanted = near(b"\xe8", TEXT + 0x40, page + 35)
+    assert code_of(kernel, edits, TEXT + 0x40, 5) == wanted
+    assert edits is not None
+    assert edits.counts() == {"its thunk": 2, "indirect": 1}

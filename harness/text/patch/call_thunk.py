@@ -37,7 +37,7 @@ _PATCHED, _PADDED = 0, 1
 def call_thunks(program: Program, said: Said) -> Edits | None:
     """Return the calls that are turned, and the padding that they then go to."""
     sites = parse_sites(program, SiteTable.CALL_SITES)
-    if sites is None or not said.has("CALL_DEPTH"):
+    if sites is None or not counts_calls(said):
         return None
     alternatives = parse_alternatives(program)
     also = sites.address[:0] if alternatives is None else alternatives.address
@@ -51,6 +51,11 @@ def call_thunks(program: Program, said: Said) -> Edits | None:
     calls = near(b"\xe8", address, target - np.uint64(template_size(said)))
     patched = np.full(len(address), _PATCHED, np.int64)
     return joined(pads, column(Step.CALL_THUNK, address, calls, patched, _VARIANTS))
+
+
+def counts_calls(said: Said) -> bool:
+    """Whether calls are counted; what a kernel without the template has is another bit."""
+    return said.has("CALL_DEPTH") and bool(said.address("skl_call_thunk_template"))
 
 
 def template_size(said: Said) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
+from harness.text.patch.call_thunk import counts_calls
 from harness.text.patch.edits import Edits, Step, edits_of
 from harness.text.patch.endbr import POISON_6_18, poison_of
 from harness.text.patch.its import Thunks, is_unsafe
@@ -67,7 +68,7 @@ def _texts(
     jumps = said.address("__x86_indirect_jump_thunk_array")
     fenced = said.has("RETPOLINE_LFENCE")
     stay = said.has("RETPOLINE") and not fenced
-    tracked = stay and said.has("CALL_DEPTH")
+    tracked = stay and counts_calls(said)
     table = said.nops
     safe = Thunks() if said.has("INDIRECT_THUNK_ITS") else None
     for at, code in zip(addresses, codes, strict=True):

@@ -20,7 +20,12 @@ import numpy as np
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import U8, U64
-from harness.text.patch.call_thunk import is_counted, paddings, template_size
+from harness.text.patch.call_thunk import (
+    counts_calls,
+    is_counted,
+    paddings,
+    template_size,
+)
 from harness.text.patch.edits import Edits, Step, near
 from harness.text.patch.jump_label import is_patched
 from harness.text.patch.return_site import returns_at
@@ -68,7 +73,7 @@ def static_call_pads(program: Program, said: Said) -> Edits | None:
     was meanwhile: its bytes tell, which are the template or NOPs.
     """
     sites = parse_sites(program, SiteTable.STATIC_CALL_SITES)
-    if sites is None or not said.has("CALL_DEPTH"):
+    if sites is None or not counts_calls(said):
         return None
     key = np.unique((sites.target & ~_FLAGS)[(sites.target & _TAIL) == 0])
     function = np.unique(said.words(key))
@@ -151,7 +156,7 @@ def _translated(program: Program, said: Said, function: U64) -> U64:
     That is callthunks_translate_call_dest(); it makes __static_call_return0() a
     function as all others.
     """
-    if not said.has("CALL_DEPTH") or not said.address("skl_call_thunk_template"):
+    if not counts_calls(said):
         return function
     before = function - np.uint64(template_size(said))
     return np.where(is_counted(program, said, function), before, function)

@@ -22,6 +22,7 @@ def a_kernel(opcode: bytes, register: int) -> Kernel:
             "__x86_indirect_thunk_array": THUNKS,
             "__x86_indirect_call_thunk_array": CALLS,
             "__x86_indirect_jump_thunk_array": JUMPS,
+            "skl_call_thunk_template": 0xA00,
         },
         tables={".retpoline_sites": [TEXT]},
     )
@@ -144,3 +145,11 @@ def test_unsafe_branches_go_to_a_thunk_of_the_machines() -> None:
     assert code_of(kernel, edits, TEXT + 0x40, 5) == wanted
     assert edits is not None
     assert edits.counts() == {"its thunk": 2, "indirect": 1}
+
+
+def test_a_bit_of_that_number_is_another_one_where_no_calls_are_counted() -> None:
+    """In 5.10 it is: a kernel without the template has no call depth tracking."""
+    kernel = a_kernel(b"\xe8", RAX)
+    del kernel.functions["skl_call_thunk_template"]
+    edits = retpolines(kernel.linked(), kernel.said([RETPOLINE, DEPTH]))
+    assert code_of(kernel, edits, TEXT, 5) == kernel.text[0]

@@ -138,11 +138,13 @@ def boot_build(
     *,
     probed: bool = False,
     shadowed: bool = False,
+    saved_bp: bool = False,
     on_stop: OnStop | None = None,
 ) -> tuple[list[StageResult], dict[str, str]]:
     """Boot what is built in ``directory`` on ``platform``.
 
-    Then compare it if ``probed``, and check what it executes if ``shadowed``.
+    Then compare it if ``probed``, and check what it executes if ``shadowed``, and the
+    saved frame pointers, too, if ``saved_bp``.
 
     With ``on_stop`` the machine stands at the first finding while that is called.
 
@@ -168,8 +170,8 @@ def boot_build(
         stages = [booted]
         if probed:
             stages += _probed(request, subject, result, line, on_stop)
-        if shadowed:
-            stages.append(shadow.stage(subject, result, line))
+        if shadowed or saved_bp:
+            stages.append(shadow.stage(subject, result, line, saved_bp=saved_bp))
     return stages, dict(made.identity)
 
 

@@ -44,6 +44,12 @@ def command(
         bool,
         typer.Option("--shadow", help="Check every executed instruction's entry too."),
     ] = False,
+    shadow_bp: Annotated[
+        bool,
+        typer.Option(
+            "--shadow-bp", help="And where each saved %rbp is, which takes longer."
+        ),
+    ] = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     qemu: options.QemuOption = None,
     xen: options.XenOption = None,
@@ -72,6 +78,7 @@ def command(
             lines,
             probed=compare or debug,
             shadowed=shadow,
+            saved_bp=shadow_bp,
             on_stop=_stand if debug else None,
         )
     result = run_result("boot", str(build), stages, started=started, tools=tools)

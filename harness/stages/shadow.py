@@ -16,12 +16,16 @@ from harness.stages.subject import Subject
 
 
 def stage(
-    subject: Subject, booted: BootResult | None, progress: Progress
+    subject: Subject,
+    booted: BootResult | None,
+    progress: Progress,
+    *,
+    saved_bp: bool = False,
 ) -> StageResult:
     """Boot the kernel under the plugin that checks every instruction it executes.
 
     It sees what the comparison of two unwinders cannot: an entry that is wrong in
-    the running kernel as in the image. A kernel that did not boot is not checked.
+    the running kernel as in the image; with ``saved_bp`` a lost %rbp, too. A kernel that did not boot is not checked.
     """
     if booted is None:
         return skipped(Stage.SHADOW, subject.name, "it did not boot")
@@ -35,6 +39,7 @@ def stage(
                 subject.platform,
                 subject.config,
                 load(subject.kernel.vmlinux),
+                saved_bp=saved_bp,
             )
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc

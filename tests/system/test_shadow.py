@@ -10,7 +10,7 @@ import pytest
 
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
-from harness.boot.shadow.judge import RULE
+from harness.boot.shadow.judge import RULES
 from harness.boot.shadow.shadow import shadow
 from harness.elf.orc import parse_orc
 from harness.elf.program import load
@@ -99,7 +99,7 @@ def test_entries_that_are_wrong_are_seen(
     assert not result.reason
     wrong = [f for f in result.findings if "error_entry" not in f.cause]
     assert {f.location.symbol for f in wrong} == {WRONG}
-    assert {f.rule for f in wrong} == {RULE}
+    assert {f.rule for f in wrong} == {RULES["cfa"]}
     table = parse_orc(program)
     assert table is not None
     rows = np.flatnonzero(

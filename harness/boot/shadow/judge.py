@@ -14,7 +14,11 @@ from harness.elf.orc import OrcTable, OrcType, describe, pack, unpack
 from harness.elf.program import Program
 from harness.finding import Finding
 
-RULE = "shadow/cfa"
+RULES = {"cfa": "shadow/cfa", "bp": "shadow/bp"}
+_MESSAGES = {
+    "cfa": "the caller's frame is not where the entry says, as calls tell",
+    "bp": "the caller's %rbp is not where the entry says, as calls tell",
+}
 PLACES_SHOWN = 4
 
 
@@ -46,10 +50,10 @@ def findings(
     record: Record, table: OrcTable, program: Program, platform: str
 ) -> tuple[Finding, ...]:
     """Return one finding for each entry that was wrong, or each cause of many."""
-    by_row = sorted(record.mismatches, key=lambda one: (one.row, one.pc))
+    by_row = sorted(record.mismatches, key=lambda one: (one.claim, one.row, one.pc))
     return tuple(
         _finding(table, program, platform, list(group))
-        for _, group in itertools.groupby(by_row, key=lambda one: one.row)
+        for _, group in itertools.groupby(by_row, key=lambda one: (one.claim, one.row))
     )
 
 
@@ -60,9 +64,9 @@ def _finding(
     state = table.one(first.row)
     back = program.location(first.returned).symbol if first.returned else ""
     return Finding(
-        rule=RULE,
+        rule=RULES[first.claim],
         location=program.location(first.pc),
-        message="the caller's frame is not where the entry says, as calls tell",
+        message=_MESSAGES[first.claim],
         declared=describe(state),
         actual=_actual(state, first),
         platforms=(platform,),
@@ -73,6 +77,8 @@ def _finding(
 
 def _actual(state: int, one: Mismatch) -> str:
     """Say what the entry should have been, if any offset would do."""
+    if one.claim == "bp":
+        return f"%rbp was {one.truth:#x} at the call"
     entry = unpack(state)
     offset = entry.sp_offset + one.truth - one.claimed
     if not one.truth or not -0x8000 <= offset < 0x8000:
@@ -84,7 +90,7 @@ def _window(program: Program, places: Sequence[Mismatch]) -> Iterator[str]:
     for one in places[:PLACES_SHOWN]:
         place = program.location(one.pc)
         yield f"{place}: {one.count} times; the first, with %rsp {one.rsp:#x},"
-        yield f"    claimed CFA {one.claimed:#x}, true {one.truth:#x},"
+        yield f"    claimed {one.claim} {one.claimed:#x}, true {one.truth:#x},"
         behind = f"    behind {program.location(one.previous)}"
         if one.returned:
             behind += f", back from {program.location(one.returned)}"

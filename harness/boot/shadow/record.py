@@ -18,17 +18,19 @@ class Mismatch:
     """An instruction whose claim was false; its context is that of the first time.
 
     Attributes:
+        claim: ``cfa`` or ``bp``: what of the entry was false.
         pc: the instruction.
         row: of the sorted table, whose claim it is.
         count: how often.
-        claimed: the CFA by the table.
-        truth: the CFA by the innermost live frame; 0 if none was known.
+        claimed: the CFA by the table, or the caller's %rbp.
+        truth: that of the innermost live frame; 0 if none was known.
         rsp: the stack pointer.
         previous: the instruction executed before.
         returned: the function that this one, a ret, came back from; else 0.
         caller: the call or the entry that made the innermost frame, or 0.
     """
 
+    claim: str
     pc: int
     row: int
     count: int
@@ -76,7 +78,8 @@ def parse(report: bytes, places: bytes) -> Record:
     for line in lines[:-1]:
         name, *fields = line.split()
         if name == "mismatch":
-            mismatches.append(Mismatch(*_numbers(line, fields, _FIELDS)))
+            claim, *rest = fields or [""]
+            mismatches.append(Mismatch(claim, *_numbers(line, rest, _FIELDS)))
         else:
             (counts[name],) = _numbers(line, fields, 1)
     column = np.frombuffer(places, dtype="<u8").reshape(-1, _COLUMNS)

@@ -50,8 +50,12 @@ def shadow(
     platform: Platform,
     config: MachineConfig,
     program: Program,
+    *,
+    saved_bp: bool = False,
 ) -> ShadowResult:
     """Boot ``kernel`` (``program`` is its vmlinux) and check what it executes.
+
+    With ``saved_bp`` also where the caller's %rbp was saved, which takes longer.
 
     Raises:
         FormatError: there is no ORC table, or no symbols that bound the text.
@@ -65,7 +69,8 @@ def shadow(
     # this host's KVM executes what no plugin sees
     config = replace(config, host_kvm=False)
     columns = table.columns(orc, text, table.starts(program))
-    equipped = equip(toolbox, columns, platform)
+    more = ("bp=on",) if saved_bp else ()
+    equipped = equip(toolbox, columns, platform, *more)
     for _ in range(TRIES):
         found, seconds, host = run(toolbox, kernel, platform, config, equipped)
         if not any(

@@ -42,7 +42,7 @@ WRONG = Finding("shadow/cfa", Location("vmlinux", "entry", 4), "not there")
 def staged(
     monkeypatch: pytest.MonkeyPatch, result: ShadowResult | Exception
 ) -> StageResult:
-    def boots(*_: object) -> ShadowResult:
+    def boots(*_: object, saved_bp: bool) -> ShadowResult:
         if isinstance(result, Exception):
             raise result
         return result

@@ -25,41 +25,43 @@ void cpu_init(struct cpu *cpu)
 
 /* Claims that were false. */
 
-static struct mismatch *mismatch_of(struct insn *insn)
+static struct mismatch *mismatch_of(struct insn *insn, enum claim claim)
 {
-	if (!insn->mismatch) {
+	if (!insn->mismatch[claim]) {
 		mismatches = realloc(mismatches,
 				     (mismatch_count + 1) * sizeof(*mismatches));
 		if (!mismatches)
 			abort();
-		mismatches[mismatch_count++] = (struct mismatch){ .insn = insn };
-		insn->mismatch = mismatch_count;
+		mismatches[mismatch_count++] = (struct mismatch){
+			.insn = insn, .claim = claim,
+		};
+		insn->mismatch[claim] = mismatch_count;
 	}
-	return &mismatches[insn->mismatch - 1];
+	return &mismatches[insn->mismatch[claim] - 1];
 }
 
 /* Keep the context of a claim that looks false. */
-static struct mismatch *suspect(struct cpu *cpu, struct insn *insn, uint64_t rsp,
-				uint64_t claimed)
+static void suspect(struct cpu *cpu, struct insn *insn, enum claim claim, uint64_t rsp,
+		    uint64_t claimed)
 {
-	struct mismatch *mismatch = mismatch_of(insn);
+	struct mismatch *mismatch = mismatch_of(insn, claim);
 	const struct insn *caller = top(cpu->stack)->by;
 
 	if (!mismatch->count)
 		*mismatch = (struct mismatch){
 			.insn = insn,
+			.claim = claim,
 			.claimed = claimed,
 			.rsp = rsp,
 			.from = cpu->last ? cpu->last->pc : 0,
 			.returned = cpu->returned,
 			.caller = caller ? caller->pc : 0,
 		};
-	return mismatch;
 }
 
-static void convict(struct insn *insn, uint64_t truth)
+static void convict(struct insn *insn, enum claim claim, uint64_t truth)
 {
-	struct mismatch *mismatch = mismatch_of(insn);
+	struct mismatch *mismatch = mismatch_of(insn, claim);
 
 	if (insn == control.insn && !control.seen) {
 		insn->sp_offset -= CONTROL_BYTES;
@@ -86,7 +88,7 @@ static void bury(struct stack *stack, uint64_t rsp)
 {
 	while (top(stack)->slot < rsp) {
 		if (top(stack)->kind == ADOPTED)
-			convict(top(stack)->by, 0);
+			convict(top(stack)->by, CLAIM_CFA, 0);
 		stack->depth--;
 	}
 }
@@ -246,7 +248,7 @@ static void dispute_call(struct cpu *cpu, struct insn *insn, uint64_t rsp, uint6
 	const struct frame *frame = innermost(stack);
 
 	if (frame->kind == ADOPTED && frame->slot != slot && frame[-1].slot == slot) {
-		convict(frame->by, slot + 8);
+		convict(frame->by, CLAIM_CFA, slot + 8);
 		stack->depth = frame - stack->frames;
 		frame = innermost(stack);
 	}
@@ -261,8 +263,8 @@ static void dispute_call(struct cpu *cpu, struct insn *insn, uint64_t rsp, uint6
 	}
 	if (slot < rsp || slot >= top(stack)->slot) {
 		insn->other++;
-		suspect(cpu, insn, rsp, slot + 8);
-		convict(insn, frame->kind == NOTHING ? 0 : frame->slot + 8);
+		suspect(cpu, insn, CLAIM_CFA, rsp, slot + 8);
+		convict(insn, CLAIM_CFA, frame->kind == NOTHING ? 0 : frame->slot + 8);
 	} else if (was_moved(frame, slot)) {
 		insn->verified++;
 		counts.frames_moved++;
@@ -270,7 +272,7 @@ static void dispute_call(struct cpu *cpu, struct insn *insn, uint64_t rsp, uint6
 	} else {
 		insn->other++;
 		counts.adopted++;
-		suspect(cpu, insn, rsp, slot + 8);
+		suspect(cpu, insn, CLAIM_CFA, rsp, slot + 8);
 		stack_push(stack, slot, ADOPTED, insn);
 	}
 }
@@ -327,8 +329,8 @@ static void dispute_regs(struct cpu *cpu, struct insn *insn, uint64_t rsp, uint6
 		insn->verified++;
 	} else {
 		insn->other++;
-		suspect(cpu, insn, rsp, at - offset);
-		convict(insn, frame->kind == NOTHING ? 0 : frame->slot - offset);
+		suspect(cpu, insn, CLAIM_CFA, rsp, at - offset);
+		convict(insn, CLAIM_CFA, frame->kind == NOTHING ? 0 : frame->slot - offset);
 		return;
 	}
 	counts.frames_built++;
@@ -368,6 +370,33 @@ static bool cfa_of(const struct insn *insn, uint64_t rsp, uint64_t *cfa)
 	return true;
 }
 
+/* Recover the caller's RBP as unwind_next_frame() does; false if that is not possible. */
+static bool bp_of(const struct insn *insn, uint64_t cfa, uint64_t *bp)
+{
+	uint64_t at = insn->bp_reg == REG_PREV_SP ? cfa : machine_register(REG_BP);
+
+	if (insn->bp_reg != REG_UNDEFINED)
+		return !options.nested &&
+		       machine_read(at + insn->bp_offset, bp, sizeof(*bp));
+	*bp = at;
+	return true;
+}
+
+static void judge_bp(struct cpu *cpu, struct insn *insn, uint64_t rsp, uint64_t cfa)
+{
+	const struct frame *frame = top(cpu->stack);
+	uint64_t bp;
+
+	if (!bp_of(insn, cfa, &bp)) {
+		counts.undecided++;
+	} else if (bp == frame->bp) {
+		counts.bp_verified++;
+	} else {
+		suspect(cpu, insn, CLAIM_BP, rsp, bp);
+		convict(insn, CLAIM_BP, frame->bp);
+	}
+}
+
 static void judge(struct cpu *cpu, struct insn *insn, uint64_t rsp)
 {
 	const struct frame *frame = top(cpu->stack);
@@ -383,10 +412,13 @@ static void judge(struct cpu *cpu, struct insn *insn, uint64_t rsp)
 		return;
 	}
 	if (insn->type == TYPE_CALL) {
-		if (frame->slot == cfa - 8 && frame->kind <= MOVED)
-			insn->verified++;
-		else
+		if (frame->slot != cfa - 8 || frame->kind > MOVED) {
 			dispute_call(cpu, insn, rsp, cfa - 8);
+			return;
+		}
+		insn->verified++;
+		if (options.bp && frame->kind == CALLED)
+			judge_bp(cpu, insn, rsp, cfa);
 	} else {
 		uint64_t offset = insn->type == TYPE_REGS ? IRET_FRAME_OFFSET : 0;
 
@@ -435,6 +467,7 @@ static void leave(struct cpu *cpu, struct insn *insn, uint64_t rsp)
 		frame = stack_push(cpu->stack, rsp - 8, insn->intra ? INTRA : CALLED,
 				   insn);
 		frame->callee = insn->target;
+		frame->bp = options.bp ? machine_register(REG_BP) : 0;
 		break;
 	case RET:
 		leave_by_ret(cpu, rsp);

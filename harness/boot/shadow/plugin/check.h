@@ -23,7 +23,7 @@ struct options {
 	bool nested;
 	/* Bytes that a hypervisor pushes below the hardware frame. */
 	uint64_t bounce;
-	/* Also compare the caller's RBP with what it was at the call. */
+	/* Compare the caller's RBP with what it was at the call, too. */
 	bool bp;
 };
 
@@ -34,6 +34,7 @@ struct counts {
 	uint64_t adopted;	/* return addresses that no call pushed ... */
 	uint64_t proved;	/* ... and a ret took */
 	uint64_t abandoned;	/* ... or nobody ever came back to */
+	uint64_t bp_verified;	/* saved RBPs that were what they had been */
 	uint64_t undecided;	/* claims without a truth to compare with */
 	uint64_t misread;	/* RSP is not what was worked out: our fault */
 };
@@ -41,9 +42,10 @@ struct counts {
 /* A claim that was false. What it says of the context is of the first time. */
 struct mismatch {
 	struct insn *insn;
+	enum claim claim;
 	uint64_t count;
-	uint64_t claimed;	/* the CFA */
-	uint64_t truth;		/* where it is; 0 if nothing is known to be live */
+	uint64_t claimed;	/* the CFA, or RBP */
+	uint64_t truth;		/* what it is; 0 if nothing is known to be live */
 	uint64_t rsp;
 	uint64_t from;		/* the instruction before */
 	uint64_t returned;	/* if that was a ret, the function it came back from */

@@ -31,6 +31,11 @@ enum flow {
 	FAR,		/* with another privilege: syscall, sysret, sysexit */
 };
 
+/* What an entry says: where the caller's frame is, and where its RBP was saved. */
+enum claim {
+	CLAIM_CFA, CLAIM_BP,
+};
+
 #define NO_ROW (-1)
 
 /* One instruction of the guest, as it was last translated. */
@@ -51,7 +56,7 @@ struct insn {
 	uint16_t pops;		/* bytes that a RET takes beside the address */
 	bool sp_known;		/* what it adds to RSP is: */
 	int32_t sp_delta;
-	uint32_t mismatch;	/* its record, counted from 1; 0 is none */
+	uint32_t mismatch[2];	/* its records by enum claim, from 1; 0 is none */
 } __attribute__((aligned(64)));
 
 static inline uint64_t behind(const struct insn *insn)

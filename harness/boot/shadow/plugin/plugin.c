@@ -7,6 +7,7 @@
  *	out=PREFIX	where PREFIX.report and PREFIX.places go at the end
  *	bounce=BYTES	that a hypervisor pushes below hardware frames
  *	nested=on	the guest runs in a guest of ours
+ *	bp=on		check where the caller's RBP was saved, too
  *	idle=on		check nothing; bench/shadow.py compares with that
  *
  * It judges nothing: what the numbers mean is harness/boot/shadow/'s to say.
@@ -167,7 +168,7 @@ static void instrument(struct qemu_plugin_insn *at, struct insn *insn,
 		callback = on_first;
 	else if (before->sp_known)
 		callback = on_known;
-	if (callback == on_known && !reads_more(insn))
+	if (callback == on_known && !reads_more(insn) && !options.bp)
 		flags = QEMU_PLUGIN_CB_NO_REGS;
 	qemu_plugin_register_vcpu_insn_exec_cb(at, callback, flags, insn);
 }
@@ -247,6 +248,7 @@ static void write_report(FILE *file)
 	fprintf(file, "adopted %" PRIu64 "\n", counts.adopted);
 	fprintf(file, "proved %" PRIu64 "\n", counts.proved);
 	fprintf(file, "abandoned %" PRIu64 "\n", counts.abandoned);
+	fprintf(file, "bp_verified %" PRIu64 "\n", counts.bp_verified);
 	fprintf(file, "undecided %" PRIu64 "\n", counts.undecided);
 	fprintf(file, "misread %" PRIu64 "\n", counts.misread);
 	fprintf(file, "control_seen %d\n", control.seen);
@@ -256,9 +258,10 @@ static void write_report(FILE *file)
 		const struct mismatch *one = &mismatches[i];
 
 		if (one->count)
-			fprintf(file, "mismatch %#" PRIx64 " %" PRId32 " %" PRIu64
+			fprintf(file, "mismatch %s %#" PRIx64 " %" PRId32 " %" PRIu64
 				" %#" PRIx64 " %#" PRIx64 " %#" PRIx64 " %#" PRIx64
 				" %#" PRIx64 " %#" PRIx64 "\n",
+				one->claim == CLAIM_BP ? "bp" : "cfa",
 				one->insn->pc, one->insn->row, one->count,
 				one->claimed, one->truth, one->rsp, one->from,
 				one->returned, one->caller);
@@ -292,6 +295,8 @@ static bool take(const char *argument)
 		options.bounce = strtoull(argument + strlen("bounce="), NULL, 0);
 	else if (!strcmp(argument, "nested=on"))
 		options.nested = true;
+	else if (!strcmp(argument, "bp=on"))
+		options.bp = true;
 	else if (!strcmp(argument, "idle=on"))
 		idle = true;
 	else

@@ -45,7 +45,9 @@ struct frame *stack_push(struct stack *stack, uint64_t slot, enum frame_kind kin
 		if (!stack->frames)
 			abort();
 	}
-	stack->frames[stack->depth++] = (struct frame){ slot, by, 0, kind };
+	stack->frames[stack->depth++] = (struct frame){
+		.slot = slot, .by = by, .kind = kind,
+	};
 	return top(stack);
 }
 

@@ -21,6 +21,7 @@ struct frame {
 	uint64_t slot;		/* its lowest address */
 	struct insn *by;	/* the call, or whose claim it is */
 	uint64_t callee;	/* where the call went */
+	uint64_t bp;		/* RBP at the call, if that is checked */
 	enum frame_kind kind;
 };
 

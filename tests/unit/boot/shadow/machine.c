@@ -43,9 +43,9 @@ void set_register(int reg, uint64_t value)
 	registers[reg] = value;
 }
 
-void start(bool nested, uint64_t bounce)
+void start(bool nested, uint64_t bounce, bool bp)
 {
-	options = (struct options){ .nested = nested, .bounce = bounce };
+	options = (struct options){ .nested = nested, .bounce = bounce, .bp = bp };
 	counts = (struct counts){ 0 };
 	control = (struct control){ 0 };
 	mismatch_count = 0;
@@ -68,13 +68,16 @@ struct insn *place(uint64_t pc, const uint8_t *code, size_t length)
 	return insn;
 }
 
-void claim(struct insn *insn, int type, int reg, int offset, bool intra)
+void claim(struct insn *insn, int type, int reg, int offset, bool intra, int bp_reg,
+	   int bp_offset)
 {
 	insn->type = type;
 	insn->sp_reg = reg;
 	if (insn != control.insn)
 		insn->sp_offset = offset;
 	insn->intra = intra;
+	insn->bp_reg = bp_reg;
+	insn->bp_offset = bp_offset;
 }
 
 void execute(struct insn *insn, uint64_t rsp, bool first)
@@ -107,18 +110,19 @@ int delta(const struct insn *insn)
 	return insn->sp_delta;
 }
 
-/* Fill in pc, count, claimed, truth and returned of the n-th claim that was false. */
-bool mismatch(size_t n, uint64_t *five)
+/* Fill in pc, count, claimed, truth, returned and claim of the n-th claim that was false. */
+bool mismatch(size_t n, uint64_t *six)
 {
 	const struct mismatch *one = &mismatches[n];
 
 	if (n >= mismatch_count)
 		return false;
-	five[0] = one->insn->pc;
-	five[1] = one->count;
-	five[2] = one->claimed;
-	five[3] = one->truth;
-	five[4] = one->returned;
+	six[0] = one->insn->pc;
+	six[1] = one->count;
+	six[2] = one->claimed;
+	six[3] = one->truth;
+	six[4] = one->returned;
+	six[5] = one->claim;
 	return true;
 }
 

@@ -49,14 +49,17 @@ class False_:
     claimed: int
     truth: int
     returned: int
+    claim: int
 
 
 class Machine:
     """One CPU, its memory, and the claims of a table; see ``machine.c``."""
 
-    def __init__(self, *, nested: bool = False, bounce: int = 0) -> None:
+    def __init__(
+        self, *, nested: bool = False, bounce: int = 0, bp: bool = False
+    ) -> None:
         self.lib = library()
-        self.lib.start(nested, _WORD(bounce))
+        self.lib.start(nested, _WORD(bounce), bp)
         self._behind = -1
 
     def write(self, address: int, *words: int) -> None:
@@ -78,6 +81,7 @@ class Machine:
         reg: OrcReg = OrcReg.SP,
         first: bool = False,
         intra: bool = False,
+        bp: tuple[OrcReg, int] = (OrcReg.UNDEFINED, 0),
     ) -> int:
         """Execute ``code`` (hex) at ``pc``; return how often it has been verified.
 
@@ -85,7 +89,9 @@ class Machine:
         """
         data = bytes.fromhex(code)
         insn = _WORD(self.lib.place(_WORD(pc), data, _WORD(len(data))))
-        self.lib.claim(insn, int(claim[0]), int(reg), claim[1], intra)
+        self.lib.claim(
+            insn, int(claim[0]), int(reg), claim[1], intra, int(bp[0]), bp[1]
+        )
         begins = first or pc != self._behind
         self.lib.execute(insn, _WORD(rsp), begins)
         self._behind = pc + len(data) if self.lib.flow(insn) == 0 else -1
@@ -95,10 +101,10 @@ class Machine:
     def mismatches(self) -> list[False_]:
         """What was found false so far."""
         found: list[False_] = []
-        five = (_WORD * 5)()
+        six = (_WORD * 6)()
         at = 0
-        while self.lib.mismatch(_WORD(at), five):
-            found.append(False_(*five))
+        while self.lib.mismatch(_WORD(at), six):
+            found.append(False_(*six))
             at += 1
         return [one for one in found if one.count]
 
@@ -111,6 +117,7 @@ class Machine:
             "adopted",
             "proved",
             "abandoned",
+            "bp_verified",
             "undecided",
             "misread",
         )

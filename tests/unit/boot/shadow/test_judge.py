@@ -29,13 +29,13 @@ def places(*rows: tuple[int, int, int]) -> bytes:
 
 def test_the_record_is_sorted_columns() -> None:
     """The plugin writes in the order of its hash."""
-    line = b"mismatch 0x10 1 7 0x100 0x108 0xf8 0xc 0 0x9\n"
+    line = b"mismatch cfa 0x10 1 7 0x100 0x108 0xf8 0xc 0 0x9\n"
     found = parse(line + report(), places((0x20, 1, 2), (0x10, 3, 4)))
 
     assert found.pc.tolist() == [0x10, 0x20]
     assert found.verified.tolist() == [3, 1]
     assert found.other.tolist() == [4, 2]
-    assert found.mismatches == (Mismatch(16, 1, 7, 256, 264, 248, 12, 0, 9),)
+    assert found.mismatches == (Mismatch("cfa", 16, 1, 7, 256, 264, 248, 12, 0, 9),)
     assert found.counts == GOOD
 
 
@@ -46,7 +46,8 @@ def test_the_record_is_sorted_columns() -> None:
         (b"verified 1\n", b""),
         (report(), b"1234567"),
         (b"verified x\nend\n", b""),
-        (b"mismatch 0x10 1 7\nend\n", b""),
+        (b"mismatch cfa 0x10 1 7\nend\n", b""),
+        (b"mismatch\nend\n", b""),
     ],
 )
 def test_a_record_that_is_not_whole_is_no_verdict(text: bytes, rows: bytes) -> None:
@@ -116,10 +117,11 @@ def test_each_entry_has_its_counts() -> None:
     assert (counts["without_a_state"], counts["without_a_table"]) == (7, 3)
 
 
-def mismatch(pc: int, row: int, **more: int) -> bytes:
+def mismatch(pc: int, row: int, claim: str = "cfa", **more: int) -> bytes:
     usual = {"count": 2, "claimed": 0x100, "truth": 0x178, "rsp": 0xF8}
     usual |= {"previous": BASE, "returned": 0, "caller": 0, **more}
-    return " ".join(map(str, ("mismatch", pc, row, *usual.values()))).encode() + b"\n"
+    words = ("mismatch", claim, pc, row, *usual.values())
+    return " ".join(map(str, words)).encode() + b"\n"
 
 
 def test_a_finding_for_each_entry_that_was_wrong() -> None:
@@ -142,3 +144,13 @@ def test_a_callee_that_moved_the_stack_is_the_cause() -> None:
     (finding,) = judge.findings(found, orc_table(), linked(), "native")
 
     assert finding.key == "shadow/cfa:callee callee under sp+8 regs(partial)"
+
+
+def test_a_lost_frame_pointer_is_a_rule_of_its_own() -> None:
+    """The same entry may be wrong in both."""
+    lines = mismatch(BASE, 0) + mismatch(BASE, 0, "bp", claimed=1, truth=0xBEEF)
+    found = parse(lines + report(), b"")
+    first, second = judge.findings(found, orc_table(), linked(), "native")
+
+    assert (first.rule, second.rule) == ("shadow/bp", "shadow/cfa")
+    assert first.actual == "%rbp was 0xbeef at the call"

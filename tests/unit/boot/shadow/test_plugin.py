@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not COMPILER, reason="no C compiler on this host
 def decoded(code: str, pc: int = 0x1000) -> tuple[int, int, int | None]:
     """Return flow, target and what is added to %rsp (None: not known) of ``code``."""
     lib, data = library(), bytes.fromhex(code)
-    lib.start(False, ctypes.c_uint64(0))
+    lib.start(False, ctypes.c_uint64(0), False)
     at = ctypes.c_uint64(
         lib.place(ctypes.c_uint64(pc), data, ctypes.c_uint64(len(data)))
     )

@@ -319,3 +319,36 @@ def test_a_stack_pointer_that_was_not_worked_out_is_our_fault() -> None:
     machine.run(F, NOP, TOP - 0x80)
     machine.run(F + 1, NOP, TOP - 0x88, first=True)
     assert machine.count("misread") == 1
+
+
+def test_the_callers_frame_pointer_is_where_it_was_saved() -> None:
+    """In the register, below the CFA, or where the frame pointer points."""
+    machine = Machine(bp=True)
+    machine.set(OrcReg.BP, 0xBEEF)
+    rsp = called(machine)
+    machine.run(G, PUSH, rsp, (CALL, 8))
+    machine.write(rsp - 8, 0xBEEF)
+    saved = (OrcReg.PREV_SP, -16)
+    machine.run(G + 1, "4889e5", rsp - 8, (CALL, 16), bp=saved)
+    machine.set(OrcReg.BP, rsp - 8)
+    machine.run(G + 4, NOP, rsp - 8, (CALL, 16), bp=saved)
+    machine.run(G + 5, POP, rsp - 8, (CALL, 16), bp=(OrcReg.BP, 0))
+    machine.set(OrcReg.BP, 0xBEEF)
+    machine.run(G + 6, RET, rsp, (CALL, 8))
+    assert machine.count("bp_verified") == 5
+    assert not machine.mismatches
+
+
+def test_a_frame_pointer_that_is_lost_is_told_of() -> None:
+    """The CFA is right, what is there is not: a finding of its own."""
+    machine = Machine(bp=True)
+    machine.set(OrcReg.BP, 0xBEEF)
+    rsp = called(machine)
+    machine.set(OrcReg.BP, 1)
+    machine.run(G, NOP, rsp, (CALL, 8))
+    machine.write(rsp - 8, 2)
+    machine.run(G + 1, NOP, rsp, (CALL, 8), bp=(OrcReg.PREV_SP, -16))
+    assert [(one.claim, one.claimed, one.truth) for one in machine.mismatches] == [
+        (1, 1, 0xBEEF),
+        (1, 2, 0xBEEF),
+    ]

@@ -1,0 +1,114 @@
+"""Executed: wrong entries of the table that a boot under the plugin must see.
+
+A clean boot tells which entries were executed and found true. Of those some are made
+wrong, all in one table, and the kernel is booted with that: each that is executed
+again is seen, or missed. The kernel itself has its own table, which is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.orc import OrcEntry, OrcReg, OrcTable, OrcType, describe, unpack
+
+# Executed as often in the clean boot, an entry is executed in the next one, too.
+OFTEN = 100
+RECALL = 0.99
+
+Edit = Callable[[OrcEntry], OrcEntry]
+
+
+def _other_base(entry: OrcEntry) -> OrcEntry:
+    base = OrcReg.BP if entry.sp_reg == OrcReg.SP else OrcReg.SP
+    return replace(entry, sp_reg=base)
+
+
+def _other_bp(entry: OrcEntry) -> OrcEntry:
+    if entry.bp_reg == OrcReg.UNDEFINED:
+        return replace(entry, bp_reg=OrcReg.PREV_SP, bp_offset=-16)
+    return replace(entry, bp_offset=entry.bp_offset - 8)
+
+
+EDITS: Mapping[str, Edit] = {
+    "sp_offset+8": lambda entry: replace(entry, sp_offset=entry.sp_offset + 8),
+    "sp_offset-8": lambda entry: replace(entry, sp_offset=entry.sp_offset - 8),
+    "sp_reg": _other_base,
+    "bp": _other_bp,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spoilt:
+    """A sorted table with wrong entries.
+
+    Attributes:
+        rows: i64[k], ascending, which they are.
+        edits: what was done to each.
+    """
+
+    table: OrcTable
+    rows: npt.NDArray[np.int64]
+    edits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What became of the wrong entries.
+
+    Attributes:
+        executed: how many were, in the boot with the wrong table.
+        missed: those of them that were not seen, each in words.
+    """
+
+    executed: int
+    missed: tuple[str, ...]
+
+    @property
+    def recall(self) -> float:
+        """The share of the executed that was seen."""
+        return 1 - len(self.missed) / self.executed if self.executed else 0.0
+
+
+def spoil(
+    table: OrcTable, verified: npt.NDArray[np.uint64], count: int, seed: int
+) -> Spoilt:
+    """Make ``count`` entries of calls wrong, of those that were ``verified`` often."""
+    random = np.random.default_rng(seed)
+    calls = (table.type == OrcType.CALL) & np.isin(table.sp_reg, (OrcReg.SP, OrcReg.BP))
+    often = np.flatnonzero(calls & (verified >= np.uint64(OFTEN)))
+    rows = np.sort(random.choice(often, min(count, len(often)), replace=False))
+    names = tuple(random.choice(list(EDITS), len(rows)).tolist())
+    columns = {
+        name: getattr(table, name).copy()
+        for name in ("sp_offset", "bp_offset", "sp_reg", "bp_reg")
+    }
+    for row, name in zip(rows.tolist(), names, strict=True):
+        entry = EDITS[name](unpack(table.one(row)))
+        for field, column in columns.items():
+            column[row] = getattr(entry, field)
+    return Spoilt(replace(table, **columns), rows, names)
+
+
+def score(
+    spoilt: Spoilt,
+    clean: OrcTable,
+    executed: npt.NDArray[np.uint64],
+    seen: npt.NDArray[np.int64],
+) -> Score:
+    """Compare what was ``executed`` (of each row) with the rows ``seen`` to be wrong."""
+    again = executed[spoilt.rows] > 0
+    missed = again & ~np.isin(spoilt.rows, seen)
+    return Score(
+        int(again.sum()),
+        tuple(
+            f"{spoilt.edits[at]} of {clean.ip[row]:#x}: {describe(clean.one(row))} -> "
+            f"{describe(spoilt.table.one(row))}, "
+            f"executed {executed[row]} times"
+            for at in np.flatnonzero(missed).tolist()
+            for row in [int(spoilt.rows[at])]
+        ),
+    )

@@ -13,15 +13,11 @@ from pathlib import Path
 from harness import kernel_build
 from harness.boot.boot import Kernel
 from harness.boot.initramfs import Toolbox
-from harness.boot.kernel_text import kernel_text
 from harness.boot.machine import MachineConfig
-from harness.boot.shadow import table
-from harness.boot.shadow.equip import equip
-from harness.boot.shadow.shadow import run
+from harness.boot.shadow.shadow import check, sorted_table
 from harness.cli.console import board
 from harness.container import image
 from harness.container.engine import connect
-from harness.elf.orc import parse_orc
 from harness.elf.program import load
 from harness.variant import Platform
 
@@ -29,23 +25,19 @@ from harness.variant import Platform
 def measure(toolbox: Toolbox, kernel: Kernel, platform: Platform, times: int) -> None:
     """Print seconds of each boot, and what the checks cost."""
     program = load(kernel.vmlinux)
-    orc = parse_orc(program)
-    assert orc is not None
-    text = kernel_text(program, orc)
-    columns = table.columns(orc.sorted(), text, table.starts(program))
-    config = MachineConfig(host_kvm=False)
-    cpu: dict[str, list[float]] = {"idle=on": [], "idle=off": []}
-    wall: dict[str, list[float]] = {"idle=on": [], "idle=off": []}
+    orc = sorted_table(program)
+    cpu: dict[str, list[float]] = {"idle": [], "checking": []}
+    wall: dict[str, list[float]] = {"idle": [], "checking": []}
     verified = 0
     for _ in range(times):
         for mode, spent in cpu.items():
-            arguments = (mode,) if mode == "idle=on" else ()
-            equipped = equip(toolbox, columns, platform, *arguments)
-            found, seconds, _host = run(toolbox, kernel, platform, config, equipped)
-            spent.append(found.counts["cpu_ms"] / 1000)
-            wall[mode].append(seconds)
-            verified = max(verified, int(found.verified.sum()))
-            print(f"{mode}: {spent[-1]:.2f} s of CPU, {seconds:.2f} s", flush=True)
+            more = ("idle=on",) if mode == "idle" else ()
+            config = MachineConfig()
+            made = check(toolbox, kernel, platform, config, program, orc, *more)
+            spent.append(made.record.counts["cpu_ms"] / 1000)
+            wall[mode].append(made.seconds)
+            verified = max(verified, int(made.record.verified.sum()))
+            print(f"{mode}: {spent[-1]:.2f} s of CPU, {made.seconds:.2f} s", flush=True)
     plain, checked = (statistics.median(spent) for spent in cpu.values())
     slow, slower = (statistics.median(spent) for spent in wall.values())
     print(

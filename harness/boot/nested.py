@@ -31,8 +31,7 @@ INNER_APPEND = (
     f"orc.memory={INNER_MEMORY:#x}",
     f"memmap=1M${INNER_MEMORY:#x}",
 )
-# With KASLR: the text of host and guest must not be at the same addresses.
-APPEND = f"console=ttyS0 quiet panic=-1 orc.guest={INNER_MEMORY:#x}"
+APPEND = f"console=ttyS0 quiet nokaslr panic=-1 orc.guest={INNER_MEMORY:#x}"
 PORTS = {"outer-evidence": EVIDENCE_PORT, "evidence": 0xEA, "console": 0xEB}
 
 # XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h), of 4 or 8 bytes.

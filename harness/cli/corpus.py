@@ -15,7 +15,7 @@ from rich.table import Table
 from harness import kernel_build, matrix
 from harness.artifacts import Store, load
 from harness.cache import cache_dir
-from harness.cli import options
+from harness.cli import executed, options
 from harness.cli.console import OUT, board
 from harness.cli.outcome import show
 from harness.container.engine import connect
@@ -75,6 +75,13 @@ def command(
             "--builds", help="Build and validate other versions and toolchains instead."
         ),
     ] = False,
+    executed_: Annotated[
+        bool,
+        typer.Option(
+            "--executed",
+            help="Boot the build with --count wrong entries that it executes instead.",
+        ),
+    ] = False,
     nightly: Annotated[
         bool,
         typer.Option("--nightly", help="With --kernels or --builds: all of them."),
@@ -103,6 +110,9 @@ def command(
         code = _silent("our builds", built.judge, of_ours, runtime, workers, output)
     elif handmade:
         code = _objects(runtime.value, workers, output)
+    elif executed_:
+        found = kernel_build.find(build) if build else _stored()
+        code = executed.command(found, seed, count, runtime, output)
     else:
         wanted = [
             measure.Wanted(one.name, place, number)

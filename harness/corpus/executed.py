@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from harness.boot.boot import Kernel
+from harness.boot.initramfs import Toolbox
+from harness.boot.machine import MachineConfig
+from harness.boot.shadow.shadow import check, sorted_table
 from harness.elf.orc import OrcEntry, OrcReg, OrcTable, OrcType, describe, unpack
+from harness.elf.program import Program
+from harness.progress import Progress
+from harness.variant import Platform
 
 # Executed as often in the clean boot, an entry is executed in the next one, too.
 OFTEN = 100
@@ -60,10 +67,12 @@ class Score:
     """What became of the wrong entries.
 
     Attributes:
-        executed: how many were, in the boot with the wrong table.
-        missed: those of them that were not seen, each in words.
+        made: how many there are.
+        executed: how many of them were, in the boot with the wrong table.
+        missed: those of the executed that were not seen, each in words.
     """
 
+    made: int
     executed: int
     missed: tuple[str, ...]
 
@@ -71,6 +80,35 @@ class Score:
     def recall(self) -> float:
         """The share of the executed that was seen."""
         return 1 - len(self.missed) / self.executed if self.executed else 0.0
+
+    @property
+    def met(self) -> bool:
+        """Enough of them were seen."""
+        return self.recall >= RECALL
+
+
+def measure(
+    toolbox: Toolbox,
+    kernel: Kernel,
+    platform: Platform,
+    program: Program,
+    count: int,
+    seed: int,
+    progress: Progress,
+) -> Score:
+    """Boot ``kernel`` twice under the plugin: with its table, and with a spoilt one.
+
+    Raises:
+        See :func:`harness.boot.shadow.shadow.shadow`.
+    """
+    orc, config = sorted_table(program), MachineConfig()
+    progress("booting with the table as it is")
+    clean = check(toolbox, kernel, platform, config, program, orc)
+    spoilt = spoil(orc, clean.seen.verified, count, seed)
+    progress(f"booting with {len(spoilt.rows)} wrong entries")
+    again = check(toolbox, kernel, platform, config, program, spoilt.table, "bp=on")
+    seen = np.unique([one.row for one in again.record.mismatches])
+    return score(spoilt, orc, again.seen.executed, seen.astype(np.int64))
 
 
 def spoil(
@@ -103,6 +141,7 @@ def score(
     again = executed[spoilt.rows] > 0
     missed = again & ~np.isin(spoilt.rows, seen)
     return Score(
+        len(spoilt.rows),
         int(again.sum()),
         tuple(
             f"{spoilt.edits[at]} of {clean.ip[row]:#x}: {describe(clean.one(row))} -> "

@@ -60,23 +60,6 @@ static void load_modules(void)
 	} while (progress);
 }
 
-/* Say where this kernel's text is, for those who tell it from the guest's. */
-static void tell_text(void)
-{
-	FILE *symbols = fopen("/proc/kallsyms", "r");
-	char line[256], name[128];
-	unsigned long address;
-
-	while (symbols && fgets(line, sizeof(line), symbols))
-		if (sscanf(line, "%lx %*c %127s", &address, name) == 2 &&
-		    !strcmp(name, "_text")) {
-			ev_line("fact host.text %#lx", address);
-			break;
-		}
-	if (symbols)
-		fclose(symbols);
-}
-
 static pid_t start_qemu(void)
 {
 	static char *argv[MAX_ARGS];
@@ -171,7 +154,6 @@ int main(void)
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	ev_line("part kvm %d 1", kvm >= 0 && ioctl(kvm, KVM_GET_API_VERSION, 0) == 12);
 	close(kvm);
-	tell_text();
 	ev_line("mark running");
 	pid = start_qemu();
 	for (int i = 0; waitpid(pid, &status, WNOHANG) != pid; i++) {

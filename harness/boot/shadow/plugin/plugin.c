@@ -37,6 +37,12 @@ int qemu_plugin_version = 4;
  */
 static struct cpu *running[MAX_CPUS];
 static struct map guests;	/* by the address of the VMCB */
+/*
+ * A nested guest's host may have its text where the guest has its own. What is
+ * executed between a vmrun and what is behind it is the guest's.
+ */
+static const uint8_t *behind_vmrun;	/* its code */
+static bool in_guest;
 static struct map insns;	/* by address */
 static struct qemu_plugin_register *registers[REG_COUNT];
 static GByteArray *bytes;
@@ -100,6 +106,14 @@ static void on_vmrun(unsigned int vcpu, void *unused)
 	if (!map_get(&guests, vmcb))
 		map_put(&guests, vmcb, new_cpu());
 	running[vcpu] = map_get(&guests, vmcb);
+	in_guest = true;
+}
+
+static void on_vmexit(unsigned int vcpu, void *unused)
+{
+	(void)vcpu;
+	(void)unused;
+	in_guest = false;
 }
 
 static bool is_vmrun(const struct qemu_plugin_insn *insn)
@@ -173,21 +187,43 @@ static void instrument(struct qemu_plugin_insn *at, struct insn *insn,
 	qemu_plugin_register_vcpu_insn_exec_cb(at, callback, flags, insn);
 }
 
+/* Watch the host of nested guests; true if the block is the host's. */
+static bool is_host(const struct qemu_plugin_tb *tb)
+{
+	struct qemu_plugin_insn *first = qemu_plugin_tb_get_insn(tb, 0);
+	bool exit = behind_vmrun && qemu_plugin_insn_haddr(first) == behind_vmrun;
+
+	if (in_guest && !exit)
+		return false;
+	if (exit)
+		qemu_plugin_register_vcpu_insn_exec_cb(first, on_vmexit,
+						       QEMU_PLUGIN_CB_NO_REGS, NULL);
+	for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++) {
+		struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
+
+		if (!is_vmrun(at))
+			continue;
+		behind_vmrun = (uint8_t *)qemu_plugin_insn_haddr(at) +
+			       qemu_plugin_insn_size(at);
+		qemu_plugin_register_vcpu_insn_exec_cb(at, on_vmrun,
+						       QEMU_PLUGIN_CB_R_REGS, NULL);
+	}
+	return true;
+}
+
 static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
 	size_t count = qemu_plugin_tb_n_insns(tb);
 	struct insn *before = NULL;
 
 	(void)id;
+	if (options.nested && is_host(tb))
+		return;
 	for (size_t i = 0; i < count; i++) {
 		struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
 		uint64_t pc = qemu_plugin_insn_vaddr(at);
 		struct insn *insn;
 
-		if (options.nested && is_vmrun(at))
-			qemu_plugin_register_vcpu_insn_exec_cb(at, on_vmrun,
-							       QEMU_PLUGIN_CB_R_REGS,
-							       NULL);
 		if (pc < KERNEL_HALF || (options.nested && !table_knows(pc)))
 			continue;
 		insn = translated(at);
@@ -313,7 +349,7 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
 			return -1;
 		}
 	if (strcmp(info->target_name, "x86_64") ||
-	    info->system.max_vcpus > MAX_CPUS) {
+	    info->system.max_vcpus > (options.nested ? 1 : MAX_CPUS)) {
 		fprintf(stderr, "shadow: not made for %s with %d CPUs\n",
 			info->target_name, info->system.max_vcpus);
 		return -1;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.artifacts import Artifacts, Store
@@ -86,8 +87,8 @@ def build(
         if found := store.find(key):
             return found
         with workplace(engine, wanted, progress) as place:
-            _configure(place)
-            _make(place)
+            configure(place)
+            make(place, _targets(place))
             return collect.collect(place, store)
 
 
@@ -98,7 +99,7 @@ def stored(
     return store.find(read_order(tree, variant, image, Limit()).key)
 
 
-def _configure(place: Workplace) -> None:
+def configure(place: Workplace) -> None:
     """Smoke-test the compiler, make the .config and check it against the request."""
     order = place.order
     place.progress(f"configuring {order.variant.name}")
@@ -135,15 +136,30 @@ def _replaced(request: str) -> str:
     )
 
 
-def _make(place: Workplace) -> None:
-    """Run make, and check that it built what was configured."""
+def _targets(place: Workplace) -> list[str]:
+    return [t for t in TARGETS if t != "modules" or place.config.get("MODULES") == "y"]
+
+
+def make(
+    place: Workplace,
+    targets: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    jobs: int | None = None,
+) -> None:
+    """Run make, and check that it built what was configured.
+
+    ``jobs`` are those of the order unless told.
+
+    Raises:
+        BuildError: it failed; the log tells why.
+        InfraError: the machine did, or what was built is not what was configured.
+    """
     order = place.order
-    targets = [
-        t for t in TARGETS if t != "modules" or place.config.get("MODULES") == "y"
-    ]
     src, out = place.paths()
-    argv = ["make", "-C", src, f"O={out}", f"-j{order.limit.jobs}", *targets]
-    counter = _Steps(place)
+    parallel = f"-j{jobs or order.limit.jobs}"
+    argv = ["make", "-C", src, f"O={out}", parallel, *options, *targets]
+    counter = _Steps(place, targets)
     if _run(place, argv, order.limit.timeout_s, counter):
         raise diagnose.build_error(place.log, kept_log(order), "does not build")
     counter.remember()
@@ -182,11 +198,12 @@ def _run(
 
 
 class _Steps:
-    """Counts make's lines; the total is that of the variant's last build."""
+    """Counts make's lines; the total is that of the last build of the same."""
 
-    def __init__(self, place: Workplace) -> None:
+    def __init__(self, place: Workplace, targets: Sequence[str]) -> None:
         self._place = place
-        self._name = f"{place.order.variant.name} {place.order.tree.name}"
+        part = "" if "bzImage" in targets else f" {' '.join(targets)}"
+        self._name = f"{place.order.variant.name} {place.order.tree.name}{part}"
         self._file = cache_dir() / "build" / "steps.json"
         self._total = self._known().get(self._name, TYPICAL_STEPS)
         self._rest = ""

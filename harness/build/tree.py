@@ -27,7 +27,7 @@ SPACE = 3 << 30
 KEPT_SNAPSHOTS = 4
 KEPT_S = 86400.0
 CHECKPOINTS = 145  # of 1000 tar records each; only progress depends on it
-_LANDMARKS = ("Kconfig", "Makefile", "arch/x86/Makefile", "kernel", "scripts")
+LANDMARKS = ("Kconfig", "Makefile", "arch/x86/Makefile", "kernel", "scripts")
 
 # Unprivileged and in /tmp: apt needs no more to fetch what it can verify.
 _FETCH_SCRIPT = r"""
@@ -208,7 +208,7 @@ def user_tree(source: Path, progress: Progress = silent) -> Tree:
 
 def require_kernel(root: Path) -> None:
     """Raise UserError unless ``root`` looks like the top of a Linux source."""
-    missing = [name for name in _LANDMARKS if not (root / name).exists()]
+    missing = [name for name in LANDMARKS if not (root / name).exists()]
     if missing:
         raise UserError(
             f"{root} is no kernel tree: it has no {missing[0]}",

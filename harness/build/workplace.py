@@ -123,8 +123,22 @@ def workplace(engine: Engine, order: Order, progress: Progress) -> Iterator[Work
     sweep(cache / "build", order.key)
     require_space(cache / "build", SPACE, f"building {order.variant.name}")
     scratch = cache / "build" / f"{order.key}-{uuid.uuid4().hex[:8]}"
+    place = furnish(engine, order, scratch, progress)
+    try:
+        yield place
+    except BaseException:
+        keep_log(place)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def furnish(
+    engine: Engine, order: Order, scratch: Path, progress: Progress
+) -> Workplace:
+    """Return a place to build in, whatever is in ``scratch`` already."""
     # A directory that one user filled breaks every compile of another.
-    ccache = cache / f"ccache-{engine.user.replace(':', '-')}"
+    ccache = cache_dir() / f"ccache-{engine.user.replace(':', '-')}"
     for directory in (scratch / "out", ccache):
         directory.mkdir(parents=True, exist_ok=True)
         own(directory, engine.user)
@@ -133,14 +147,7 @@ def workplace(engine: Engine, order: Order, progress: Progress) -> Iterator[Work
         Mount(scratch / "out", "/out", writable=True),
         Mount(ccache, "/ccache", writable=True),
     )
-    place = Workplace(engine, order, progress, scratch, mounts)
-    try:
-        yield place
-    except BaseException:
-        _keep_log(place)
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return Workplace(engine, order, progress, scratch, mounts)
 
 
 def sweep(builds: Path, ours: str) -> None:
@@ -160,7 +167,8 @@ def kept_log(order: Order) -> Path:
     return cache_dir() / "logs" / f"{order.variant.name}-{order.key[:12]}.log"
 
 
-def _keep_log(place: Workplace) -> None:
+def keep_log(place: Workplace) -> None:
+    """Keep the log of a build that failed, where messages say."""
     if place.log.exists():
         kept = kept_log(place.order)
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,8 @@ from harness.cli.console import ERR
 from harness.errors import ExitCode, HarnessError
 
 INTERRUPTED = 130
+STEP = "bisect-step"
+STEP_ABORT = 128
 # Each is a module beside this one; the words are the first of its own help.
 COMMANDS = {
     "doctor": "Tell what this machine can and cannot do, why, and the command that "
@@ -43,6 +45,9 @@ COMMANDS = {
     "evidence.",
     "readback": "Read a running kernel's text, or a dump's; predict every byte of it.",
     "run": "Build, validate, boot and compare kernels; print one table; write report/.",
+    "bisect": "Find the commit that made a finding; write a report that can be mailed.",
+    "bisect-step": "Say whether the commit that is checked out has a finding: git bisect "
+    "run this.",
     "report": "Print a saved result; exit as its run did.",
     "history": "List the runs in the store, or what became of their numbers.",
     "diff": "Tell two runs apart: which findings are new, known, fixed or unseen.",
@@ -87,8 +92,28 @@ for _name, _words in COMMANDS.items():
     app.command(_name, help=_words)(lambda: None)
 
 
+class Answered(SystemExit):
+    """The exit code is an answer for ``git bisect run``, and no accident."""
+
+
 def main() -> None:
-    """Run the command line; every error becomes one message and an exit code."""
+    """Run the command line; every error becomes one message and an exit code.
+
+    ``git bisect run`` takes 0 to 127 for answers: all that is none of them is 128, a
+    usage error (2) as well as a pipe that was closed (1).
+    """
+    if sys.argv[1:2] != [STEP]:
+        _main()
+        return
+    try:
+        _main()
+    except Answered:
+        raise
+    except SystemExit as exc:
+        sys.exit(STEP_ABORT if exc.code else 0)  # 0 is --help
+
+
+def _main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.bisect.answer import Answer, Outcome
@@ -47,6 +47,7 @@ def test_it_is_on_the_disk_at_once(path) -> None:
         assert path.read_bytes().count(b"\n") == 2
 
 
+@settings(deadline=None)  # every line waits for the disk
 @given(cut=st.integers(1, 60))
 def test_a_line_that_was_cut_short_is_dropped(tmp_path_factory, cut) -> None:
     """And the next one is written in its place."""

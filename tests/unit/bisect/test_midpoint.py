@@ -7,13 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from harness.bisect import midpoint
 from harness.bisect.dag import Dag
 from tests.unit.bisect.histories import histories, top
 
 
+@settings(deadline=None)
 @given(dag=histories())
 def test_a_weight_is_the_number_of_ancestors(dag) -> None:
     """Counted by walking, for each commit alone."""
@@ -22,6 +23,7 @@ def test_a_weight_is_the_number_of_ancestors(dag) -> None:
     assert midpoint.weigh(dag) == walked
 
 
+@settings(deadline=None)
 @given(dag=histories())
 def test_weights_in_chunks(dag) -> None:
     """How many are told apart at once changes nothing."""
@@ -32,6 +34,7 @@ def test_weights_in_chunks(dag) -> None:
         assert midpoint.weigh(dag) == whole
 
 
+@settings(deadline=None)
 @given(dag=histories())
 def test_parents_come_first(dag) -> None:
     """Each commit once."""

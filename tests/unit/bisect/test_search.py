@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.bisect.answer import Outcome
@@ -28,6 +28,7 @@ def _run(search: Search, culprit: str, unbuildable: frozenset[str]) -> Search:
     return search
 
 
+@settings(deadline=None)
 @given(dag=histories(), data=st.data())
 def test_the_first_bad_commit_is_found(dag, data) -> None:
     """Whatever the history, the good end and the culprit."""
@@ -40,6 +41,7 @@ def test_the_first_bad_commit_is_found(dag, data) -> None:
     assert search.conclusion() == First(culprit)
 
 
+@settings(deadline=None)
 @given(dag=histories(), data=st.data())
 def test_what_cannot_be_tested_is_said(dag, data) -> None:
     """With skips it ends at the culprit, or in a range that holds it.
@@ -65,6 +67,7 @@ def test_what_cannot_be_tested_is_said(dag, data) -> None:
     assert bad == top(dag) or search.answers[bad] is Outcome.BAD
 
 
+@settings(deadline=None)
 @given(dag=histories(), data=st.data())
 def test_answers_in_any_order(dag, data) -> None:
     """What a log says replays to the same candidates, however it is sorted."""
@@ -80,6 +83,7 @@ def test_answers_in_any_order(dag, data) -> None:
     assert again.conclusion() == search.conclusion()
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 400), data=st.data())
 def test_a_line_of_commits_takes_as_many_steps_as_git(count, data) -> None:
     """No more than the logarithm to the base of two, rounded up."""

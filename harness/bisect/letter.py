@@ -1,0 +1,109 @@
+"""Letter: a bisection as plain text that can be sent to a mailing list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from harness.bisect.answer import Answer, Outcome
+from harness.bisect.bisection import Bisection
+from harness.bisect.excerpt import excerpt
+from harness.bisect.probe import Sight
+from harness.bisect.question import occurs
+from harness.bisect.repository import Commit
+from harness.bisect.search import Contradiction, First, Untestable
+from harness.report import text
+
+About = Callable[[str], Commit]
+_WIDTH = 98
+
+
+def letter(found: Bisection, about: About, command: str, step: str) -> str:
+    """Return the report.
+
+    ``about`` tells what people call a commit; ``command`` was this bisection, ``step``
+    is what ``git bisect run`` runs for the same.
+    """
+    return "\n".join(_paragraphs(found, about, command, step)).rstrip() + "\n"
+
+
+def _paragraphs(
+    found: Bisection, about: About, command: str, step: str
+) -> Iterator[str]:
+    yield from _headline(found, about)
+    yield from _section("The finding, at the bad end", text.lines(found.sought))
+    if found.others:
+        yield f"  ({found.others} more findings are new there, too.)"
+    if found.first is not None:
+        yield from _windows(found, found.first)
+        yield from _section("Reverting it on the bad end", [str(found.revert)])
+    yield from _section("What was tested", _tested(found, about))
+    yield from _section("To do it again", _commands(found, command, step))
+
+
+def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
+    yield ""
+    yield f"{title}:"
+    yield ""
+    yield from (f"  {line}".rstrip() for line in lines)
+
+
+def _headline(found: Bisection, about: About) -> Iterator[str]:
+    conclusion = found.conclusion
+    key = found.sought.key
+    if isinstance(conclusion, First):
+        commit = about(conclusion.commit)
+        yield f"The first bad commit is {commit.hash}"
+        yield ""
+        yield f"  {commit}"
+        yield f"  Author: {commit.author}"
+        yield f"  Date:   {commit.date}"
+        yield ""
+        yield f"It makes {key}"
+        yield "It and what it is made on were confirmed in empty output directories."
+    elif isinstance(conclusion, Untestable):
+        yield f"Untestable range: one of {len(conclusion.commits)} commits makes {key}"
+        yield ""
+        for hash_ in conclusion.commits:
+            why = "not testable" if hash_ in conclusion.skipped else "bad"
+            yield f"  {about(hash_)}: {why}"
+    else:
+        assert isinstance(conclusion, Contradiction)
+        yield f"No single commit makes {key}: the answers contradict each other"
+
+
+def _windows(found: Bisection, first: Sight) -> Iterator[str]:
+    after = occurs(found.sought.key, first.findings or ()) or found.sought
+    for parent in found.parents:
+        title = f"Before, at {parent.commit[:12]}"
+        if parent.findings is None:
+            yield from _section(title, [f"not testable: {parent.reason}"])
+        else:
+            yield from _section(title, excerpt(parent.file, after))
+    yield from _section(f"After, at {first.commit[:12]}", excerpt(first.file, after))
+
+
+def _tested(found: Bisection, about: About) -> Iterator[str]:
+    """Yield each answer and, as comments, why; it replays as a git bisect log."""
+    question = found.question
+    yield f"git bisect start {question.bad} {question.good}"
+    for answer in found.answers:
+        yield f"# {_why(answer, about)}"[:_WIDTH]
+        yield f"git bisect {answer.outcome} {answer.commit}"
+
+
+def _why(answer: Answer, about: About) -> str:
+    words = [f"{answer.outcome}: {about(answer.commit)}"]
+    if answer.outcome is Outcome.SKIP or answer.reason:
+        words.append(" ".join(answer.reason.split()))
+    if answer.same_as:
+        words.append(f"no-op: same bytes as {answer.same_as[:12]}")
+    return "; ".join(words)
+
+
+def _commands(found: Bisection, command: str, step: str) -> Iterator[str]:
+    question = found.question
+    tools = sorted({a.toolchain for a in found.answers if a.toolchain})
+    yield f"# {question.target} of {question.variant}, built in {', '.join(tools)}"
+    yield command
+    yield f"git bisect start {question.bad[:12]} {question.good[:12]}"
+    yield f"git bisect run {step}"

@@ -1,0 +1,191 @@
+"""Request: a bisection as people ask for it, and what it takes to do one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.bisect import journal, replay
+from harness.bisect.answer import Answer, Outcome
+from harness.bisect.bisection import Bisection
+from harness.bisect.hunt import Hunt
+from harness.bisect.probe import CLEAN, Prober
+from harness.bisect.question import LINKED, Question, occurs
+from harness.bisect.repository import Repository, check_out, open_repository
+from harness.cache import cache_dir, require_space, try_locked
+from harness.container import image
+from harness.container.engine import connect
+from harness.errors import UserError
+from harness.kconfig import read_fragments
+from harness.progress import Progress
+from harness.variant import Variant
+
+Board = Callable[[str], Progress]
+SPACE = 4 << 30  # a checkout, and a kernel's output
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is looked for, where, and how it is built.
+
+    Attributes:
+        tree: a git repository.
+        variant: what is configured.
+        finding: a key; empty: what the bad end has and the good end has not.
+        target: ``vmlinux``, or an object: the least that shows the finding.
+        toolchains: recipe names; the first that builds a commit is taken.
+    """
+
+    tree: Path
+    variant: Variant
+    finding: str = ""
+    target: str = LINKED
+    toolchains: tuple[str, ...] = (image.DEFAULT_TOOLCHAIN,)
+    runtime: str = "auto"
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where one repository is bisected; everything below ``directory`` is ours."""
+
+    repository: Repository
+    directory: Path
+
+    def state(self, question: Question) -> Path:
+        """Where the state file of ``question`` is."""
+        name = hashlib.sha256(repr(question).encode()).hexdigest()[:16]
+        return self.directory / f"{name}.jsonl"
+
+
+def find_room(tree: Path) -> Room:
+    """Return the room of the repository ``tree``.
+
+    Raises:
+        UserError: it is no repository, or a shallow one.
+    """
+    repository = open_repository(tree)
+    name = hashlib.sha256(str(repository.root).encode()).hexdigest()[:16]
+    return Room(repository, cache_dir() / "bisect" / name)
+
+
+def bisect(
+    request: Request,
+    good: str,
+    bad: str,
+    board: Board,
+    *,
+    resume: bool = False,
+    log: Path | None = None,
+) -> Bisection:
+    """Find the commit between ``good`` and ``bad`` that made the finding.
+
+    Answers of an earlier run are kept if it is to ``resume``; those of ``log`` (of
+    ``git bisect log``) are believed.
+
+    Raises:
+        UserError: the ends, the repository or the log are not what they should be.
+        InfraError: the machine failed; it can be resumed.
+    """
+    room = find_room(request.tree)
+    repository = room.repository
+    question = Question(
+        tree=str(repository.root),
+        good=repository.resolve(good),
+        bad=repository.resolve(bad),
+        variant=_identity(request.variant),
+        target=request.target,
+        toolchains=request.toolchains,
+        finding=request.finding,
+    )
+    dag = repository.between(question.good, question.bad)
+    replayed = _replayed(log, repository) if log else {}
+    state = room.state(question)
+    opening = journal.resume if resume else journal.begin
+    with opening(state, question) as kept, _prober(request, room, board) as prober:
+        prober.evidence = state.with_suffix(".files")
+        progress = board("bisect")
+        return Hunt(question, dag, prober, kept, replayed, progress).run()
+
+
+def step(request: Request, board: Board) -> Answer:
+    """Say of the commit that is checked out in the tree whether the finding occurs.
+
+    Raises:
+        UserError: what is in the tree is not what is committed.
+        InfraError: the machine failed: that is no answer.
+    """
+    room = find_room(request.tree)
+    commit = room.repository.resolve("HEAD")
+    if dirty := room.repository.dirty():
+        raise UserError(
+            f"{request.tree} is dirty: {dirty[0]} is not as it was committed",
+            hint="commits are judged, so commit or stash it",
+        )
+    with _prober(request, room, board) as prober:
+        sight = prober.look(commit)
+    outcome = Outcome.SKIP
+    if sight.findings is not None:
+        bad = occurs(request.finding, sight.findings)
+        outcome = Outcome.BAD if bad else Outcome.GOOD
+    return Answer(commit, outcome, sight.reason, toolchain=sight.toolchain)
+
+
+@contextlib.contextmanager
+def _prober(request: Request, room: Room, board: Board) -> Iterator[Prober]:
+    """Yield a prober with all that it takes; the room is ours meanwhile."""
+    require_space(room.directory, SPACE, f"bisecting {room.repository.root}")
+    with (
+        connect(request.runtime) as engine,
+        try_locked(room.directory / "lock") as free,
+    ):
+        if not free:
+            raise UserError(f"{room.repository.root} is being bisected already")
+        engine.reap()
+        images = {
+            name: image.ensure(engine, image.toolchain(name), board("toolchain"))
+            for name in request.toolchains
+        }
+        kind = LINKED if request.target == LINKED else "objects"
+        for left in room.directory.glob(f"*/{CLEAN}*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield Prober(
+            engine,
+            images,
+            check_out(room.repository, room.directory),
+            request.variant,
+            request.target,
+            room.directory / f"{kind}-{_identity(request.variant).split()[-1]}",
+            room.directory / "files",
+            request.jobs,
+            board("probe"),
+        )
+
+
+def _identity(variant: Variant) -> str:
+    """Name what is configured, and hash what is in its files."""
+    base = variant.base
+    try:
+        text = base.read_text() if isinstance(base, Path) else base
+    except OSError as exc:
+        raise UserError(f"cannot read {base}: {exc.strerror}") from exc
+    wanted = [str(request) for request in read_fragments(variant.fragments)]
+    digest = hashlib.sha256(repr((text, wanted)).encode()).hexdigest()[:12]
+    return f"{variant.name} {digest}"
+
+
+def _replayed(log: Path, repository: Repository) -> dict[str, Answer]:
+    try:
+        text = log.read_text()
+    except OSError as exc:
+        raise UserError(f"cannot read {log}: {exc.strerror}") from exc
+    answers = {}
+    for outcome, revision in replay.parse(text, str(log)).answers:
+        commit = repository.resolve(revision)
+        answers[commit] = replay.answer(outcome, commit)
+    return answers

@@ -1,0 +1,252 @@
+"""A hunt proves its ends, survives kills, and believes clean builds only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.bisect import journal as journals
+from harness.bisect.answer import Answer, Outcome
+from harness.bisect.bisection import Bisection, Revert
+from harness.bisect.dag import Dag
+from harness.bisect.hunt import Hunt
+from harness.bisect.probe import Sight
+from harness.bisect.question import Question
+from harness.bisect.search import First, Untestable
+from harness.errors import InfraError, UserError
+from harness.finding import Finding, Lines, Location
+from tests.unit.bisect.histories import histories, top
+
+WINDOW = Lines(lambda: ("drawn when", "somebody looks"))
+WANTED = Finding("text/step", Location("x.o", "x", 4), "wrong", window=WINDOW)
+OLD = Finding("text/step", Location("x.o", "old", 4), "wrong, and always was")
+LINE = Dag({"c1": ("good",)} | {f"c{n}": (f"c{n - 1}",) for n in range(2, 13)})
+
+
+@dataclass
+class Kernel:
+    """A history with one bug, and all that can be the matter with looking at it.
+
+    ``lies`` are what kept directories show of some commits; ``dies`` counts looks
+    down to the one in which the machine fails.
+    """
+
+    dag: Dag
+    culprit: str
+    unbuildable: frozenset[str] = frozenset()
+    lies: dict[str, bool] = field(default_factory=dict)
+    dies: int = -1
+    conflict: bool = False
+    looks: list[tuple[str, bool]] = field(default_factory=list)
+
+    def look(self, commit: str, *, clean: bool = False) -> Sight:
+        if self.dies == len(self.looks):
+            raise InfraError("the disk is full")
+        self.looks.append((commit, clean))
+        if commit in self.unbuildable:
+            return Sight(commit, None, "does not build", clean=clean)
+        bad = self.culprit in self.dag.ancestors([commit])
+        if not clean:
+            bad = self.lies.get(commit, bad)
+        found = (OLD, WANTED) if bad else (OLD,)
+        return Sight(commit, found, digest=f"{bad}", toolchain="gcc", clean=clean)
+
+    def revert(self, commit: str, onto: str, *, merge: bool) -> str | None:
+        return None if self.conflict else f"{onto} without {commit}"
+
+
+def _question(dag: Dag, key: str = WANTED.key) -> Question:
+    return Question("/linux", "good", top(dag), "native", "x.o", ("gcc",), key)
+
+
+@contextmanager
+def _opened(path: Path, question: Question) -> Iterator[journals.Journal]:
+    opening = journals.resume if path.exists() else journals.begin
+    with opening(path, question) as journal:
+        yield journal
+
+
+def _hunt(path: Path, kernel: Kernel, key: str = WANTED.key, **more) -> Bisection:
+    question = _question(kernel.dag, key)
+    with _opened(path, question) as journal:
+        return Hunt(question, kernel.dag, kernel, journal, **more).run()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def test_the_whole_way(path) -> None:
+    """Ends first, then the logarithm, then clean looks at the pair, then the revert."""
+    kernel = Kernel(LINE, "c7")
+
+    found = _hunt(path, kernel)
+
+    assert found.conclusion == First("c7")
+    assert found.sought == WANTED
+    assert [commit for commit, _ in kernel.looks[:2]] == ["c12", "good"]
+    assert kernel.looks[-3:-1] == [("c7", True), ("c6", True)]
+    assert found.first is not None
+    assert found.first.findings == (OLD, WANTED)
+    assert [sight.findings for sight in found.parents] == [(OLD,)]
+    assert found.revert is Revert.GONE
+    assert len(kernel.looks) <= 2 + 4 + 2 + 1
+
+
+@settings(deadline=None)  # every answer waits for the disk
+@given(dag=histories(16), data=st.data())
+def test_any_history(tmp_path_factory, dag, data) -> None:
+    """The culprit is found, or the untestable range has it."""
+    root, *commits = dag.parents
+    dag = Dag(
+        {c: tuple("good" if p == root else p for p in dag.parents[c]) for c in commits}
+    )
+    culprit = data.draw(st.sampled_from(commits))
+    unbuildable = data.draw(st.frozensets(st.sampled_from(commits))) - {top(dag)}
+    kernel = Kernel(dag, culprit, unbuildable)
+
+    found = _hunt(tmp_path_factory.mktemp("any") / "journal", kernel)
+
+    if isinstance(found.conclusion, First):
+        assert found.conclusion.commit == culprit
+    else:
+        assert isinstance(found.conclusion, Untestable)
+        assert culprit in found.conclusion.commits
+
+
+@pytest.mark.parametrize("dies", range(8))
+def test_it_survives_a_kill(path, dies) -> None:
+    """At any look; no answer that was kept is asked for again."""
+    kernel = Kernel(LINE, "c7", dies=dies)
+    with pytest.raises(InfraError):
+        _hunt(path, kernel)
+    before = len(kernel.looks)
+    kernel.dies = -1
+
+    found = _hunt(path, kernel)
+
+    assert found.conclusion == First("c7")
+    if dies >= 2:
+        told = {commit for commit, clean in kernel.looks[:before] if not clean}
+        again = {c for c, clean in kernel.looks[before:] if not clean}
+        assert not told & again
+
+
+def test_without_a_key_the_new_finding_is_sought(path) -> None:
+    """What both ends have is not it."""
+    found = _hunt(path, Kernel(LINE, "c3"), key="")
+
+    assert (found.sought, found.conclusion) == (WANTED, First("c3"))
+
+
+@pytest.mark.parametrize(
+    ("looker", "key", "message"),
+    [
+        (Kernel(LINE, "c99"), WANTED.key, "the bad end is good"),
+        (Kernel(LINE, "c99"), "", "the ends do not differ"),
+        (Kernel(LINE, "c3"), OLD.key, "the good end is bad"),
+        (
+            Kernel(LINE, "c3", frozenset({"c12"})),
+            "",
+            "the bad end c12 cannot be tested: does not build",
+        ),
+        (
+            Kernel(LINE, "c3", frozenset({"good"})),
+            "",
+            "the good end good cannot be tested",
+        ),
+    ],
+)
+def test_ends_that_are_not_what_they_should_be(path, looker, key, message) -> None:
+    """Nothing between them is looked at."""
+    with pytest.raises(UserError, match=message):
+        _hunt(path, looker, key)
+
+    assert {commit for commit, _ in looker.looks} <= {"c12", "good"}
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_stale_objects_do_not_mislead(tmp_path_factory, data) -> None:
+    """Whatever a kept directory shows between the ends, the clean builds decide."""
+    culprit = data.draw(st.sampled_from(list(LINE.parents)))
+    middle = st.sampled_from([f"c{n}" for n in range(1, 12)])
+    lies = data.draw(st.dictionaries(middle, st.booleans()))
+    kernel = Kernel(LINE, culprit, lies=lies)
+
+    found = _hunt(tmp_path_factory.mktemp("lies") / "journal", kernel)
+
+    assert found.conclusion == First(culprit)
+    assert found.first is not None
+    assert found.first.clean
+
+
+def test_what_clean_builds_contradict_is_forgotten(path) -> None:
+    """And a resumed hunt does not remember it either."""
+    lies = {f"c{n}": False for n in range(3, 12)}
+    kernel = Kernel(LINE, "c3", lies=lies)
+
+    assert _hunt(path, kernel).conclusion == First("c3")
+
+    kernel.looks.clear()
+    assert _hunt(path, kernel).conclusion == First("c3")
+    assert all(clean for _, clean in kernel.looks[:-1])
+
+
+def test_what_does_not_repeat_is_said(path) -> None:
+    """A finding that comes and goes in clean builds of one commit has no culprit."""
+
+    class Moody(Kernel):
+        def look(self, commit: str, *, clean: bool = False) -> Sight:
+            sight = super().look(commit, clean=clean)
+            turn = sum(seen == (commit, True) for seen in self.looks)
+            if clean and commit == "c7" and turn % 2:
+                return replace(sight, findings=(OLD,))
+            return sight
+
+    kernel = Moody(LINE, "c7", lies={"c7": True})
+
+    with pytest.raises(UserError, match="not reproducible"):
+        _hunt(path, kernel)
+
+
+def test_a_log_is_replayed(path) -> None:
+    """Its answers are not asked for; strangers in it are left out."""
+    replayed = {c: Answer(c, o, runs=0) for c, o in _LOG.items()}
+    kernel = Kernel(LINE, "c7")
+
+    found = _hunt(path, kernel, replayed=replayed)
+
+    assert found.conclusion == First("c7")
+    assert "x" not in {answer.commit for answer in found.answers}
+    assert not {("c6", False), ("c8", False)} & set(kernel.looks)
+
+
+_LOG = {"c6": Outcome.GOOD, "c8": Outcome.BAD, "x": Outcome.BAD}
+
+
+def test_no_ops_are_told(path) -> None:
+    """A commit that left the same bytes as another one says which."""
+    found = _hunt(path, Kernel(LINE, "c7"))
+
+    for answer in found.answers:
+        if answer.same_as:
+            twin = next(a for a in found.answers if a.commit == answer.same_as)
+            assert twin.digest == answer.digest
+            assert twin.outcome is answer.outcome
+    assert any(answer.same_as for answer in found.answers)
+
+
+def test_a_revert_that_conflicts(path) -> None:
+    """It is said, and nothing is built."""
+    kernel = Kernel(LINE, "c7", conflict=True)
+
+    assert _hunt(path, kernel).revert is Revert.CONFLICT
+    assert kernel.looks[-1] == ("c6", True)

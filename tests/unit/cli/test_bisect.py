@@ -1,0 +1,104 @@
+"""Bisecting from the command line: clear errors, and exit codes that git understands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.bisect.answer import Answer, Outcome
+from harness.cli import app, bisect_step
+from harness.errors import InfraError
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _step(monkeypatch, outcome: Outcome | Exception) -> object:
+    """Run ``bisect-step`` in here, whose commit has that outcome; return the code."""
+
+    def step(*_: object) -> Answer:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Answer("c" * 40, outcome, "because")
+
+    monkeypatch.setattr(bisect_step.requests, "step", step)
+    monkeypatch.setattr(sys, "argv", ["orc-harness", "bisect-step", "--finding", "K"])
+    with pytest.raises(SystemExit) as raised:
+        app.main()
+    return raised.value.code
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.GOOD, 0), (Outcome.BAD, 1), (Outcome.SKIP, 125)]
+)
+def test_an_answer(monkeypatch, capsys, outcome, code) -> None:
+    """One line on stdout, and git's exit code."""
+    assert _step(monkeypatch, outcome) == code
+    assert capsys.readouterr().out == f"cccccccccccc is {outcome}: because\n"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [InfraError("no Docker"), RuntimeError("ours"), BrokenPipeError(32, "closed")],
+    ids=["machine", "bug", "pipe"],
+)
+def test_what_is_no_answer_stops_git(monkeypatch, failure) -> None:
+    """A closed pipe too, for which a command usually exits with 1: bad, to git."""
+    assert _step(monkeypatch, failure) == 128
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--no-such-option",), ("--finding", "K", "--tree", "/nowhere")],
+)
+def test_usage_errors_stop_git(arguments) -> None:
+    """Which it would take for bad otherwise."""
+    assert run("bisect-step", *arguments).returncode == 128
+
+
+def test_a_bug_that_starts_before_the_answer(monkeypatch) -> None:
+    """The same exit codes of other commands stay what they are."""
+    monkeypatch.setattr(sys, "argv", ["orc-harness", "bisect", "--no-such-option"])
+    with pytest.raises(SystemExit) as raised:
+        app.main()
+
+    assert raised.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--good", "v9"), "has no commit 'v9'"),
+        (("--good", "HEAD", "--target", "lib/x.c"), "neither vmlinux nor an object"),
+        (("--good", "HEAD", "--target", "../x.o"), "neither vmlinux nor an object"),
+        (("--good", "HEAD"), "is no kernel tree"),
+        (("--good", "HEAD", "--config", "/nowhere"), "does not exist"),
+    ],
+)
+def test_one_clear_error(tmp_path, options, said) -> None:
+    """Before anything is built; exit code 2."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b")
+    subprocess.run(
+        ["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"],
+        cwd=tmp_path,
+        check=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
+    )
+
+    done = run("bisect", "--tree", tmp_path, *options)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

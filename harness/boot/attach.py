@@ -1,28 +1,22 @@
-"""Attach: from a gdbstub to a running kernel whose unwinder can be asked.
-
-A kernel may have moved itself (KASLR). Where it runs, its banner lies as far behind
-its linked address as its text does: that tells by how much.
-"""
+"""Attach: from a gdbstub to a running kernel whose unwinder can be asked."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.boot.call import unwind_call
 from harness.boot.gdb import Gdb
+from harness.boot.kaslr import moved_by, required
 from harness.boot.kernel_text import KernelText
 from harness.boot.point import Guest
 from harness.boot.registers import Registers
 from harness.boot.sample import usable
 from harness.boot.stack_info import cpu_stacks, per_cpu_base, stack_layout
 from harness.elf.program import Program
-from harness.errors import FormatError, InfraError
+from harness.errors import InfraError
 
 POLL_S = 0.05
-BANNER_BYTES = 128  # release, compiler and build number
-SLIDES = 1 << 21  # KASLR moves text by multiples of it (CONFIG_PHYSICAL_ALIGN)
 RUNNING = 2  # enum system_states: init memory is being freed, or later
 _NEVER = "this kernel was not seen to run within {:g} s"
 
@@ -44,14 +38,13 @@ def wait_until_up(
     Raises:
         InfraError: that did not happen before ``deadline`` (time.monotonic()).
     """
-    banner = _required(linked, "linux_banner")
-    state = _required(linked, "system_state")
-    expected = linked.read(banner, BANNER_BYTES).tobytes()
+    state = required(linked, "system_state")
     seen = False
     while time.monotonic() < deadline:
         registers = gdb.registers()
-        for by in slides(text, registers.rip):
-            if gdb.read_or_none(banner + by, BANNER_BYTES) != expected:
+        for begin, end in text.ranges:
+            by = moved_by(gdb, linked, begin, end, registers.rip)
+            if by is None:
                 continue
             seen = True
             if int.from_bytes(gdb.read(state + by, 4), "little") < RUNNING:
@@ -64,13 +57,6 @@ def wait_until_up(
     raise InfraError(
         message.format(deadline_s), hint="is this the vmlinux of what was booted?"
     )
-
-
-def slides(text: KernelText, rip: int) -> Iterator[int]:
-    """Yield by how much the kernel may have moved itself, if ``rip`` is in its text."""
-    for begin, end in text.ranges:
-        least = max(rip - end + 1, 0)
-        yield from range(-(-least // SLIDES) * SLIDES, rip - begin + 1, SLIDES)
 
 
 def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -> Guest:
@@ -90,12 +76,3 @@ def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -
     call = unwind_call(program, cpu)
     gdb.insert_breakpoint(call.return_address)
     return Guest(gdb, program, text, cpu, call)
-
-
-def _required(program: Program, name: str) -> int:
-    if (address := program.symbols.find(name)) is None:
-        raise FormatError(
-            f"{program.name} has no symbol {name}",
-            hint="the probe needs a vmlinux with its symbols",
-        )
-    return address

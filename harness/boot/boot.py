@@ -113,6 +113,7 @@ class Session:
         self, on: Machine, kernel: Kernel, platform: Platform, *, kaslr: bool = False
     ) -> None:
         self.machine = on
+        self.program: Program | None = None  # where it runs, once that is known
         self._kaslr = kaslr
         self.platform = platform
         self._kernel = kernel
@@ -142,6 +143,7 @@ class Session:
                 if self._kaslr:
                     linked = self._moved(gdb, linked)
                 init_end.run_there(gdb, linked, limit_s)
+            self.program = linked
             if look is not None:
                 look(self.machine, gdb, linked)
             gdb.cont()

@@ -97,6 +97,7 @@ class CompareResult:
         notes: what a reader should know.
         reason: why this is no verdict (needs not met, control not seen), or empty.
         seconds: how long it took, without waiting for the kernel to boot.
+        slide: how far KASLR has moved the kernel.
     """
 
     counts: dict[str, int]
@@ -104,6 +105,7 @@ class CompareResult:
     notes: tuple[str, ...]
     reason: str
     seconds: float
+    slide: int = 0
 
 
 def probe(
@@ -408,6 +410,7 @@ class _Run:
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
             seconds=seconds,
+            slide=self.guest.program.slide,
         )
 
     def shortfall(self) -> str:

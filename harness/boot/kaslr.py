@@ -1,20 +1,40 @@
 """Kaslr: how far from its linked address a running kernel is.
 
-The guest is stopped again and again until it is in text whose banner is the kernel's;
-the slide is a multiple of 2 MiB (CONFIG_PHYSICAL_ALIGN) below 1 GiB.
+Its banner lies as far behind its linked address as its text does: a multiple of 2 MiB
+(CONFIG_PHYSICAL_ALIGN).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from harness.boot.gdb import Gdb
 from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
 
 POLL_S = 0.02
-STEP, LIMIT = 2 << 20, 1 << 30
-BANNER_BYTES = 128
+STEP = 2 << 20
+BANNER_BYTES = 128  # release, compiler and build number
+
+
+def slides(begin: int, end: int, rip: int) -> Iterator[int]:
+    """Yield by how much text at [begin, end) may have moved to have ``rip`` in it."""
+    least = max(rip - end + 1, 0)
+    yield from range(-(-least // STEP) * STEP, rip - begin + 1, STEP)
+
+
+def moved_by(gdb: Gdb, linked: Program, begin: int, end: int, rip: int) -> int | None:
+    """Return the slide of a kernel stopped at ``rip``; None if it is not this one.
+
+    It is looked for where its text is linked to, [begin, end).
+    """
+    banner = required(linked, "linux_banner")
+    wanted = linked.read(banner, BANNER_BYTES).tobytes()
+    for slide in slides(begin, end, rip):
+        if gdb.read_or_none(banner + slide, BANNER_BYTES) == wanted:
+            return slide
+    return None
 
 
 def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
@@ -25,23 +45,25 @@ def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
     Raises:
         InfraError: it was not seen within ``timeout_s``.
     """
-    names = ("linux_banner", "_stext", "_etext")
-    banner, first, last = (_required(program, name) for name in names)
-    wanted = program.read(banner, BANNER_BYTES).tobytes()
+    begin, end = (required(program, name) for name in ("_stext", "_etext"))
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         gdb.run_for(POLL_S)
-        rip = gdb.registers().rip
-        for slide in range(0, LIMIT, STEP):
-            if not first <= rip - slide < last:
-                continue
-            if gdb.read_or_none(banner + slide, BANNER_BYTES) == wanted:
-                return slide
+        slide = moved_by(gdb, program, begin, end, gdb.registers().rip)
+        if slide is not None:
+            return slide
     raise InfraError(f"no kernel of {program.name} was seen within {timeout_s:g} s")
 
 
-def _required(program: Program, name: str) -> int:
-    address = program.symbols.find(name)
-    if address is None:
-        raise FormatError(f"{program.name} has no symbol {name}")
+def required(program: Program, name: str) -> int:
+    """Return where ``name`` is linked to.
+
+    Raises:
+        FormatError: the program has no such symbol.
+    """
+    if (address := program.symbols.find(name)) is None:
+        raise FormatError(
+            f"{program.name} has no symbol {name}",
+            hint="the probe needs a vmlinux with its symbols",
+        )
     return address

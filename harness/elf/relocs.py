@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.elf.file import Bytes
-from harness.elf.program import Program, Section
+from harness.elf.program import KERNEL_MAP, Program, Section
 from harness.errors import FormatError
 
 _U64 = npt.NDArray[np.uint64]
-_KERNEL = np.uint64(0xFFFFFFFF80000000)  # __START_KERNEL_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +53,26 @@ def parse_relocs(vmlinux: Bytes, name: str) -> Relocs:
     last, middle, first = zeros[-1], zeros[-2], zeros[-3]
     tables = (cells[last + 1 :], cells[middle + 1 : last], cells[first + 1 : middle])
     words, inverse, quads = (t.astype(np.int64).view(np.uint64) for t in tables)
-    if not (words >= _KERNEL).all() or not (quads >= _KERNEL).all():
+    if not (words >= KERNEL_MAP).all() or not (quads >= KERNEL_MAP).all():
         raise FormatError(f"{name}: its relocations are no kernel addresses")
     return Relocs(words, inverse, quads)
 
 
 def slid(program: Program, relocs: Relocs, slide: int) -> Program:
     """Return the linked kernel ``program`` as the decompressor puts it ``slide`` on."""
-    sections = tuple(_slid(section, relocs, slide) for section in program.sections)
-    symbols = program.symbols
-    high = symbols.address >= _KERNEL
-    address = symbols.address + np.where(high, np.uint64(slide), np.uint64(0))
-    return replace(
-        program,
-        sections=sections,
-        symbols=replace(symbols, address=address.astype(np.uint64)),
-    )
+    sections = tuple(_relocated(one, relocs, slide) for one in program.sections)
+    contents = replace(program, sections=sections)
+    return replace(contents.slid(slide), slide=0)  # as if it were linked there
 
 
-def _slid(section: Section, relocs: Relocs, slide: int) -> Section:
-    if section.address < int(_KERNEL):
+def _relocated(section: Section, relocs: Relocs, slide: int) -> Section:
+    if section.address < KERNEL_MAP or not section.data.size:
         return section  # per-CPU: counted from 0 wherever the kernel is
-    data = section.data
-    if data.size:
-        data = data.copy()
-        _grow(data, section, relocs.words, "<u4", slide)
-        _grow(data, section, relocs.inverse, "<u4", -slide)
-        _grow(data, section, relocs.quads, "<u8", slide)
-    return replace(section, address=section.address + slide, data=data)
+    data = section.data.copy()
+    _grow(data, section, relocs.words, "<u4", slide)
+    _grow(data, section, relocs.inverse, "<u4", -slide)
+    _grow(data, section, relocs.quads, "<u8", slide)
+    return replace(section, data=data)
 
 
 def _grow(data: Bytes, section: Section, places: _U64, kind: str, by: int) -> None:

@@ -105,10 +105,11 @@ def _probed(
                 progress=progress,
             )
             if again is not None and not result.reason:
-                again(machine, gdb, program)
+                again(machine, gdb, running.program or program)
             at = gdb.registers().rip if on_stop and result.findings else 0
         if on_stop and result.findings:
             why = f"{result.findings[0].rule}: {result.findings[0].message}"
-            place, vmlinux = program.location(at), subject.kernel.vmlinux
+            place = program.slid(result.slide).location(at)
+            vmlinux = subject.kernel.vmlinux
             on_stop(Stopped(place, why, vmlinux, machine.gdb_socket))
         return result

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.boot import compare, control, point, reliable, traces
-from harness.boot.attach import slides
 from harness.boot.compare import CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
-from harness.boot.kernel_text import KernelText
 from harness.errors import FormatError, InfraError
 from tests.builders import image
 from tests.builders.guest import STATES, SimulatedGuest
@@ -182,18 +180,6 @@ def test_a_kernel_that_moved_itself(tmp_path: Path) -> None:
     assert (result.reason, result.findings) == ("", ())
     assert result.counts["agree"] == result.counts["points"] >= 12
     assert result.counts["control_reported"] == 1
-
-
-def test_how_far_a_kernel_may_have_moved() -> None:
-    """As far as puts the stopped instruction into its text, in whole steps."""
-    begin = image.TEXT
-    text = KernelText(((begin, begin + 0x2000),), (0, 0), [], [])
-    assert list(slides(text, begin + 0x10)) == [0]
-    assert list(slides(text, begin + 0x400000)) == [0x400000]
-    assert list(slides(text, begin + 0x402000)) == []
-    assert list(slides(text, begin - 0x200000)) == []
-    large = KernelText(((begin, begin + 0x500000),), (0, 0), [], [])
-    assert list(slides(large, begin + 0x480000)) == [0, 0x200000, 0x400000]
 
 
 def test_other_kernel(tmp_path: Path) -> None:

@@ -55,3 +55,13 @@ def test_a_guest_that_never_gets_there_is_no_verdict(tmp_path: Path) -> None:
         pytest.raises(InfraError, match="no kernel of vmlinux was seen"),
     ):
         kaslr.find_slide(gdb, a_kernel(), 0.1)
+
+
+def test_how_far_a_kernel_may_have_moved() -> None:
+    """As far as puts the stopped instruction into its text, in whole steps."""
+    small, large = (TEXT, TEXT + 0x2000), (TEXT, TEXT + 0x500000)
+    assert list(kaslr.slides(*small, TEXT + 0x10)) == [0]
+    assert list(kaslr.slides(*small, TEXT + 0x400000)) == [0x400000]
+    assert list(kaslr.slides(*small, TEXT + 0x402000)) == []
+    assert list(kaslr.slides(*small, TEXT - 0x200000)) == []
+    assert list(kaslr.slides(*large, TEXT + 0x480000)) == [0, 0x200000, 0x400000]

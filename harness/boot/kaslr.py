@@ -45,7 +45,8 @@ def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
     Raises:
         InfraError: it was not seen within ``timeout_s``.
     """
-    begin, end = (required(program, name) for name in ("_stext", "_etext"))
+    # init text, too: early on little else is executed
+    begin, end = (required(program, name) for name in ("_stext", "_einittext"))
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         gdb.run_for(POLL_S)

@@ -27,7 +27,7 @@ def a_kernel() -> Program:
     text = writer.section(".text", data, flags=ALLOC | EXEC, address=TEXT)
     writer.symbol("linux_banner", text, TEXT, 128, OBJECT)
     writer.symbol("_stext", text, TEXT)
-    writer.symbol("_etext", text, TEXT + len(data))
+    writer.symbol("_einittext", text, TEXT + len(data))
     return writer.program("vmlinux")
 
 

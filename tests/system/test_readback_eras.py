@@ -6,6 +6,7 @@ whose mitigations rewrite the most.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,14 @@ from harness.variant import Platform
 
 pytestmark = [pytest.mark.boot, pytest.mark.nightly]
 
+_LARGE = MachineConfig(memory_mb=1024, timeout_s=300)
 MITIGATIONS = {
-    "default": MachineConfig(memory_mb=1024),
-    "off": MachineConfig(memory_mb=1024, append="mitigations=off"),
-    "unret": MachineConfig(memory_mb=1024, cpu="EPYC"),
-    "its": MachineConfig(memory_mb=1024, cpu="Cascadelake-Server"),
-    "stuff": MachineConfig(
-        memory_mb=1024,
-        cpu="Skylake-Client",
-        append="spectre_v2=retpoline retbleed=stuff",
+    "default": _LARGE,
+    "off": replace(_LARGE, append="mitigations=off"),
+    "unret": replace(_LARGE, cpu="EPYC"),
+    "its": replace(_LARGE, cpu="Cascadelake-Server"),
+    "stuff": replace(
+        _LARGE, cpu="Skylake-Client", append="spectre_v2=retpoline retbleed=stuff"
     ),
 }
 

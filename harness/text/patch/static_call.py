@@ -10,7 +10,9 @@ is when its key gets another function than it was linked with. One that lost its
 before the kernel chose a return thunk keeps a plain return: apply_returns() mends only
 those that were linked as returns (__static_call_fixup()); sites are written once more
 where there is static_call_force_reinit(). When that was, only the return itself tells, so
-that one bit is read from it: which of the two it is.
+that one bit is read from it: which of the two it is. As much is read from a trampoline
+that was linked without a function (``ret; int3; nop; nop; nop``) and has none: whether
+it had one in between, and so a return that the kernel wrote.
 """
 
 from __future__ import annotations
@@ -100,12 +102,21 @@ def static_tramps(program: Program, said: Said) -> Edits | None:
     tramp, key = program.symbols.address[np.array(pairs, np.int64)].T
     tramp, rows = np.unique(tramp, return_index=True)
     linked, function = words(program, key[rows]), said.words(key[rows])
-    moved = linked != function
+    # one that had a function in between has a return of five bytes again
+    emptied = (function == 0) & _is_return(said, tramp)
+    moved = (linked != function) | emptied
     every = np.ones(int(moved.sum()), bool)
     step = Step.STATIC_TRAMP
     edits = _texts(program, said, step, tramp[moved], function[moved], every)
     _return_early(said, edits)
     return edits
+
+
+def _is_return(said: Said, address: U64) -> Bools:
+    """Tell where the machine has a return as the kernel writes them."""
+    seen, plain = code_at(said.image, address, 5), returns_at(said, address)
+    early = returns_at(said, address, thunks=False)
+    return np.asarray((seen == plain).all(axis=1) | (seen == early).all(axis=1))
 
 
 def _return_early(said: Said, edits: Edits) -> None:

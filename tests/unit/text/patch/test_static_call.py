@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.text.patch.edits import written
 from harness.text.patch.nops import NOPS
 from harness.text.patch.static_call import static_calls, static_tramps
 from tests.builders.running import EXIT, TEXT, Kernel, code_of, near
@@ -140,3 +141,24 @@ def test_tail_calls_emptied_early_are_mended_where_the_kernel_does(
     edits = static_calls(linked, kernel.said([RETHUNK]))
     wanted = near(b"\xe9", TEXT, THUNK) if reinit else PLAIN
     assert code_of(kernel, edits, TEXT, 5) == wanted
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"),
+    [(PLAIN, False), (b"\xc3\xcc\x90\x90\x90", True), (b"\xc3\xcc\xcc\x90\x90", True)],
+)
+def test_a_trampoline_without_a_function_may_have_had_one(
+    seen: bytes, kept: bool
+) -> None:
+    """Then its return is the kernel's own; whatever else is there is not believed."""
+    linked = b"\xc3\xcc\x90\x90\x90"
+    kernel = a_kernel(near(b"\xe8", TEXT, TRAMP), 0)
+    kernel.variables["__SCK__one"] = (0, 0)
+    kernel.text[TRAMP - TEXT] = linked + b"\x0f\xb9\xcc"
+    program = kernel.linked()
+    kernel.text[TRAMP - TEXT] = seen + b"\x0f\xb9\xcc"
+    edits = static_tramps(program, kernel.said())
+    assert edits is not None
+    assert written(program, edits).read(TRAMP, 5).tobytes() == (
+        linked if kept else PLAIN
+    )

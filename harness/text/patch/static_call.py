@@ -90,18 +90,10 @@ def static_call_pads(program: Program, said: Said) -> Edits | None:
 
 def static_tramps(program: Program, said: Said) -> Edits | None:
     """Return what the trampolines are whose key has got another function."""
-    names = program.symbols.names
-    keys = {str(n)[len(_KEY) :]: row for row, n in enumerate(names) if _KEY in str(n)}
-    pairs = [
-        (row, keys[str(name)[len(_TRAMP) :]])
-        for row, name in enumerate(names)
-        if str(name).startswith(_TRAMP) and str(name)[len(_TRAMP) :] in keys
-    ]
-    if not pairs:
+    tramp, key = _pairs(program)
+    if not len(tramp):
         return None
-    tramp, key = program.symbols.address[np.array(pairs, np.int64)].T
-    tramp, rows = np.unique(tramp, return_index=True)
-    linked, function = words(program, key[rows]), said.words(key[rows])
+    linked, function = words(program, key), said.words(key)
     # one that had a function in between has a return of five bytes again
     emptied = (function == 0) & _is_return(said, tramp)
     moved = (linked != function) | emptied
@@ -110,6 +102,19 @@ def static_tramps(program: Program, said: Said) -> Edits | None:
     edits = _texts(program, said, step, tramp[moved], function[moved], every)
     _return_early(said, edits)
     return edits
+
+
+def _pairs(program: Program) -> tuple[U64, U64]:
+    """Return u64[n] twice: each trampoline and its key, whose names differ in that."""
+    symbols = program.symbols
+    rows: dict[str, dict[str, int]] = {_TRAMP: {}, _KEY: {}}
+    for row, name in enumerate(map(str, symbols.names)):
+        if name[: len(_KEY)] in rows:
+            rows[name[: len(_KEY)]].setdefault(name[len(_KEY) :], row)
+    both = sorted(rows[_TRAMP].keys() & rows[_KEY].keys())
+    tramps = np.array([rows[_TRAMP][name] for name in both], np.int64)
+    keys = np.array([rows[_KEY][name] for name in both], np.int64)
+    return symbols.address[tramps], symbols.address[keys]
 
 
 def _is_return(said: Said, address: U64) -> Bools:

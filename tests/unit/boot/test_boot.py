@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.artifacts import Artifacts, Manifest
-from harness.boot import machine, vsmp_device
+from harness.boot import kaslr, machine, vsmp_device
 from harness.boot.boot import Kernel, boot, findings, kernel_of, session
 from harness.boot.gdb import Gdb, LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig
 from harness.boot.outcome import BootResult, Status
 from harness.container.job import Exit, Job
-from harness.elf import program
+from harness.elf import bzimage, program
+from harness.elf.program import Program
 from harness.errors import UserError
 from harness.variant import Platform
 from tests.builders.machines import Process, ScriptedEngine, qmp_server
@@ -259,6 +262,36 @@ def test_a_look_is_taken_where_init_ends(
         assert running.end().evidence.complete
     asked = [packet[:2] for packet in stub.seen if packet[:1] in "Zzcl"]
     assert asked == ["Z0", "c", "z0", "lo", "c"]
+
+
+def test_a_kernel_that_has_moved_is_looked_at_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Symbols and values are those of the address that it chose."""
+    slide, text = 0x1A200000, 0xFFFFFFFF81000000
+    linked = Running({0: bytes(8)}, functions={"free_initmem": 0x40}).linked()
+    cells = struct.pack("<7I", 0, 0, 0, text + 4 & 0xFFFFFFFF, 0, text & 0xFFFFFFFF, 1)
+    payload = np.frombuffer(b"\x7fELF" + bytes(4) + cells[4:-4], np.uint8)
+    monkeypatch.setattr(program, "load", lambda path: linked)
+    monkeypatch.setattr(kaslr, "find_slide", lambda *_: slide)
+    packed = bzimage.BzImage(payload, "6.12", "gzip")
+    monkeypatch.setattr(bzimage, "parse_bzimage", lambda *_: packed)
+    stub = FakeStub(registers=bytes(236))
+    guest = Guest((*SAID, "done 3"), stub=stub, powers_off=False)
+    (tmp_path / "bzImage").write_bytes(b"our kernel")
+    engine = ScriptedEngine(fills, running=guest.start)
+    kernel = Kernel(tmp_path / "bzImage", tmp_path / "vmlinux")
+    config = MachineConfig(timeout_s=0.7, kaslr=True)
+    seen: list[Program] = []
+    with session(Toolbox(engine, "image"), kernel, Platform.NATIVE, config) as running:
+        running.start(lambda on, gdb, there: seen.append(there))
+        assert running.end().facts["kaslr"] == f"{slide:#x}"
+    (there,) = seen
+    assert there.symbols.find("free_initmem") == text + slide + 0x40
+    assert there.read(text + slide, 8).tobytes() == struct.pack(
+        "<II", slide, 2**32 - slide
+    )
+    assert f"Z0,{text + slide + 0x40:x},1" in stub.seen
 
 
 def test_kernel_that_dies_while_the_device_is_played(

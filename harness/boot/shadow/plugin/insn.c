@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#define XEN_CPUID_BYTES 7
+
 /*
  * What an opcode may write besides memory and fixed registers other than RSP:
  * N nothing, R the register of ModRM.reg, M that of ModRM.rm, B both, X anything.
@@ -126,13 +128,22 @@ static void group5(struct insn *insn, uint8_t modrm)
 	}
 }
 
+/*
+ * Xen emulates a cpuid behind a ud2 and its name (XEN_CPUID, asm/xen/prefix.h): to
+ * the guest they are one instruction.
+ */
+static bool is_xen_cpuid(const uint8_t *code)
+{
+	return !memcmp(code, "\x0f\x0bxen\x0f\xa2", XEN_CPUID_BYTES);
+}
+
 void decode(struct insn *insn, const uint8_t *code, size_t length)
 {
 	const uint8_t *at = code, *end = code + length;
 	bool narrow = false;
 	uint8_t rex = 0;
 
-	insn->length = length;
+	insn->length = is_xen_cpuid(code) ? XEN_CPUID_BYTES : length;
 	insn->flow = PLAIN;
 	insn->target = 0;
 	insn->pops = 0;

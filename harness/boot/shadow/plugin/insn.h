@@ -64,7 +64,12 @@ static inline uint64_t behind(const struct insn *insn)
 	return insn->pc + insn->length;
 }
 
-/* Fill in what the code of the instruction at insn->pc tells: flow to pops. */
+static inline bool is_ud2(const uint8_t *code)
+{
+	return code[0] == 0x0f && code[1] == 0x0b;
+}
+
+/* Fill in what the code of the instruction at insn->pc tells. There are 16 bytes. */
 void decode(struct insn *insn, const uint8_t *code, size_t length);
 
 #endif

@@ -159,6 +159,8 @@ static struct insn *translated(const struct qemu_plugin_insn *from)
 	uint8_t code[INSN_BYTES] = { 0 };
 
 	qemu_plugin_insn_data(from, code, sizeof(code));
+	if (is_ud2(code))	/* what is behind it may matter, and is not translated */
+		machine_read(insn->pc, code, sizeof(code));
 	decode(insn, code, qemu_plugin_insn_size(from));
 	if (insn != control.insn)	/* its claim is wrong on purpose */
 		table_claim(insn);

@@ -54,8 +54,10 @@ void start(bool nested, uint64_t bounce, bool bp)
 	cpu_init(&cpu);
 }
 
-struct insn *place(uint64_t pc, const uint8_t *code, size_t length)
+/* Put length bytes of code at pc, of which the CPU takes the first as executed. */
+struct insn *place(uint64_t pc, const uint8_t *code, size_t length, size_t executed)
 {
+	uint8_t whole[16] = { 0 };
 	struct insn *insn = map_get(&insns, pc);
 
 	if (!insn) {
@@ -64,7 +66,8 @@ struct insn *place(uint64_t pc, const uint8_t *code, size_t length)
 		insn->pc = pc;
 		map_put(&insns, pc, insn);
 	}
-	decode(insn, code, length);
+	memcpy(whole, code, length < sizeof(whole) ? length : sizeof(whole));
+	decode(insn, whole, executed);
 	return insn;
 }
 

@@ -81,14 +81,18 @@ class Machine:
         reg: OrcReg = OrcReg.SP,
         first: bool = False,
         intra: bool = False,
+        executed: int = 0,
         bp: tuple[OrcReg, int] = (OrcReg.UNDEFINED, 0),
     ) -> int:
         """Execute ``code`` (hex) at ``pc``; return how often it has been verified.
 
-        It starts a block if it is not behind the one before, or ``first`` says so.
+        ``executed``: of the code only so many bytes are the instruction's. It starts a
+        block if it is not behind the one before, or ``first`` says so.
         """
         data = bytes.fromhex(code)
-        insn = _WORD(self.lib.place(_WORD(pc), data, _WORD(len(data))))
+        size = executed or len(data)
+        placed = self.lib.place(_WORD(pc), data, _WORD(len(data)), _WORD(size))
+        insn = _WORD(placed)
         self.lib.claim(
             insn, int(claim[0]), int(reg), claim[1], intra, int(bp[0]), bp[1]
         )

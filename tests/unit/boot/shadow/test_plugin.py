@@ -20,9 +20,8 @@ def decoded(code: str, pc: int = 0x1000) -> tuple[int, int, int | None]:
     """Return flow, target and what is added to %rsp (None: not known) of ``code``."""
     lib, data = library(), bytes.fromhex(code)
     lib.start(False, ctypes.c_uint64(0), False)
-    at = ctypes.c_uint64(
-        lib.place(ctypes.c_uint64(pc), data, ctypes.c_uint64(len(data)))
-    )
+    size = ctypes.c_uint64(len(data))
+    at = ctypes.c_uint64(lib.place(ctypes.c_uint64(pc), data, size, size))
     return lib.flow(at), lib.target(at), lib.delta(at) if lib.known(at) else None
 
 

@@ -279,6 +279,16 @@ def test_a_device_model_that_skips_a_call() -> None:
     assert machine.count("entries") == 0
 
 
+def test_a_cpuid_that_xen_emulates() -> None:
+    """Control goes on behind it; behind any other ud2 it does not."""
+    for code, entries in (("0f0b78656e0fa2", 0), ("0f0b90909090", 1)):
+        machine = Machine(bounce=16)
+        rsp = called(machine)
+        machine.run(G, code, rsp, (CALL, 8), executed=2)
+        machine.run(G + 7, NOP, rsp, (CALL, 8))
+        assert machine.count("entries") == entries
+
+
 def test_the_control_is_told_of_and_put_back() -> None:
     """After 1000 true claims one is made wrong; it is no mismatch."""
     machine = Machine()

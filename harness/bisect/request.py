@@ -20,7 +20,7 @@ from harness.bisect.repository import Repository, check_out, open_repository
 from harness.cache import cache_dir, require_space, try_locked
 from harness.container import image
 from harness.container.engine import connect
-from harness.errors import UserError
+from harness.errors import InfraError, UserError
 from harness.kconfig import read_fragments
 from harness.progress import Progress
 from harness.variant import Variant
@@ -98,7 +98,7 @@ def bisect(
         tree=str(repository.root),
         good=repository.resolve(good),
         bad=repository.resolve(bad),
-        variant=_identity(request.variant),
+        variant=identity(request.variant),
         target=request.target,
         toolchains=request.toolchains,
         finding=request.finding,
@@ -109,8 +109,13 @@ def bisect(
     opening = journal.resume if resume else journal.begin
     with opening(state, question) as kept, _prober(request, room, board) as prober:
         prober.evidence = state.with_suffix(".files")
-        progress = board("bisect")
-        return Hunt(question, dag, prober, kept, replayed, progress).run()
+        hunt = Hunt(question, dag, prober, kept, replayed, board("bisect"))
+        try:
+            return hunt.run()
+        except InfraError as exc:
+            hints = [exc.hint] if exc.hint else []
+            hints.append("what was answered is kept: --resume goes on")
+            raise InfraError(exc.message, hint="; ".join(hints)) from exc
 
 
 def step(request: Request, board: Board) -> Answer:
@@ -160,14 +165,14 @@ def _prober(request: Request, room: Room, board: Board) -> Iterator[Prober]:
             check_out(room.repository, room.directory),
             request.variant,
             request.target,
-            room.directory / f"{kind}-{_identity(request.variant).split()[-1]}",
+            room.directory / f"{kind}-{identity(request.variant).split()[-1]}",
             room.directory / "files",
             request.jobs,
             board("probe"),
         )
 
 
-def _identity(variant: Variant) -> str:
+def identity(variant: Variant) -> str:
     """Name what is configured, and hash what is in its files."""
     base = variant.base
     try:

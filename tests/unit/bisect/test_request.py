@@ -1,0 +1,132 @@
+"""A request becomes a question of a real repository, and its state file is found again."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from harness.bisect import request as requests
+from harness.bisect.bisection import Revert
+from harness.bisect.question import Question
+from harness.bisect.request import Request
+from harness.bisect.search import First
+from harness.errors import FormatError, InfraError, UserError
+from harness.progress import silent
+from harness.variant import Platform, variant
+from tests.unit.bisect.test_hunt import Kernel
+from tests.unit.bisect.test_repository import git
+
+FILES = ("Kconfig", "Makefile", "arch/x86/Makefile", "kernel/fork.c", "scripts/x")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A line of twelve commits, of which the first is the good end."""
+    path = tmp_path / "linux"
+    for name in FILES:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    git(path, "init", "-q", "-b", "main", ".")
+    git(path, "add", ".")
+    for number in range(12):
+        git(path, "commit", "-q", "--allow-empty", "-m", f"step {number}")
+        git(path, "tag", f"v{number}")
+    return path
+
+
+@pytest.fixture
+def looker(root, monkeypatch) -> Kernel:
+    """What looks at those commits; the bug came with v7."""
+    repository = requests.find_room(root).repository
+    good, bad = repository.resolve("v0"), repository.resolve("main")
+    looker = Kernel(repository.between(good, bad), repository.resolve("v7"))
+
+    @contextlib.contextmanager
+    def prober(*_: object):
+        yield looker
+
+    monkeypatch.setattr(requests, "_prober", prober)
+    return looker
+
+
+def _bisect(root: Path, **more):
+    wanted = Request(root, variant(Platform.NATIVE, "small"))
+    return requests.bisect(wanted, "v0", "main", lambda _: silent, **more)
+
+
+def test_names_become_hashes(root, looker) -> None:
+    """Of ends and culprit alike."""
+    found = _bisect(root)
+
+    assert found.conclusion == First(looker.culprit)
+    assert found.question.bad == git(root, "rev-parse", "main")
+    assert found.revert is Revert.GONE
+
+
+def test_a_machine_that_fails_says_how_to_go_on(root, looker) -> None:
+    """And going on does not ask again."""
+    looker.dies = 4
+    with pytest.raises(InfraError, match="disk is full") as raised:
+        _bisect(root)
+    assert "--resume" in str(raised.value.hint)
+    asked = [commit for commit, _ in looker.looks]
+    looker.dies = -1
+
+    found = _bisect(root, resume=True)
+
+    assert found.conclusion == First(looker.culprit)
+    again = [commit for commit, clean in looker.looks[4:] if not clean]
+    assert not set(asked) & set(again)
+
+
+def test_nothing_to_resume(root, looker) -> None:
+    """Another end is another bisection."""
+    with pytest.raises(UserError, match="nothing to resume"):
+        _bisect(root, resume=True)
+
+
+def test_a_log_of_gits(root, looker, tmp_path) -> None:
+    """Its names are resolved; what it says is not looked at again."""
+    log = tmp_path / "log"
+    log.write_text("git bisect start\ngit bisect good v6\ngit bisect bad v8\n")
+
+    found = _bisect(root, log=log)
+
+    assert found.conclusion == First(looker.culprit)
+    assert len([look for look in looker.looks if not look[1]]) == 4  # ends, v7, revert
+
+
+def test_a_log_that_is_none(root, looker, tmp_path) -> None:
+    """The file is in the message."""
+    with pytest.raises(UserError, match=r"cannot read .*nowhere"):
+        _bisect(root, log=tmp_path / "nowhere")
+    (tmp_path / "log").write_text("hello\n")
+    with pytest.raises(FormatError, match="log:1"):
+        _bisect(root, log=tmp_path / "log")
+
+
+def test_what_is_configured_is_part_of_the_question(root, tmp_path) -> None:
+    """Another fragment is another state file: its answers do not count."""
+    fragment = tmp_path / "more.config"
+    fragment.write_text("CONFIG_WATCHDOG=y\n")
+    room = requests.find_room(root)
+    names = set()
+    for extra in ((), (fragment,)):
+        built = variant(Platform.NATIVE, "small", extra)
+        identity = requests.identity(built)
+        question = Question(str(root), "a", "b", identity, "vmlinux", ("x",))
+        names.add(room.state(question))
+
+    assert len(names) == 2
+
+
+def test_a_dirty_tree_is_refused(root, looker) -> None:
+    """For bisect-step: what is on the disk is not what would be judged."""
+    (root / "Makefile").write_text("all:\n")
+    wanted = Request(root, variant(Platform.NATIVE, "small"), finding="K")
+
+    with pytest.raises(UserError, match="is dirty: Makefile"):
+        requests.step(wanted, lambda _: silent)
+    assert looker.looks == []

@@ -1,0 +1,136 @@
+"""Bisections of a real source with a made-up history, in real containers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.bisect import request as requests
+from harness.bisect.answer import Outcome
+from harness.bisect.bisection import Bisection, Revert
+from harness.bisect.request import Request
+from harness.bisect.search import First
+from harness.build.tree import default_tree
+from harness.container import image as images
+from harness.container.engine import connect
+from harness.corpus.plant import read_plants
+from harness.progress import silent
+from harness.variant import Platform, variant
+from tests.builders.commits import History, Plan, write_history
+
+pytestmark = pytest.mark.build
+
+ASM = "arch/x86/lib/hweight"
+C = "lib/argv_split"
+KILL_WITHIN_S = 900.0
+TOLD = b'"kind":"told"'
+NATIVE = variant(Platform.NATIVE, "small")
+
+
+@pytest.fixture(scope="module")
+def source() -> Path:
+    with connect() as engine:
+        toolchain = images.ensure(engine, images.toolchain())
+        return default_tree(engine, toolchain).source
+
+
+def _history(source: Path, root: Path, plant: str, touched: str, **more) -> History:
+    root.mkdir(parents=True)
+    (wanted,) = (p for p in read_plants() if p.name == plant)
+    plan = Plan(
+        touched=touched, **{"commits": 30, "unbuildable": 3, "no_ops": 3, **more}
+    )
+    return write_history(source, root, plan, wanted)
+
+
+@pytest.fixture(scope="module")
+def hint(source, tmp_path_factory) -> History:
+    """A wrong hint in assembly, among commits that do not build or change nothing."""
+    return _history(source, tmp_path_factory.mktemp("h") / "r", "hint-func", f"{ASM}.S")
+
+
+def _bisect(history: History, target: str, **more) -> Bisection:
+    wanted = Request(history.root, NATIVE, target=target, jobs=2)
+    return requests.bisect(wanted, history.good, history.bad, lambda _: silent, **more)
+
+
+def _require_right(found: Bisection, history: History) -> None:
+    assert found.conclusion == First(history.culprit)
+    assert found.first is not None
+    assert found.first.clean
+    assert all(sight.findings is not None for sight in found.parents)
+    assert found.revert is Revert.GONE
+    for answer in found.answers:
+        if answer.commit in history.unbuildable:
+            assert answer.outcome is Outcome.SKIP
+            assert "does not build" in answer.reason
+
+
+def test_a_wrong_hint(hint) -> None:
+    """The commit is found by one object, and reverting it makes the finding go."""
+    found = _bisect(hint, f"{ASM}.o")
+
+    _require_right(found, hint)
+    assert found.sought.location.symbol == "__sw_hweight64"
+
+
+def test_objtool_itself(source, tmp_path) -> None:
+    """A commit to objtool changes objects that depend on none of its files."""
+    history = _history(source, tmp_path / "r", "dedupe", f"{C}.c", seed=1, commits=12)
+
+    _require_right(_bisect(history, f"{C}.o"), history)
+
+
+def test_a_kill(hint) -> None:
+    """Killed in the middle it goes on, and asks again what was not answered only."""
+    state = requests.find_room(hint.root).directory
+    for old in state.glob("*.jsonl"):
+        old.unlink()
+    argv = [sys.executable, "-m", "harness", "bisect", "--tree", str(hint.root)]
+    argv += ["--good", hint.good, "--bad", hint.bad, "--target", f"{ASM}.o"]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + KILL_WITHIN_S
+    while not (before := _told(state)) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+    done = subprocess.run([*argv, "--resume"], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"The first bad commit is {hint.culprit}\n")
+    (path,) = state.glob("*.jsonl")
+    assert path.read_bytes().startswith(before)
+
+
+def _told(state: Path) -> bytes:
+    """Return what the state file holds once both ends and one more are answered."""
+    data = b"".join(path.read_bytes() for path in state.glob("*.jsonl"))
+    return data if data.endswith(b"\n") and data.count(TOLD) > 2 else b""
+
+
+@pytest.mark.slow
+def test_git_bisect_run(hint, tmp_path) -> None:
+    """git itself finds the same commit by our answers, in the user's own tree."""
+    work = tmp_path / "work"
+    subprocess.run(["git", "clone", "-q", hint.root, work], check=True)
+    step = [sys.executable, "-m", "harness", "bisect-step", "--target", f"{ASM}.o"]
+    step += ["--finding", "text/step:hweight.o:__sw_hweight64:-:0"]
+    start = ["git", "bisect", "start", hint.bad, hint.good]
+    subprocess.run(start, cwd=work, check=True)
+
+    ran = subprocess.run(
+        ["git", "bisect", "run", *step],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+    )
+
+    assert f"{hint.culprit} is the first bad commit" in ran.stdout, ran.stderr

@@ -183,13 +183,16 @@ class Hunt:
             before = self.journal.answers.get(looked_at)
             sight = self.looker.look(looked_at, clean=True)
             answer = self._tell(sight, sought)
-            expected = Outcome.BAD if looked_at == commit else Outcome.GOOD
-            if before is None and answer.outcome is Outcome.SKIP:
-                expected = Outcome.SKIP  # what the good end is made on: nobody asked
-            if answer.outcome is not expected:
+            expected = {Outcome.BAD} if looked_at == commit else {Outcome.GOOD}
+            if looked_at != commit and (
+                before is None or before.outcome is Outcome.SKIP
+            ):
+                expected.add(Outcome.SKIP)  # good because of what is made on it
+            if answer.outcome not in expected:
+                seen = before.outcome if before else Outcome.GOOD
                 self._distrust(
                     f"{looked_at[:12]} is {answer.outcome} in an empty output "
-                    f"directory, not {expected}"
+                    f"directory, not {seen}"
                 )
                 return None
             looks.append(sight)

@@ -232,6 +232,18 @@ def test_a_log_is_replayed(path) -> None:
 _LOG = {"c6": Outcome.GOOD, "c8": Outcome.BAD, "x": Outcome.BAD}
 
 
+def test_a_parent_that_nobody_can_test(path) -> None:
+    """It is good if what is made on it is: that it does not build is no surprise."""
+    dag = Dag({"s": ("good",), "ok": ("s",), "c": ("s",), "top": ("c", "ok")})
+    kernel = Kernel(dag, "c", frozenset({"s"}))
+    skipped = {"s": Answer("s", Outcome.SKIP, runs=0)}
+
+    found = _hunt(path, kernel, replayed=skipped)
+
+    assert found.conclusion == First("c")
+    assert [sight.findings for sight in found.parents] == [None]
+
+
 def test_no_ops_are_told(path) -> None:
     """A commit that left the same bytes as another one says which."""
     found = _hunt(path, Kernel(LINE, "c7"))

@@ -206,6 +206,11 @@ def session(
     """
     if not kernel.bzimage.is_file():
         raise UserError(f"{kernel.bzimage} does not exist, expected a bzImage")
+    if config.kaslr and platform is Platform.VSMP:
+        raise UserError(
+            "vSMP's device is played at the kernel's linked addresses",
+            hint="leave --kaslr out, or take another --platform",
+        )
     init = initramfs.program(toolbox, "init")
     with machine.scratch() as directory:
         mount = machine.machine_mount(directory)

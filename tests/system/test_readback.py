@@ -91,7 +91,7 @@ def test_a_kernel_that_chose_its_address_is_predicted_there(
 ) -> None:
     """With KASLR each address in its text is another; PV guests of Xen stay."""
     if kernel.platform is not Platform.NATIVE:
-        pytest.skip("SKIP: the device model of vSMP needs linked addresses")
+        pytest.skip("SKIP: only natively a kernel chooses its address")
     build = kernel.build
     assert build.bzimage is not None
     seen: list[Taken] = []

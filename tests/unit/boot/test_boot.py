@@ -325,3 +325,12 @@ def test_no_kernel(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path / "none", tmp_path / "vmlinux")
     with pytest.raises(UserError, match="none does not exist, expected a bzImage"):
         boot(Toolbox(ScriptedEngine(), "image"), kernel, Platform.NATIVE)
+
+
+def test_vsmp_has_no_kaslr(tmp_path: Path) -> None:
+    """Its device model stops at linked addresses: told before any machine."""
+    (tmp_path / "bzImage").write_bytes(b"our kernel")
+    kernel = Kernel(tmp_path / "bzImage", tmp_path / "vmlinux")
+    toolbox = Toolbox(ScriptedEngine(), "image")
+    with pytest.raises(UserError, match="linked addresses"):
+        boot(toolbox, kernel, Platform.VSMP, MachineConfig(kaslr=True))

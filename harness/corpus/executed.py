@@ -34,17 +34,16 @@ def _other_base(entry: OrcEntry) -> OrcEntry:
     return replace(entry, sp_reg=base)
 
 
-def _other_bp(entry: OrcEntry) -> OrcEntry:
-    if entry.bp_reg == OrcReg.UNDEFINED:
-        return replace(entry, bp_reg=OrcReg.PREV_SP, bp_offset=-16)
-    return replace(entry, bp_offset=entry.bp_offset - 8)
+def _no_bp(entry: OrcEntry) -> OrcEntry:
+    # the return address: it is there whatever was saved, and is no %rbp
+    return replace(entry, bp_reg=OrcReg.PREV_SP, bp_offset=-8)
 
 
 EDITS: Mapping[str, Edit] = {
     "sp_offset+8": lambda entry: replace(entry, sp_offset=entry.sp_offset + 8),
     "sp_offset-8": lambda entry: replace(entry, sp_offset=entry.sp_offset - 8),
     "sp_reg": _other_base,
-    "bp": _other_bp,
+    "bp": _no_bp,
 }
 
 

@@ -495,3 +495,19 @@ void step(struct cpu *cpu, struct insn *insn, uint64_t rsp, bool first)
 	if (insn->flow != PLAIN || cpu->returned)
 		leave(cpu, insn, rsp);
 }
+
+/*
+ * A task that never returned through an address that only a claim told of, although
+ * a call had put another one on its stack: the claim was false all the time.
+ */
+void finish(void)
+{
+	for (struct stack *stack = stack_first(); stack; stack = stack->next)
+		for (size_t i = 1; i < stack->depth; i++) {
+			struct frame *frame = &stack->frames[i];
+
+			if (frame->kind == ADOPTED && frame[-1].kind <= MOVED &&
+			    frame[-1].kind != NOTHING)
+				convict(frame->by, CLAIM_CFA, frame[-1].slot + 8);
+		}
+}

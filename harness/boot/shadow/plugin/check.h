@@ -83,4 +83,7 @@ void cpu_init(struct cpu *cpu);
 /* The CPU is about to execute insn, which is the first of its block or is not. */
 void step(struct cpu *cpu, struct insn *insn, uint64_t rsp, bool first);
 
+/* The machine is about to end. */
+void finish(void);
+
 #endif

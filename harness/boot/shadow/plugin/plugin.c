@@ -313,6 +313,7 @@ static void at_exit(qemu_plugin_id_t id, void *data)
 
 	(void)id;
 	(void)data;
+	finish();
 	if (places) {
 		write_places(places);
 		fclose(places);

@@ -6,6 +6,7 @@
 #include "map.h"
 
 static struct map pages;
+static struct stack *first;
 
 struct stack *stack_new(void)
 {
@@ -14,7 +15,14 @@ struct stack *stack_new(void)
 	if (!stack)
 		abort();
 	stack_push(stack, UINT64_MAX, NOTHING, NULL);
+	stack->next = first;
+	first = stack;
 	return stack;
+}
+
+struct stack *stack_first(void)
+{
+	return first;
 }
 
 const struct frame *innermost(const struct stack *stack)
@@ -64,4 +72,5 @@ void stack_owns(struct stack *stack, uint64_t page)
 void stack_forget(void)
 {
 	pages = (struct map){ 0 };
+	first = NULL;
 }

@@ -31,6 +31,7 @@ struct stack {
 	size_t depth, room;
 	struct stack *link;	/* the one that RSP came from when this was empty */
 	uint64_t left;		/* RSP when another one was loaded */
+	struct stack *next;	/* in no order */
 };
 
 static inline struct frame *top(const struct stack *stack)
@@ -45,6 +46,9 @@ static inline uint64_t page_of(uint64_t rsp)
 }
 
 struct stack *stack_new(void);
+
+/* Return the first of all stacks. */
+struct stack *stack_first(void);
 
 /* Return the innermost frame that is no INTRA; NOTHING if there is none. */
 const struct frame *innermost(const struct stack *stack);

@@ -112,6 +112,10 @@ class Machine:
             at += 1
         return [one for one in found if one.count]
 
+    def finish(self) -> None:
+        """End the boot."""
+        self.lib.finish()
+
     def count(self, name: str) -> int:
         """Return one of ``struct counts``."""
         names = (

@@ -73,6 +73,18 @@ def test_an_address_that_might_be_is_false_when_no_ret_takes_it() -> None:
     assert [one.pc for one in machine.mismatches] == [G + 1]
 
 
+def test_an_address_that_might_be_is_false_when_its_task_never_returns() -> None:
+    """One entry holds all over a function that never ends: a kernel thread's."""
+    machine = Machine()
+    rsp = called(machine)
+    machine.run(G, PUSH, rsp, (CALL, 8))
+    for at in range(1, 5):
+        machine.run(G + at, NOP, rsp - 8, (CALL, 8))
+    assert not machine.mismatches
+    machine.finish()
+    assert [(one.pc, one.truth) for one in machine.mismatches] == [(G + 1, rsp + 8)]
+
+
 def test_a_claim_from_another_register() -> None:
     """%rbp and %r10 hold addresses, an indirect one is read from the stack."""
     machine = Machine()

@@ -54,6 +54,10 @@ def _judged(subject: Subject, result: ShadowResult, plain_s: float) -> StageResu
         for finding in result.findings
     ]
     notes = [f"{result.seconds:.1f} s, without the plugin {plain_s:.1f} s"]
+    if undecided := result.counts.get("undecided"):
+        notes.append(f"claims that take memory no plugin can read: {undecided}")
+    if unchecked := result.counts.get("without_a_table"):
+        notes.append(f"executed in modules, followed and not checked: {unchecked}")
     judgement = judged(Stage.SHADOW, subject.name, again, result.counts, notes)
     if not result.reason or judgement.status is Status.FAIL:
         return judgement

@@ -65,6 +65,15 @@ def test_a_clean_boot_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.notes == ("6.0 s, without the plugin 2.5 s",)
 
 
+def test_what_was_not_checked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nested guest's memory, and text that the table is not about."""
+    counts = {"undecided": 3, "without_a_table": 4}
+    _, memory, modules = staged(monkeypatch, replace(CLEAN, counts=counts)).notes
+
+    assert memory == "claims that take memory no plugin can read: 3"
+    assert modules == "executed in modules, followed and not checked: 4"
+
+
 def test_a_finding_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command boots it under the plugin once more."""
     result = staged(monkeypatch, replace(CLEAN, findings=(WRONG,), reason="too few"))

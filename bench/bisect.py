@@ -32,7 +32,7 @@ from tests.builders.commits import History, Plan, write_history
 TARGETS = {
     "hint-func": ("arch/x86/lib/hweight.o", "arch/x86/lib/hweight.S"),
     "alt-ignored": ("arch/x86/lib/hweight.o", "arch/x86/lib/hweight.S"),
-    "dedupe": ("lib/argv_split.o", "lib/argv_split.c"),
+    "bp-lost": ("lib/argv_split.o", "lib/argv_split.c"),
     "sorttable": ("vmlinux", "lib/argv_split.c"),
 }
 ODD = 20  # one commit of so many does not build, and one changes nothing

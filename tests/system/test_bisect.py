@@ -81,7 +81,7 @@ def test_a_wrong_hint(hint) -> None:
 
 def test_objtool_itself(source, tmp_path) -> None:
     """A commit to objtool changes objects that depend on none of its files."""
-    history = _history(source, tmp_path / "r", "dedupe", f"{C}.c", seed=1, commits=12)
+    history = _history(source, tmp_path / "r", "bp-lost", f"{C}.c", seed=1, commits=12)
 
     _require_right(_bisect(history, f"{C}.o"), history)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.request import Request
 from harness.bisect.search import First
 from harness.build.tree import default_tree
+from harness.cache import cache_dir
 from harness.container import image as images
 from harness.container.engine import connect
 from harness.corpus.plant import read_plants
@@ -39,6 +42,18 @@ def source() -> Path:
         return default_tree(engine, toolchain).source
 
 
+@pytest.fixture(scope="module", autouse=True)
+def roots() -> Iterator[list[Path]]:
+    """Repositories that a test bisects: what is kept of them is deleted."""
+    made: list[Path] = []
+    rooms = cache_dir() / "bisect"
+    before = set(rooms.glob("*"))
+    yield made
+    ours = {requests.find_room(root).directory for root in made if root.exists()}
+    for room in ours - before:
+        shutil.rmtree(room, ignore_errors=True)
+
+
 def _history(source: Path, root: Path, plant: str, touched: str, **more) -> History:
     root.mkdir(parents=True)
     (wanted,) = (p for p in read_plants() if p.name == plant)
@@ -49,9 +64,10 @@ def _history(source: Path, root: Path, plant: str, touched: str, **more) -> Hist
 
 
 @pytest.fixture(scope="module")
-def hint(source, tmp_path_factory) -> History:
+def hint(source, roots, tmp_path_factory) -> History:
     """A wrong hint in assembly, among commits that do not build or change nothing."""
-    return _history(source, tmp_path_factory.mktemp("h") / "r", "hint-func", f"{ASM}.S")
+    roots.append(tmp_path_factory.mktemp("h") / "r")
+    return _history(source, roots[-1], "hint-func", f"{ASM}.S")
 
 
 def _bisect(history: History, target: str, **more) -> Bisection:
@@ -79,9 +95,10 @@ def test_a_wrong_hint(hint) -> None:
     assert found.sought.location.symbol == "__sw_hweight64"
 
 
-def test_objtool_itself(source, tmp_path) -> None:
+def test_objtool_itself(source, roots, tmp_path) -> None:
     """A commit to objtool changes objects that depend on none of its files."""
-    history = _history(source, tmp_path / "r", "bp-lost", f"{C}.c", seed=1, commits=12)
+    roots.append(tmp_path / "r")
+    history = _history(source, roots[-1], "bp-lost", f"{C}.c", seed=1, commits=12)
 
     _require_right(_bisect(history, f"{C}.o"), history)
 
@@ -116,9 +133,10 @@ def _told(state: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_git_bisect_run(hint, tmp_path) -> None:
+def test_git_bisect_run(hint, roots, tmp_path) -> None:
     """git itself finds the same commit by our answers, in the user's own tree."""
     work = tmp_path / "work"
+    roots.append(work)
     subprocess.run(["git", "clone", "-q", hint.root, work], check=True)
     step = [sys.executable, "-m", "harness", "bisect-step", "--target", f"{ASM}.o"]
     step += ["--finding", "text/step:hweight.o:__sw_hweight64:-:0"]

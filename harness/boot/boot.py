@@ -31,6 +31,7 @@ from harness.variant import Platform
 
 Look = Callable[[Machine, Gdb, Program], None]
 
+LATER = 2  # times the deadline, for a kernel that was not through at it
 _USUAL = MachineConfig()
 _PLANS: Mapping[Platform, Callable[[Request], Plan]] = {
     Platform.NATIVE: native.plan,
@@ -73,8 +74,10 @@ def boot(
 ) -> BootResult:
     """Boot ``kernel`` on ``platform`` and return how it ended.
 
-    A machine that is lost is our trouble, so that the boot is tried once more on a
-    fresh one; the fact ``lost before`` then keeps what became of the first.
+    A machine that is lost is our trouble, and a kernel that does not come to its end in
+    time may be no more than on a busy one: so the boot is tried once more, on a fresh
+    machine, and with twice the time. The fact ``lost before`` (or ``hung before``) then
+    keeps what became of the first.
 
     Raises:
         MissingMachine: this machine has not what the platform takes.
@@ -82,10 +85,14 @@ def boot(
         UserError: a file is missing, or is no kernel for this platform.
     """
     first = _attempt(toolbox, kernel, platform, config)
-    if first.status is not outcome.Status.LOST:
+    if first.status is outcome.Status.HUNG:
+        usual_s = first.deadline_s - config.hold_s
+        config = replace(config, timeout_s=LATER * usual_s)
+    elif first.status is not outcome.Status.LOST:
         return first
     second = _attempt(toolbox, kernel, platform, config)
-    return replace(second, facts={**second.facts, "lost before": first.message})
+    before = f"{first.status} before"
+    return replace(second, facts={**second.facts, before: first.message})
 
 
 def _attempt(
@@ -206,11 +213,6 @@ def session(
     """
     if not kernel.bzimage.is_file():
         raise UserError(f"{kernel.bzimage} does not exist, expected a bzImage")
-    if config.kaslr and platform is Platform.VSMP:
-        raise UserError(
-            "vSMP's device is played at the kernel's linked addresses",
-            hint="leave --kaslr out, or take another --platform",
-        )
     init = initramfs.program(toolbox, "init")
     with machine.scratch() as directory:
         mount = machine.machine_mount(directory)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import baseline
 from harness.cache import cache_dir
 from harness.cli.console import ERR
 from harness.errors import HarnessError
-from harness.history.against import against
-from harness.history.diff import Diff, diff
-from harness.history.trend import Trend, trends
 from harness.result import RunResult, dump, load
+
+if TYPE_CHECKING:
+    from harness.history.diff import Diff
+    from harness.history.trend import Trend
 
 LAST_GOOD = "last-good"
 DEFAULT = "default"
@@ -51,6 +52,8 @@ def past(run: RunResult, store: str) -> tuple[tuple[Trend, ...], Diff | None]:
     Raises:
         HarnessError: it cannot be read.
     """
+    from harness.history.diff import diff
+    from harness.history.trend import trends
     from harness.store import past, runs
     from harness.store.database import exists, open_database
 
@@ -100,8 +103,9 @@ class Base:
         base = self._good_for(run) if self._last_good else self._run
         if base is None:
             return run, None
-        today = datetime.now(UTC).date()
+        from harness.history.against import against
 
+        today = datetime.now(UTC).date()
         judged = against(
             run, base, lambda found: baseline.lapsed(found, self._entries, today)
         )
@@ -155,6 +159,8 @@ def save(run: RunResult, store: str | None) -> None:
 
 def _kept(run: RunResult) -> str:
     """Write ``run`` to a file, wherever there is room; say where."""
+    import tempfile
+
     for directory in (cache_dir() / "unsaved", Path(tempfile.gettempdir())):
         path = directory / f"{run.run_id}.json"
         with contextlib.suppress(OSError):

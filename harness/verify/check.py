@@ -126,7 +126,6 @@ def lint(columns: Columns) -> list[Part]:
     """Check all but the text: sites, the table, the lists of places, the views."""
     from harness.verify.lints.blind import check_blind
     from harness.verify.lints.condition import check_conditions
-    from harness.verify.lints.dwarf import check_dwarf
     from harness.verify.lints.entry import check_entries
     from harness.verify.lints.fault import check_faults
     from harness.verify.lints.length import check_lengths
@@ -153,8 +152,11 @@ def lint(columns: Columns) -> list[Part]:
         check_faults,
         check_paravirt,
         check_views,
-        check_dwarf,
     )
+    if columns.frames is not None:
+        from harness.verify.lints.dwarf import check_dwarf
+
+        checks = (*checks, check_dwarf)
     return [_told(one, columns) for one in checks]
 
 

@@ -239,7 +239,9 @@ class _Run:
         self.counts |= survey.counts
         if survey.control is False:
             self.reason = "control did not fail: a wrong entry went unseen in a task"
-        return survey.control is not False
+        elif survey.stops and survey.control is None and not survey.findings:
+            self.reason = "control could not run: no task had a stack to unwind"
+        return not self.reason
 
     def anywhere(self) -> Iterable[Registers]:
         guest = self.guest

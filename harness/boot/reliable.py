@@ -9,7 +9,6 @@ and compared with the unwind that the image's table allows
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +34,6 @@ from harness.finding import Finding
 DIFFERS, UNRELIABLE = "runtime/task-differs", "runtime/unreliable"
 FUNCTION = "stack_trace_save_tsk_reliable"
 QUIET = "do_syscall_64"  # where no task is being switched to or from
-_NO = -errno.EINVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class Reliability:
             (task.address, store, TRACE_LIMIT),
             writes=[(store, bytes(8 * TRACE_LIMIT))],
         )
-        if told.signed != _NO:
+        if told.signed >= 0:
             return Asked(task, host, told.trace(told.signed), True)
         stored = itertools.takewhile(bool, told.trace(TRACE_LIMIT))
         return Asked(task, host, tuple(stored), False)

@@ -64,6 +64,7 @@ class SimulatedGuest(FakeStub):
     stuck: bool = False  # its unwinder stops where no one asked it to
     unmapped_at: int = 0  # where it stands on the user's page tables
     trusts_none: bool = False  # no task's stack is reliable
+    error: int = 22  # what it says then
     turn: int = 0
     stops_first_at: int = 0  # a breakpoint inside the unwinder, hit once
 
@@ -178,7 +179,7 @@ class SimulatedGuest(FakeStub):
     def reliable(self, now: Registers) -> int:
         """Unwind a task that sleeps by the table in memory."""
         if self.trusts_none:
-            return (1 << 32) - 22
+            return (1 << 32) - self.error
         sp = self._read_word(now.rdi + image.THREAD_SP)
         stack = self._read_word(now.rdi + image.TASK_STACK)
         inactive = Inactive(self._read_word(sp + image.SAVED), sp + image.SAVED + 8, 0)

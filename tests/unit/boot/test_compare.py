@@ -14,7 +14,7 @@ from harness.boot.compare import CompareResult, Needs, probe
 from harness.boot.gdb import Gdb
 from harness.errors import FormatError, InfraError
 from tests.builders import image
-from tests.builders.guest import STATES, SimulatedGuest
+from tests.builders.guest import SLEEPER, STATES, SimulatedGuest
 from tests.builders.rspserver import serving
 
 SMALL = Needs(points=12, entry_context=0, inside_replacement=2, inside_other_cfa=1)
@@ -137,6 +137,14 @@ def test_tasks_that_sleep_are_asked_about(tmp_path: Path) -> None:
     """At each of the stops; what is wrong with one is a finding, once."""
     result = run(tmp_path, SimulatedGuest())
     assert (result.counts["task_stops"], result.counts["tasks_asked"]) == (4, 4)
+
+
+def test_tasks_without_a_stack_prove_nothing(tmp_path: Path) -> None:
+    """Where no task can be unwound the control has nothing to stand on."""
+    guest = SimulatedGuest()
+    guest.word(SLEEPER + image.TASK_STACK, 0)
+    result = run(tmp_path, guest)
+    assert result.reason == "control could not run: no task had a stack to unwind"
 
 
 def test_a_task_that_is_not_trusted_is_one_finding(tmp_path: Path) -> None:

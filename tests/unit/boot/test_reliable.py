@@ -106,6 +106,12 @@ def test_a_guest_that_trusts_nothing(tmp_path: Path) -> None:
     assert [finding.rule for finding in told.findings] == ["runtime/task-differs"]
 
 
+def test_any_error_is_a_no(tmp_path: Path) -> None:
+    """Whatever the kernel calls it: a negative count is no trace."""
+    told = survey(tmp_path, SimulatedGuest(trusts_none=True, error=38))
+    assert (told.asked, told.unreliable) == (1, 1)
+
+
 def test_a_blind_guest(tmp_path: Path) -> None:
     """The control fails where a wrong entry changes nothing."""
     assert survey(tmp_path, SimulatedGuest(blind=True)).control is False

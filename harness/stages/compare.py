@@ -13,10 +13,9 @@ from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.traces import check_traces
 from harness.elf.program import load
-from harness.errors import ExitCode
 from harness.progress import Progress
-from harness.result import Stage, StageResult, Status
-from harness.stages.guard import Missing, guard, judged, skipped
+from harness.result import Stage, StageResult
+from harness.stages.guard import Missing, guard, judged, skipped, unless
 from harness.stages.subject import Subject
 from harness.variant import Platform
 
@@ -66,14 +65,7 @@ def _judged(subject: Subject, result: CompareResult) -> StageResult:
         for finding in result.findings
     ]
     judgement = judged(Stage.COMPARE, subject.name, again, result.counts, result.notes)
-    if not result.reason or judgement.status is Status.FAIL:
-        return judgement
-    return replace(
-        judgement,
-        status=Status.ERROR,
-        reason=result.reason,
-        exit_code=ExitCode.INFRASTRUCTURE,
-    )
+    return unless(judgement, result.reason)
 
 
 def _probed(

@@ -60,6 +60,18 @@ def skipped(stage: Stage, variant: str, reason: str) -> StageResult:
     return StageResult(stage, variant, Status.SKIP, reason=reason)
 
 
+def unless(judgement: StageResult, reason: str) -> StageResult:
+    """Return an ERROR of ours for ``reason``, if there is one; what was found stands."""
+    if not reason or judgement.status is Status.FAIL:
+        return judgement
+    return replace(
+        judgement,
+        status=Status.ERROR,
+        reason=reason,
+        exit_code=ExitCode.INFRASTRUCTURE,
+    )
+
+
 def judged(
     stage: Stage,
     variant: str,

@@ -8,10 +8,9 @@ from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.shadow.shadow import ShadowResult, shadow
 from harness.elf.program import load
-from harness.errors import ExitCode
 from harness.progress import Progress
-from harness.result import Stage, StageResult, Status
-from harness.stages.guard import Missing, guard, judged, skipped
+from harness.result import Stage, StageResult
+from harness.stages.guard import Missing, guard, judged, skipped, unless
 from harness.stages.subject import Subject
 
 
@@ -25,7 +24,8 @@ def stage(
     """Boot the kernel under the plugin that checks every instruction it executes.
 
     It sees what the comparison of two unwinders cannot: an entry that is wrong in
-    the running kernel as in the image; with ``saved_bp`` a lost %rbp, too. A kernel that did not boot is not checked.
+    the running kernel as in the image; with ``saved_bp`` a lost %rbp, too. A kernel that
+    did not boot is not checked.
     """
     if booted is None:
         return skipped(Stage.SHADOW, subject.name, "it did not boot")
@@ -59,11 +59,4 @@ def _judged(subject: Subject, result: ShadowResult, plain_s: float) -> StageResu
     if unchecked := result.counts.get("without_a_table"):
         notes.append(f"executed in modules, followed and not checked: {unchecked}")
     judgement = judged(Stage.SHADOW, subject.name, again, result.counts, notes)
-    if not result.reason or judgement.status is Status.FAIL:
-        return judgement
-    return replace(
-        judgement,
-        status=Status.ERROR,
-        reason=result.reason,
-        exit_code=ExitCode.INFRASTRUCTURE,
-    )
+    return unless(judgement, result.reason)

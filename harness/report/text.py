@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from harness.errors import ExitCode
 from harness.finding import Finding
 from harness.report.alike import Alike
 from harness.result import RunResult, Stage, StageResult, Status
 
-COLUMNS = 4  # of stages, or variants, that fit beside each other
+WIDEST = 100  # columns of a terminal
 
 # What the table shows of a stage's counts; JSON and JUnit have them all.
 _SHOWN = {
@@ -72,49 +73,50 @@ _MOST = 8  # findings that are only named beside one that says the same
 def table(result: RunResult) -> RenderableType:
     """Return the matrix: a row per variant and a column per stage.
 
-    Where there are more stages than fit beside each other it is a row per stage, and as
-    many tables as the variants take.
+    Where that is too wide it is a row per stage, and as many tables as the variants
+    take.
     """
     done = {stage.stage for stage in result.stages}
     stages = [stage for stage in Stage if stage in done]
-    variants = list(rows(result.stages))
+    variants = [(escape(name), of) for name, of in rows(result.stages)]
     title = f"orc-harness {result.profile}: {result.tree}"
-    if len(stages) <= COLUMNS:
-        return _drawn(
-            ["variant", *(stage.value for stage in stages)],
-            [[name, *(_cell(of.get(one)) for one in stages)] for name, of in variants],
-            title,
-        )
-    parts = [variants[at : at + COLUMNS] for at in range(0, len(variants), COLUMNS)]
+    names = ["variant", *(name for name, _ in variants)]
+    by_stage = [
+        [stage.value, *(_cell(of.get(stage)) for _, of in variants)] for stage in stages
+    ]
+    if _width([names, *by_stage]) <= WIDEST:
+        return _drawn([names, *by_stage], title)
+    first = ["stage", *(stage.value for stage in stages)]
+    parts = [[first]]
+    for name, of in variants:
+        column = [name, *(_cell(of.get(stage)) for stage in stages)]
+        if len(parts[-1]) > 1 and _width([*parts[-1], column]) > WIDEST:
+            parts.append([first])
+        parts[-1].append(column)
     return Group(
-        *(
-            _drawn(
-                ["stage", *(name for name, _ in part)],
-                [
-                    [one.value, *(_cell(of.get(one)) for _, of in part)]
-                    for one in stages
-                ],
-                title if part is parts[0] else "",
-                lines=True,
-            )
-            for part in parts
-        )
+        *(_drawn(p, title if p is parts[0] else "", lines=True) for p in parts)
     )
 
 
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table of ``columns`` is, frame included."""
+    return 1 + sum(
+        3 + max(len(line) for cell in column for line in _plain(cell).splitlines())
+        for column in columns
+    )
+
+
+def _plain(cell: str) -> str:
+    return Text.from_markup(cell).plain
+
+
 def _drawn(
-    columns: Sequence[str],
-    content: Sequence[Sequence[RenderableType]],
-    title: str,
-    *,
-    lines: bool = False,
+    columns: Sequence[Sequence[str]], title: str, *, lines: bool = False
 ) -> Table:
     drawn = Table(title=title or None, expand=False, show_lines=lines)
-    first, *others = columns
-    drawn.add_column(first, style="bold", no_wrap=True)
-    for column in others:
-        drawn.add_column(column, no_wrap=True)
-    for row in content:
+    for number, (head, *_) in enumerate(columns):
+        drawn.add_column(head, style=None if number else "bold", no_wrap=True)
+    for row in zip(*(cells for _, *cells in columns), strict=True):
         drawn.add_row(*row)
     return drawn
 
@@ -134,7 +136,7 @@ def rows(
         yield variant, row
 
 
-def _cell(stage: StageResult | None) -> RenderableType:
+def _cell(stage: StageResult | None) -> str:
     if stage is None:
         return "-"
     style = _STYLE[stage.status]

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from harness import memory
+import sys
+
+from harness import forerunner, memory
+
+# What a validation imports, in the order in which it is needed.
+_JUDGES = (
+    "harness.elf.digest",
+    "harness.verify.many",
+    "harness.elf.program",
+    "harness.text.decode",
+    "harness.verify.check",
+)
 
 
 def main() -> None:
     """Run the command line."""
     memory.few_cycles()
-    from harness.cli.app import main as command
+    if sys.argv[1:2] == ["validate"]:
+        forerunner.start(_JUDGES)
+    try:
+        from harness.cli.app import main as command
 
-    command()
+        command()
+    finally:
+        forerunner.end()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ diff cleanly and a baseline survives a rebuild.
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
+
+KERNEL = "vmlinux"  # what people call a linked kernel, whatever its file's name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,7 +48,8 @@ class Lines(Sequence[str]):
 
     def collected(self) -> Lines:
         """Return the same lines, which hold nothing of what they were collected from."""
-        return _collected(tuple(self._collect()))
+        lines = tuple(self._collect())
+        return Lines(lambda: lines)
 
     def _lines(self) -> tuple[str, ...]:
         if self._drawn is None:
@@ -74,12 +78,13 @@ class Lines(Sequence[str]):
     ) -> Mapping[str, object]:
         return handler(tuple[str, ...])
 
-    def __reduce__(self) -> tuple[Callable[..., Lines], tuple[tuple[object, ...]]]:
-        return _collected, (tuple(self._collect()),)
+    def __reduce__(self) -> tuple[Callable[[bytes], Lines], tuple[bytes]]:
+        return _packed, (pickle.dumps(tuple(self._collect())),)
 
 
-def _collected(lines: tuple[object, ...]) -> Lines:
-    return Lines(lambda: lines)
+def _packed(lines: bytes) -> Lines:
+    """Return lines that are unpacked when read: that imports what draws them."""
+    return Lines(lambda: pickle.loads(lines))
 
 
 def settled(finding: Finding) -> Finding:

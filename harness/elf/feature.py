@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from harness.elf.program import Program
 from harness.errors import FormatError
+
+if TYPE_CHECKING:
+    from harness.elf.program import Program
 
 # Numbers that every kernel from 4.14 to 7.3 agrees on; most of them have no name in
 # /proc/cpuinfo.
@@ -125,6 +126,6 @@ def _strings(program: Program, symbol: str) -> list[str]:
 def _string(program: Program, address: int) -> str:
     if not address or (section := program.section_at(address)) is None:
         return ""
-    text = section.data[address - section.address :][:64]
-    zeros = np.flatnonzero(text == 0)
-    return text[: zeros[0]].tobytes().decode("latin-1") if len(zeros) else ""
+    text = section.data[address - section.address :][:64].tobytes()
+    name, end, _ = text.partition(b"\0")
+    return name.decode("latin-1") if end else ""

@@ -43,9 +43,8 @@ from harness.elf.symbol import (
     sort_symbols,
 )
 from harness.errors import FormatError
-from harness.finding import Location
+from harness.finding import KERNEL, Location
 
-KERNEL = "vmlinux"  # what people call a linked kernel, whatever its file's name
 KERNEL_MAP = (
     0xFFFF_FFFF_8000_0000  # __START_KERNEL_map, below which KASLR moves nothing
 )

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from harness.elf.feature import image_features
 from harness.elf.line import lines_of
-from harness.elf.program import KERNEL, load
+from harness.elf.program import load
 from harness.errors import HarnessError
-from harness.finding import Finding
+from harness.finding import KERNEL, Finding
 from harness.kernel_build import KernelBuild
 from harness.verify.blame import Pair, blame, pair
 from harness.verify.columns import Columns, read_columns

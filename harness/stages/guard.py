@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from harness import baseline
 from harness.errors import ExitCode, HarnessError
@@ -79,15 +78,15 @@ def judged(
     counts: Mapping[str, int],
     notes: Iterable[str] = (),
     *,
-    known_in: Sequence[Path] = (),
+    entries: Sequence[baseline.Known] | None = None,
 ) -> StageResult:
     """Return PASS or FAIL: findings grouped by cause, the known ones apart.
 
-    ``known_in`` are directories of baseline entries, beside those that are always
-    read.
+    ``entries`` are what is known, if they are read already.
     """
     grouped = group_by_cause(number(findings))
-    entries = baseline.load_all(known_in)
+    if entries is None:
+        entries = baseline.load_all()
     new, known = baseline.split(grouped, entries, datetime.now(UTC).date())
     return StageResult(
         stage,

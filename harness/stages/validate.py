@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness import baseline
 from harness.build import log
 from harness.elf.feature import Features, parse_cpufeatures
-from harness.elf.program import KERNEL
-from harness.finding import Finding
+from harness.finding import KERNEL, Finding
 from harness.kernel_build import KernelBuild
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.guard import guard, judged
-from harness.verify.many import Given, check_many
+from harness.verify.many import Given, ask_many
 from harness.verify.verdict import Checked, Verdict
 
 UNREADABLE_SHOWN = 5
@@ -46,7 +46,7 @@ def stage(
     def work() -> StageResult:
         progress(f"validating {len(found.files)} files", 0, len(found.files))
         given = Given(_features(found), dwarf=dwarf)
-        checked = check_many(
+        pending = ask_many(
             found.files,
             jobs=jobs,
             given=given,
@@ -54,8 +54,10 @@ def stage(
             beside=[vmlinux] if vmlinux else [],
             kernel=next(iter(found.kernels), vmlinux),
         )
+        entries = baseline.load_all(known_in)  # meanwhile
+        checked = pending()
         progress(f"validated {len(checked)} files", len(checked), len(checked))
-        return _judged(found, name, checked, known_in)
+        return _judged(found, name, checked, entries)
 
     return guard(Stage.VALIDATE, name, work)
 
@@ -69,7 +71,7 @@ def _judged(
     found: KernelBuild,
     name: str,
     checked: Sequence[Checked],
-    known_in: Sequence[Path],
+    entries: Sequence[baseline.Known],
 ) -> StageResult:
     verdicts = {c.paths: c.verdict for c in checked if c.verdict is not None}
     ours = [
@@ -91,7 +93,7 @@ def _judged(
         join(ours, theirs),
         _counts(found, verdicts),
         _notes(found, verdicts),
-        known_in=known_in,
+        entries=entries,
     )
     if judgement.findings:
         from harness.stages.attribute import attribute  # numpy: for findings only
@@ -157,15 +159,9 @@ def _notes(
         yield f"{len(apart)} files were validated one by one: {apart[0]}"
     if found.config is None:
         yield "no .config beside it"
-    if not all(verdict.cached for verdict in verdicts.values()):
-        yield from _decoder()
-
-
-def _decoder() -> Iterable[str]:
-    from harness.text.decode import slow_because  # numpy: not where all is archived
-
-    if reason := slow_because():
-        yield f"decoded by capstone, several times slower than Zydis: {reason}"
+    slow = [verdict.slow for verdict in verdicts.values() if not verdict.cached]
+    if any(slow):
+        yield f"decoded by capstone, several times slower than Zydis: {max(slow)}"
 
 
 def _log(found: KernelBuild) -> str:

@@ -22,11 +22,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 import harness
 from harness.cache import CACHE_VARIABLE, cache_dir
-from harness.elf.digest import digest
 from harness.errors import HarnessError
 from harness.verify.verdict import Checked
 
@@ -40,6 +37,8 @@ def key(paths: Sequence[Path], known: object) -> str | None:
     The representation (``repr``) of what is known must tell all of it. None if a
     file cannot be read.
     """
+    from harness.elf.digest import digest  # numpy: not where a forerunner does it
+
     try:
         files = [f"{digest(path)} {path.name}" for path in paths]
     except HarnessError:
@@ -110,6 +109,8 @@ def _forget(versions: Path) -> None:
 @functools.cache
 def code_version() -> str:
     """Return the hash of all that judges: our modules, and the libraries they use."""
+    import numpy as np
+
     hashed = hashlib.sha256(np.__version__.encode())
     for path in sorted(Path(harness.__file__).parent.rglob("*.py")):
         hashed.update(path.read_bytes())

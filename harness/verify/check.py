@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.beside import beside
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
 from harness.finding import Finding, number, settled
-from harness.text.decode import Decoding
-from harness.verify.beside import beside
+from harness.text.decode import Decoding, slow_because
 from harness.verify.columns import Columns, Part, read_columns
 from harness.verify.edges.wholesale import absorb, few
 from harness.verify.kernel import Kernel
@@ -64,7 +64,8 @@ def check(
         )
     if vmlinux is not None and verdict.reliances:
         verdict = verdict.answered([exports(vmlinux, threads)])
-    return replace(verdict, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return replace(verdict, seconds=seconds, slow=slow_because())
 
 
 def exports(vmlinux: Program, threads: int | None = None) -> Exports:

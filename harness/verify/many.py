@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import memory
+from harness import forerunner, memory
 from harness.elf.feature import Features
 from harness.errors import HarnessError
 from harness.kernel_build import MODULE_SUFFIXES
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 WORTH_PROCESSES = 4 << 20  # bytes from which starting processes pays
 GROUP_BYTES = 1 << 21  # of files in a group, as they are, packed or not
 
-# What judges is imported when it is called; a pool's processes all have it already.
-_PRELOADED = [
+# What judges is imported when it is called, by processes of a pool and a forerunner ahead.
+JUDGES = [
     f"harness.verify.{name}"
     for name in (
         "check",
@@ -83,16 +83,48 @@ def check_many(
     beside: Iterable[Path] = (),
     kernel: Path | None = None,
 ) -> list[Checked]:
-    """Validate many files, in ``jobs`` processes; results are in the order of path.
+    """Do what :func:`ask_many` asks for."""
+    return ask_many(
+        paths, jobs=jobs, given=given, archived=archived, beside=beside, kernel=kernel
+    )()
+
+
+def ask_many(
+    paths: Iterable[Path],
+    *,
+    jobs: int | None = None,
+    given: Given = NOTHING,
+    archived: bool = True,
+    beside: Iterable[Path] = (),
+    kernel: Path | None = None,
+) -> Callable[[], list[Checked]]:
+    """Return what validates many files, in ``jobs`` processes, in the order of path.
+
+    A forerunner that waits has begun when this returns.
 
     Unless ``archived``, verdicts that were given before neither count nor are kept.
     What they rely on in each other is answered from all of them and from the files
     ``beside``, whose own verdicts are not asked for. ``kernel`` is that of the modules
     among them.
     """
-    asked = set(paths)
-    others = set(beside) - asked
+    asked = frozenset(paths)
+    others = frozenset(beside) - asked
     groups = [*group(asked), *group(others)]
+    work = functools.partial(
+        _check_all, asked, others, groups, jobs, given, archived, kernel
+    )
+    return work if _pooled(groups, jobs) else forerunner.ask(work)
+
+
+def _check_all(
+    asked: frozenset[Path],
+    others: frozenset[Path],
+    groups: list[Group],
+    jobs: int | None,
+    given: Given,
+    archived: bool,
+    kernel: Path | None,
+) -> list[Checked]:
     given = replace(given, offers=len(asked) + len(others) > 1)
     if kernel is not None and any(map(_is_module, asked)):
         given = replace(given, kernel=ask_kernel(kernel, archived=archived))
@@ -240,15 +272,24 @@ def _answered(results: Sequence[Checked]) -> list[Checked]:
     ]
 
 
+def _size(some: Group) -> int:
+    return sum(path.stat().st_size for path in some if path.exists())
+
+
+def _cores(jobs: int | None) -> int:
+    return jobs or os.cpu_count() or 1
+
+
+def _pooled(groups: Sequence[Group], jobs: int | None) -> bool:
+    """Whether starting processes pays: for several groups on several cores."""
+    several = min(_cores(jobs), len(groups)) > 1
+    return several and sum(map(_size, groups)) >= WORTH_PROCESSES
+
+
 def _check(
     groups: Sequence[Group], jobs: int | None, given: Given
 ) -> Iterator[tuple[Group, list[Checked]]]:
-    size = {
-        some: sum(path.stat().st_size for path in some if path.exists())
-        for some in groups
-    }
-    workers = min(jobs or os.cpu_count() or 1, len(groups))
-    if workers <= 1 or sum(size.values()) < WORTH_PROCESSES:
+    if not _pooled(groups, jobs):
         threads = jobs if len(groups) == 1 else None
         for some in groups:
             yield some, check_group(some, given, threads)
@@ -257,10 +298,11 @@ def _check(
     from concurrent.futures import ProcessPoolExecutor
 
     # big ones first, or the last one is waited for alone
-    by_size = sorted(groups, key=lambda some: -size[some])
+    by_size = sorted(groups, key=lambda some: -_size(some))
     # no fork: whoever calls may draw its progress from a thread
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(JUDGES)
+    workers = min(_cores(jobs), len(groups))
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         one = functools.partial(check_group, given=given, threads=1)
         yield from zip(by_size, pool.map(one, by_size), strict=True)

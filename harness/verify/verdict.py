@@ -49,6 +49,7 @@ class Verdict:
         kernel: what it tells of modules, if only that was asked.
         alone: why the file was not validated with others as one program, as it was
             to be; empty if it was, or was to be alone.
+        slow: why decoding it took longer than it could; empty if it did not.
     """
 
     findings: tuple[Finding, ...]
@@ -60,6 +61,7 @@ class Verdict:
     exports: Exports | None = None
     kernel: Kernel | None = None
     alone: str = ""
+    slow: str = ""
 
     def answered(self, exports: Iterable[Exports]) -> Verdict:
         """Return the verdict with what others export known.

@@ -13,7 +13,7 @@ from harness.kernel_build import find
 from harness.progress import silent
 from harness.result import Status
 from harness.stages import validate
-from harness.text import decode
+from harness.verify import check
 from tests.builders.elfwriter import ElfWriter
 
 OURS = Finding("alternative/state", Location("vmlinux", "f", 4), "wrong")
@@ -81,12 +81,12 @@ def test_the_slow_decoder_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many files there are, one note says that capstone decoded, and why."""
-    monkeypatch.setattr(decode, "slow_because", lambda: "it was not built")
+    monkeypatch.setattr(check, "slow_because", lambda: "it was not built")
     for name in ("one.ko", "two.ko"):
         (tmp_path / name).write_bytes(ElfWriter().build())
 
     slow = validate.stage(find(tmp_path), "here", 1, silent, archived=False)
-    monkeypatch.setattr(decode, "slow_because", lambda: "")
+    monkeypatch.setattr(check, "slow_because", lambda: "")
     fast = validate.stage(find(tmp_path), "here", 1, silent, archived=False)
 
     assert [note for note in slow.notes if "capstone" in note] == [

@@ -23,15 +23,15 @@ T = TypeVar("T")
 DEADLINE_S = 120.0  # then the copy is stuck
 
 
-class _Copy(Generic[T]):
-    """A forked process that does ``work``; :meth:`result` waits for it."""
+class Copy(Generic[T]):
+    """A forked process that does ``work``, and has ``deadline_s`` seconds for it."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], T], deadline_s: float) -> None:
+        self._deadline_s = deadline_s
         self._pipe, write = os.pipe()
         try:
             self._pid = os.fork()
-        except OSError:  # no room for one more: all is done here
+        except OSError:  # no room for one more
             self._pid = 0
             os.close(write)
             return
@@ -39,15 +39,15 @@ class _Copy(Generic[T]):
             _work_and_exit(work, write)
         os.close(write)
 
-    def result(self) -> T:
-        """Return what ``work`` returns, or raise what it raises.
+    def result(self, otherwise: Callable[[], T]) -> T:
+        """Return what it came to, or raise it; if it came to no end do it ``otherwise``.
 
         Raises:
             HarnessError: as the work did.
         """
         told = self._told() if self._pid else b""
         if not told:
-            return self._work()
+            return otherwise()
         outcome: T | HarnessError = pickle.loads(told)
         if isinstance(outcome, HarnessError):
             raise outcome
@@ -64,7 +64,7 @@ class _Copy(Generic[T]):
     def _told(self) -> bytes:
         """Return all that the copy wrote; nothing if it did not come to its end."""
         parts: list[bytes] = []
-        ends = time.monotonic() + DEADLINE_S
+        ends = time.monotonic() + self._deadline_s
         while select.select([self._pipe], [], [], max(0.0, ends - time.monotonic()))[0]:
             part = os.read(self._pipe, 1 << 20)
             if not part:
@@ -98,8 +98,8 @@ def beside(work: Callable[[], T], *, forked: bool) -> Iterator[Callable[[], T]]:
     if not forked:
         yield work
         return
-    copy = _Copy(work)
+    copy = Copy(work, DEADLINE_S)
     try:
-        yield copy.result
+        yield lambda: copy.result(work)
     finally:
         copy.end()

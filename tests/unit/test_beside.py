@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
+from harness import beside as module
+from harness.beside import beside
 from harness.errors import FormatError
-from harness.verify import beside as module
-from harness.verify.beside import beside
 
 
 def test_both_halves_are_done() -> None:

@@ -25,6 +25,7 @@ from harness.verify.successor import defined
 from harness.verify.texts import altgroup
 from harness.verify.texts.evidence import Text, finding_of
 from harness.verify.texts.judge import Defect, Rule, Texts, judge, judge_text
+from harness.verify.texts.shape import Shape, shapes_of
 from harness.verify.texts.walk import Site, Walk, walk
 from harness.verify.variant import Variants
 
@@ -87,12 +88,19 @@ def check_sites(columns: Columns) -> Part:
         ).astype(np.int64),
     )
     findings = list(_uneven(context))
-    walked = np.flatnonzero(_needs_walk(context)).tolist()
+    walked = np.flatnonzero(_needs_walk(context))
     merged_equal = 0
-    for number in walked:
+    settled: dict[Shape, bool] = {}  # of shapes without findings: both designs' word
+    shapes = shapes_of(alternatives, streams, table, walked)
+    for number, shape in zip(walked.tolist(), shapes, strict=True):
+        if shape in settled:
+            merged_equal += settled[shape]
+            continue
         found, equal = _check_site(context, number)
         findings += found
         merged_equal += equal
+        if not found:
+            settled[shape] = equal
     counts = {
         "sites": len(alternatives.site_address),
         "variants": len(streams),

@@ -6,6 +6,7 @@ would be most of what is known of them.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,9 +64,9 @@ class Code:
 
     def one(self, row: int, size: int) -> bytes:
         """Return the first ``size`` bytes of one instruction."""
-        place = self.place[row]
-        text = int(self.base.searchsorted(place, side="right")) - 1
-        first = int(place - self.base[text])
+        place = self.place.item(row)
+        text = bisect.bisect_right(self.base, place) - 1
+        first = place - self.base.item(text)
         return self.texts[text][first : first + size].tobytes()
 
     def take(self, rows: _Rows) -> Code:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,9 +63,14 @@ _ENDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Insn:
-    """One instruction; ``target`` is 0 but for a direct branch, ``code`` is its bytes."""
+_KINDS = tuple(InsnKind)  # by number
+
+
+class Insn(NamedTuple):
+    """One instruction; ``target`` is 0 but for a direct branch, ``code`` is its bytes.
+
+    A tuple, for there are many.
+    """
 
     address: int
     size: int
@@ -149,12 +155,12 @@ class Insns:
 
     def at(self, index: int) -> Insn:
         """Return one of them as a value."""
-        size = int(self.size[index])
+        size = self.size.item(index)
         return Insn(
-            int(self.address[index]),
+            self.address.item(index),
             size,
-            InsnKind(int(self.kind[index])),
-            int(self.target[index]),
+            _KINDS[self.kind.item(index)],
+            self.target.item(index),
             self.code.one(index, size),
         )
 

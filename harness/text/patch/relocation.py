@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from harness.text.insn import Insn
 from harness.text.operand import has_modrm, parse_encoding
 
@@ -19,4 +17,4 @@ def relocated(insn: Insn, home: int, end: int, moved: int) -> Insn:
     if home <= insn.end + value <= end:
         return insn
     operand = (value - moved).to_bytes(4, "little", signed=True)
-    return replace(insn, code=insn.code[:at] + operand + insn.code[at + 4 :])
+    return insn._replace(code=insn.code[:at] + operand + insn.code[at + 4 :])

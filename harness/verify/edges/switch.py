@@ -7,7 +7,7 @@ length: it ends where an entry is no place within the function.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,17 +94,19 @@ def _table(scope: Scope, row: int, thunks: Thunks) -> Table | None:
         if (table := _indexed(insn)) is not None:
             return table
         encoding = parse_encoding(insn.code)
-        registers: Iterable[int] = [encoding.base] if encoding.mod == 3 else []
+        registers = [encoding.base] if encoding.mod == 3 else []
     else:
         known = thunks.register(insn.target)
         # another object's thunk does not say which: that which was loaded from a table
-        registers = range(16) if known < 0 else [known]
-    before = list(_before(scope, row))
-    tables = (_loaded(before, register) for register in registers)
+        registers = [*range(16)] if known < 0 else [known]
+    before = _before(scope, row)
+    if len(registers) > 1:
+        before = [*before]
+    tables = (_loaded(iter(before), register) for register in registers)
     return next((table for table in tables if table is not None), None)
 
 
-def _before(scope: Scope, row: int) -> Iterator[Insn]:
+def _before(scope: Scope, row: int) -> Iterable[Insn]:
     """The instructions before ``row`` that lead there straight."""
     insns = scope.columns.insns
     for at in range(row - 1, max(row - LOOKED_BACK, 0) - 1, -1):
@@ -114,16 +116,16 @@ def _before(scope: Scope, row: int) -> Iterator[Insn]:
         yield insn
 
 
-def _loaded(before: Sequence[Insn], register: int) -> Table | None:
+def _loaded(before: Iterator[Insn], register: int) -> Table | None:
     """``mov table(,%index,8),%register``, the table's address perhaps in a base."""
-    for number, insn in enumerate(before):
+    for insn in before:
         encoding = parse_encoding(insn.code)
         if (added := _added(encoding, register)) is not None:
-            return _distance(before[number + 1 :], {register, added})
+            return _distance(before, {register, added})
         loads = encoding.opcode == 0x8B and encoding.wide and encoding.mod != 3
         if loads and encoding.reg == register:
             if encoding.base >= 0 and _scale(insn, encoding) == _WORD_SCALE:
-                start = _address(before[number + 1 :], encoding.base)
+                start = _address(before, encoding.base)
                 return None if start is None else Table(start + encoding.displacement)
             return _indexed(insn)
     return None
@@ -140,9 +142,9 @@ def _added(encoding: Encoding, register: int) -> int | None:
     return None
 
 
-def _distance(before: Sequence[Insn], pair: set[int]) -> Table | None:
+def _distance(before: Iterator[Insn], pair: set[int]) -> Table | None:
     """``movslq (%base,%index,4),%far``, where ``pair`` is the base and what is loaded."""
-    for number, insn in enumerate(before):
+    for insn in before:
         encoding = parse_encoding(insn.code)
         loads = encoding.opcode == 0x63 and encoding.wide and encoding.mod != 3
         if loads and encoding.reg in pair:
@@ -151,14 +153,14 @@ def _distance(before: Sequence[Insn], pair: set[int]) -> Table | None:
             )
             if not indexed or {encoding.base} != pair - {encoding.reg}:
                 return None
-            start = _address(before[number + 1 :], encoding.base)
+            start = _address(before, encoding.base)
             return None if start is None else Table(start, relative=True)
         if any(writes(insn.code).registers >> register & 1 for register in pair):
             return None
     return None
 
 
-def _address(before: Iterable[Insn], register: int) -> int | None:
+def _address(before: Iterator[Insn], register: int) -> int | None:
     """``lea table(%rip),%register``, which nothing overwrites behind it."""
     for insn in before:
         encoding = parse_encoding(insn.code)

@@ -20,7 +20,6 @@ from harness.boot.boot import Kernel, kernel_of
 from harness.boot.debug import OnStop
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
-from harness.boot.outcome import BootResult
 from harness.build.tree import PACKAGE, open_tree
 from harness.cache import cache_dir
 from harness.container import image
@@ -28,7 +27,7 @@ from harness.container.engine import connect
 from harness.errors import UserError
 from harness.progress import Progress
 from harness.result import RunResult, Stage, StageResult, run_result
-from harness.stages import boot, build, compare, readback, shadow, validate
+from harness.stages import boot, build, readback, runtime, shadow, validate
 from harness.stages.confirm import confirm
 from harness.stages.guard import skipped
 from harness.stages.shop import Shop
@@ -169,7 +168,7 @@ def boot_build(
         booted, result = boot.stage(subject, line, on_stop)
         stages = [booted]
         if probed:
-            stages += _probed(request, subject, result, line, on_stop)
+            stages += runtime.probe(subject, request.seed, result, line, on_stop)
         if shadowed or saved_bp:
             stages.append(shadow.stage(subject, result, line, saved_bp=saved_bp))
     return stages, dict(made.identity)
@@ -258,13 +257,7 @@ def _after_build(
     progress: Progress,
 ) -> list[StageResult]:
     if artifacts is None:
-        later = (
-            Stage.VALIDATE,
-            Stage.BOOT,
-            Stage.READBACK,
-            Stage.COMPARE,
-            Stage.SHADOW,
-        )
+        later = (Stage.VALIDATE, *runtime.STAGES)
         return [skipped(stage, wanted.name, "there is no build") for stage in later]
     found = kernel_build.find(artifacts.directory)
     validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
@@ -275,32 +268,9 @@ def _after_build(
         lambda: shop.toolbox,
         request.machine,
     )
-    booted, result = boot.stage(subject, progress)
-    probed = _probed(request, subject, result, progress)
-    shadowed = shadow.stage(subject, result, progress)
+    ran = runtime.run(subject, request.seed, progress)
     progress("done", 1, 1)
-    return confirm([validated, booted, *probed, shadowed])
-
-
-def _probed(
-    request: Request,
-    subject: Subject,
-    booted: BootResult | None,
-    progress: Progress,
-    on_stop: OnStop | None = None,
-) -> list[StageResult]:
-    """Boot ``subject`` once more; read its text on the way, then compare."""
-    looker = readback.Looker(request.seed)
-    compared = compare.stage(
-        subject,
-        request.seed,
-        booted,
-        progress,
-        looker.look,
-        looker.look_again,
-        on_stop,
-    )
-    return [readback.stage(subject, looker, booted, progress), compared]
+    return confirm([validated, *ran])
 
 
 def _tools(shop: Shop) -> dict[str, str]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from harness import kernel_build, matrix
 from harness.artifacts import Store, load
 from harness.cache import cache_dir
-from harness.cli import executed, options
+from harness.cli import booted, executed, options
 from harness.cli.console import OUT, board
 from harness.cli.outcome import show
 from harness.container.engine import connect
@@ -75,6 +75,14 @@ def command(
             "--builds", help="Build and validate other versions and toolchains instead."
         ),
     ] = False,
+    boots: Annotated[
+        bool,
+        typer.Option(
+            "--boots",
+            help="Build other versions and mitigations, boot them and prove them there "
+            "instead.",
+        ),
+    ] = False,
     executed_: Annotated[
         bool,
         typer.Option(
@@ -84,7 +92,7 @@ def command(
     ] = False,
     nightly: Annotated[
         bool,
-        typer.Option("--nightly", help="With --kernels or --builds: all of them."),
+        typer.Option("--nightly", help="With --kernels, --builds or --boots: all."),
     ] = False,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     jobs: options.JobsOption = None,
@@ -108,6 +116,8 @@ def command(
     elif builds:
         of_ours = built.chosen(group, nightly)
         code = _silent("our builds", built.judge, of_ours, runtime, workers, output)
+    elif boots:
+        code = booted.command(group, nightly, seed, workers, runtime, output)
     elif handmade:
         code = _objects(runtime.value, workers, output)
     elif executed_:

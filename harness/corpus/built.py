@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harness import kernel_build
-from harness.artifacts import Store
+from harness.artifacts import Artifacts, Store
 from harness.build import kbuild
 from harness.build.tree import PACKAGE, open_tree
 from harness.cache import cache_dir
@@ -55,6 +55,14 @@ def chosen(prefix: str, nightly: bool) -> list[Build]:
 
 def judge(engine: Engine, wanted: Build, jobs: int, progress: Progress) -> StageResult:
     """Build and validate ``wanted``; an ERROR if it cannot be built."""
+    return make(engine, wanted, jobs, progress)[0]
+
+
+def make(
+    engine: Engine, wanted: Build, jobs: int, progress: Progress
+) -> tuple[StageResult, Artifacts | None]:
+    """Return what :func:`judge` does, and the kernel itself if it could be built."""
+    kept: list[Artifacts] = []
 
     def work() -> StageResult:
         toolchain = image.ensure(engine, image.toolchain(wanted.toolchain), progress)
@@ -68,6 +76,7 @@ def judge(engine: Engine, wanted: Build, jobs: int, progress: Progress) -> Stage
             progress=progress,
             jobs=jobs,
         )
+        kept.append(made)
         found = kernel_build.find(made.directory)
         stage = validate.stage(found, wanted.name, jobs, progress)
         tools = made.manifest.toolchain
@@ -76,4 +85,4 @@ def judge(engine: Engine, wanted: Build, jobs: int, progress: Progress) -> Stage
         notes = [f"{tree.name}, {compiler}, {seconds}", *filter(None, [tree.note])]
         return replace(stage, notes=(*notes, *stage.notes))
 
-    return guard(Stage.VALIDATE, wanted.name, work)
+    return guard(Stage.VALIDATE, wanted.name, work), kept[0] if kept else None

@@ -119,10 +119,14 @@ def _callers(program: Program, said: Said, mode: CfiMode, address: U64) -> Edits
 
 
 def _rehashed(said: Said, hashes: _U32) -> _U32:
-    """Return cfi_rehash() of each: by the seed, and never an ENDBR."""
-    if not said.variable("cfi_rand", 1):
+    """Return cfi_rehash() of each: by the seed, and never an ENDBR.
+
+    Without a seed there is none (``cfi=norand``). The flag cfi_rand is not asked: clang
+    keeps one that is never set again as whether it was cleared.
+    """
+    if not (seed := said.variable("cfi_seed", 4)):
         return hashes
-    result = hashes ^ np.uint32(said.variable("cfi_seed", 4) or 0)
+    result = hashes ^ np.uint32(seed)
     while True:
         taken = _like_endbr(result) | _like_endbr(np.uint32(0) - result)
         if not taken.any():

@@ -13,10 +13,11 @@ import numpy as np
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.insn import U8, U64
-from harness.text.patch.edits import Edits, Step, column, near, target_of
+from harness.text.patch.edits import Edits, Step, near, target_of
 from harness.text.patch.said import Bools, Said, code_at
 
-_RET, _INT3, _JMP = 0xC3, 0xCC, 0xE9
+_RET, _INT3, _JMP, _CS = 0xC3, 0xCC, 0xE9, 0x2E
+_LONGEST = 6  # bytes of a jump with a prefix
 _HALF = np.uint64(0x20)
 _VARIANTS = ("kept", "return", "thunk")
 
@@ -27,12 +28,20 @@ def return_sites(program: Program, said: Said) -> Edits | None:
     if sites is None:
         return None
     address = sites.address
-    linked = code_at(program, address, 5)
-    thunk = np.uint64(said.address("__x86_return_thunk"))
-    jumps = (linked[:, 0] == _JMP) & (target_of(address, linked, 1) == thunk)
-    code = np.where(jumps[:, None], returns_at(said, address), linked)
+    linked = code_at(program, address, _LONGEST)
+    # clang's have a prefix (-mindirect-branch-cs-prefix); what is written has none
+    prefixed = linked[:, 0] == _CS
+    opcode = np.where(prefixed, linked[:, 1], linked[:, 0])
+    goes = np.where(
+        prefixed, target_of(address, linked, 2), target_of(address, linked, 1)
+    )
+    jumps = (opcode == _JMP) & (goes == np.uint64(said.address("__x86_return_thunk")))
+    code = linked.copy()
+    code[jumps, :5] = returns_at(said, address)[jumps]
+    code[jumps, 5] = _INT3
+    size = np.where(prefixed, _LONGEST, _LONGEST - 1).astype(np.int64)
     variant = np.where(jumps, 1 + _wanted(said, address), 0).astype(np.int64)
-    return column(Step.RETURN, address, code, variant, _VARIANTS)
+    return Edits(Step.RETURN, address, code, size, variant, _VARIANTS)
 
 
 def returns_at(said: Said, address: U64, *, thunks: bool = True) -> U8:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.text.patch.return_site import return_sites
 from tests.builders.running import TEXT, Kernel, code_of, near
 
@@ -52,3 +54,17 @@ def test_what_jumps_elsewhere_is_left_alone() -> None:
     kernel.text[0] = near(b"\xe9", TEXT, TEXT + 0x500)
     edits = return_sites(kernel.linked(), kernel.said([RETHUNK]))
     assert code_of(kernel, edits, TEXT, 5) == kernel.text[0]
+
+
+@pytest.mark.parametrize(
+    ("features", "written"),
+    [([], PLAIN + b"\xcc"), ([RETHUNK], near(b"\xe9", TEXT, TEXT + SRSO) + b"\xcc")],
+)
+def test_the_prefix_of_clangs_jump_is_no_part_of_what_is_written(
+    features: list[int], written: bytes
+) -> None:
+    """All of its six bytes are: what is behind the return is int3 (patch_return())."""
+    kernel = a_kernel(SRSO)
+    kernel.text[0] = b"\x2e" + near(b"\xe9", TEXT + 1, TEXT + THUNK)
+    edits = return_sites(kernel.linked(), kernel.said(features))
+    assert code_of(kernel, edits, TEXT, 6) == written

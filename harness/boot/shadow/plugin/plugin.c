@@ -49,6 +49,8 @@ static GByteArray *bytes;
 static const char *out = "shadow";
 static bool idle;
 
+static void register_callbacks(qemu_plugin_id_t id);
+
 static const char *const names[REG_COUNT] = {
 	[REG_SP] = "rsp", [REG_BP] = "rbp", [REG_AX] = "rax", [REG_DX] = "rdx",
 	[REG_DI] = "rdi", [REG_R10] = "r10", [REG_R13] = "r13",
@@ -213,12 +215,27 @@ static bool is_host(const struct qemu_plugin_tb *tb)
 	return true;
 }
 
+/*
+ * A block is translated once for all addresses that its page is mapped at. The kernel
+ * begins where its memory is, and what it calls there it calls again where it is linked:
+ * once it is there, all is translated anew.
+ */
+static bool begins(qemu_plugin_id_t id)
+{
+	static bool begun;
+
+	if (begun)
+		return false;
+	begun = true;
+	qemu_plugin_reset(id, register_callbacks);
+	return true;
+}
+
 static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
 	size_t count = qemu_plugin_tb_n_insns(tb);
 	struct insn *before = NULL;
 
-	(void)id;
 	if (options.nested && is_host(tb))
 		return;
 	for (size_t i = 0; i < count; i++) {
@@ -228,6 +245,8 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 
 		if (pc < KERNEL_HALF || (options.nested && !table_knows(pc)))
 			continue;
+		if (begins(id))
+			return;
 		insn = translated(at);
 		instrument(at, insn, before);
 		before = insn;
@@ -324,6 +343,13 @@ static void at_exit(qemu_plugin_id_t id, void *data)
 	}
 }
 
+static void register_callbacks(qemu_plugin_id_t id)
+{
+	if (!idle)
+		qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
+	qemu_plugin_register_atexit_cb(id, at_exit, NULL);
+}
+
 static bool take(const char *argument)
 {
 	if (g_str_has_prefix(argument, "table="))
@@ -359,8 +385,6 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
 	}
 	bytes = g_byte_array_new();
 	qemu_plugin_register_vcpu_init_cb(id, on_cpu);
-	if (!idle)
-		qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
-	qemu_plugin_register_atexit_cb(id, at_exit, NULL);
+	register_callbacks(id);
 	return 0;
 }

@@ -40,6 +40,7 @@ enum qemu_plugin_cb_flags {
 	QEMU_PLUGIN_CB_NO_REGS, QEMU_PLUGIN_CB_R_REGS, QEMU_PLUGIN_CB_RW_REGS,
 };
 
+typedef void (*qemu_plugin_simple_cb_t)(qemu_plugin_id_t);
 typedef void (*qemu_plugin_udata_cb_t)(qemu_plugin_id_t, void *);
 typedef void (*qemu_plugin_vcpu_simple_cb_t)(qemu_plugin_id_t, unsigned int vcpu);
 typedef void (*qemu_plugin_vcpu_tb_trans_cb_t)(qemu_plugin_id_t,
@@ -49,6 +50,8 @@ typedef void (*qemu_plugin_vcpu_udata_cb_t)(unsigned int vcpu, void *);
 extern EXPORT int qemu_plugin_version;
 EXPORT int qemu_plugin_install(qemu_plugin_id_t, const qemu_info_t *, int, char **);
 
+/* Drop all that was translated, and all callbacks; then cb may register some. */
+void qemu_plugin_reset(qemu_plugin_id_t, qemu_plugin_simple_cb_t cb);
 void qemu_plugin_register_vcpu_init_cb(qemu_plugin_id_t, qemu_plugin_vcpu_simple_cb_t);
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t,
 					   qemu_plugin_vcpu_tb_trans_cb_t);

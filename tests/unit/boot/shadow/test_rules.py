@@ -282,6 +282,23 @@ def test_an_intra_function_call_is_no_frame() -> None:
     assert not machine.mismatches
 
 
+@pytest.mark.parametrize(("aimed", "verified"), [(H, 1), (G + 5, 0)])
+def test_an_intra_function_call_that_is_aimed_elsewhere(
+    aimed: int, verified: int
+) -> None:
+    """A retpoline writes its target over the address: that is the caller then."""
+    machine = Machine()
+    rsp = called(machine)
+    machine.run(G, call(G, G + 6), rsp, (CALL, 8), intra=True)
+    machine.write(rsp - 8, G + 5)
+    assert machine.run(G + 6, "4c891c24", rsp - 8, (CALL, 16)) == 1
+    machine.write(rsp - 8, aimed)
+    assert machine.run(G + 10, RET, rsp - 8, (CALL, 8)) == verified
+    assert machine.run(H, RET, rsp, (CALL, 8)) == 1
+    assert len(machine.mismatches) == 1 - verified
+    assert machine.count("entries") == 0
+
+
 def test_a_device_model_that_skips_a_call() -> None:
     """A debugger emulates the function and returns from it: no interrupt."""
     machine = Machine()

@@ -2,7 +2,9 @@
 
 Kallsyms tells neither sizes nor what is a function. A symbol reaches to the next one,
 without the fill between them, and is taken as a function if the ORC table has a
-function's first state there: most labels of assembly code that are none do not.
+function's first state there: most labels of assembly code that are none do not. So is
+what has a hash of kCFI in front of it, whatever the table says of it: clang gives one
+to functions alone.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from harness.elf.symbol import (
 
 LEAST_BYTES = 1 << 16  # of a section that may hold the tables
 _TAIL = 64
+_MOV_EAX, _HASHED = 0xB8, 5  # mov $hash, %eax
+_PREAMBLE = 64  # more bytes than kCFI's has, with the longest padding
 _LINKER = re.compile(r"_[^_]|__pi__")
 # What compilers, linkers and assemblers put between functions.
 _FILL = re.compile(
@@ -66,7 +70,8 @@ def _symbols(program: Program, found: Kallsyms) -> Symbols:
     kind = np.where(
         np.isin(letter, np.frombuffer(b"tTwW", np.uint8)), STT_NOTYPE, STT_OBJECT
     )
-    kind[code & _starts_function(program, address)] = STT_FUNC
+    starts = _starts_function(program, address)
+    kind[code & (starts | _is_hashed(program, address, place, starts))] = STT_FUNC
     size = _sizes(program, address, place, code)
     binding = np.where(letter < ord("a"), STB_GLOBAL, STB_LOCAL)
     binding[np.isin(letter, np.frombuffer(b"wWvV", np.uint8))] = STB_WEAK
@@ -94,6 +99,29 @@ def _starts_function(
     pristine = (table.sp_reg == OrcReg.SP) & (table.sp_offset == 8)
     pristine &= (table.type == OrcType.CALL) & (table.bp_reg == OrcReg.UNDEFINED)
     return np.asarray((row >= 0) & pristine[np.maximum(row, 0)])
+
+
+def _is_hashed(
+    program: Program,
+    address: npt.NDArray[np.uint64],
+    place: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """Tell before which symbols kCFI's preamble lies, from the symbol before on."""
+    hashed = np.zeros(len(address), bool)
+    before = np.searchsorted(address, address) - 1
+    size = np.where(before >= 0, address - address[before], np.uint64(0))
+    near = (size >= np.uint64(_HASHED)) & (size <= np.uint64(_PREAMBLE))
+    near &= starts[before] & (place == place[before])
+    for row in np.flatnonzero(near).tolist():
+        section = program.sections[place[row]]
+        last = int(address[row]) - section.address
+        code = section.data[last - int(size[row]) : last].tobytes()
+        padding = code[_HASHED:]
+        hashed[row] = code[0] == _MOV_EAX and (
+            not padding or bool(_FILL.fullmatch(padding))
+        )
+    return hashed
 
 
 def _sizes(

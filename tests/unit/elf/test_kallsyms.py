@@ -74,12 +74,15 @@ def stripped(tmp_path: Path) -> Path:
     code = bytearray(b"\xcc" * 16 * (COUNT + 4))
     code[0:2] = bytes.fromhex("90c3")
     code[16:18] = bytes.fromhex("50c3")
+    code[64:80] = b"\xb8\x78\x56\x34\x12" + b"\x90" * 11
+    code[96:112] = b"\xb8\x78\x56\x34\x12\xc3" + b"\x90" * 10
     writer = ElfWriter(ET_EXEC)
     text = writer.section(".text", bytes(code), flags=ALLOC | EXEC, address=TEXT)
     table = kallsyms(symbols(LAYOUTS["6.4"]), LAYOUTS["6.4"], RODATA)
     table += bytes(1 << 16)  # as much as a small kernel has
     writer.section(".rodata", table, address=RODATA)
     states = [(0, call(8)), (2, UND), (16, regs(8)), (18, UND), (32, call(8))]
+    states += [(80, UND), (96, call(8)), (112, UND)]
     add_orc(writer, text, states, address=RODATA + 0x1000000)
     path = tmp_path / "vmlinuz-6.4-test"
     path.write_bytes(writer.build(symbols=False))
@@ -108,6 +111,13 @@ def test_functions_are_where_the_table_starts_one(tmp_path: Path) -> None:
     program = load(stripped(tmp_path))
 
     assert program.symbols.functions[:3].tolist() == [True, False, True]
+
+
+def test_what_has_a_hash_of_kcfi_in_front_is_a_function(tmp_path: Path) -> None:
+    """Though the table says nothing of it; the end of a function is no hash."""
+    program = load(stripped(tmp_path))
+
+    assert program.symbols.functions[4:8].tolist() == [True, True, True, False]
 
 
 def test_labels_have_no_extent(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 A fork costs a few milliseconds and copies nothing, where another process would have to
 read and decode the kernel again. The copy only computes: it prints nothing, starts no
 thread and ends without cleaning up. Whatever befalls it, its work gets done: by us.
+
+A process that works in several threads is not forked: what one of them holds in that
+moment (the lock of a module that is imported, of a cached property) is never let go of in
+the copy, which would wait for it until its deadline; and longer, if we are killed.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import os
 import pickle
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -89,13 +94,21 @@ def _work_and_exit(work: Callable[[], T], write: int) -> None:
         os._exit(0)  # what else went wrong goes wrong again where it is seen
 
 
+def _in_company() -> bool:
+    """Tell whether another thread may hold something; those that draw and watch do not."""
+    return any(
+        not thread.daemon and thread is not threading.current_thread()
+        for thread in threading.enumerate()
+    )
+
+
 @contextlib.contextmanager
 def beside(work: Callable[[], T], *, forked: bool) -> Iterator[Callable[[], T]]:
     """Yield what returns the result of ``work``, which is done meanwhile.
 
-    Unless ``forked`` it is done only then, and here.
+    Unless ``forked`` it is done only then, and here; as it is if other threads work.
     """
-    if not forked:
+    if not forked or _in_company():
         yield work
         return
     copy = Copy(work, DEADLINE_S)

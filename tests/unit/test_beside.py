@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -68,6 +69,43 @@ def test_a_copy_that_hangs_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert other() == 7
     with pytest.raises(ProcessLookupError):
         os.kill(copies[0], 0)
+
+
+def test_no_copy_of_what_another_thread_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for that for ever: the work is done here, and at once."""
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    held, let_go, lock = threading.Event(), threading.Event(), threading.RLock()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            let_go.wait(30)
+
+    def work() -> int:
+        with lock:
+            return os.getpid()
+
+    other_thread = threading.Thread(target=hold)
+    other_thread.start()
+    try:
+        assert held.wait(30)
+        with beside(work, forked=True) as other:
+            let_go.set()
+            assert other() == os.getpid()
+    finally:
+        let_go.set()
+        other_thread.join()
+
+
+def test_a_thread_that_draws_is_no_company() -> None:
+    """Progress on a terminal does not make validation slower."""
+    over = threading.Event()
+    threading.Thread(target=over.wait, args=(30,), daemon=True).start()
+    try:
+        with beside(os.getpid, forked=True) as other:
+            assert other() != os.getpid()
+    finally:
+        over.set()
 
 
 def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

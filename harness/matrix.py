@@ -2,6 +2,7 @@
 
 Builds run one after another, each on all cores; what follows a build (validate,
 boot, compare, shadow) runs beside the next build, since a booting guest takes one core.
+At last what all of them have covered is put together.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from harness.build.tree import PACKAGE, open_tree
 from harness.cache import cache_dir
 from harness.container import image
 from harness.container.engine import connect
+from harness.coverage import Coverage
 from harness.errors import UserError
 from harness.progress import Progress
 from harness.result import RunResult, Stage, StageResult, run_result
-from harness.stages import boot, build, readback, runtime, shadow, validate
+from harness.stages import boot, build, coverage, readback, runtime, shadow, validate
 from harness.stages.confirm import confirm
 from harness.stages.guard import skipped
 from harness.stages.shop import Shop
@@ -170,7 +172,8 @@ def boot_build(
         if probed:
             stages += runtime.probe(subject, request.seed, result, line, on_stop)
         if shadowed or saved_bp:
-            stages.append(shadow.stage(subject, result, line, saved_bp=saved_bp))
+            checked, _ = shadow.stage(subject, result, line, saved_bp=saved_bp)
+            stages.append(checked)
     return stages, dict(made.identity)
 
 
@@ -226,7 +229,7 @@ def run_matrix(request: Request, board: Board) -> RunResult:
 
 def _run_stages(request: Request, shop: Shop, board: Board) -> list[StageResult]:
     pool = ThreadPoolExecutor(GUESTS_AT_ONCE, thread_name_prefix="guests")
-    chains: list[Future[list[StageResult]]] = []
+    chains: list[Future[tuple[list[StageResult], Coverage | None]]] = []
     builds: list[StageResult] = []
     try:
         for wanted in request.variants:
@@ -242,10 +245,17 @@ def _run_stages(request: Request, shop: Shop, board: Board) -> list[StageResult]
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    parts = {
+        wanted.name: part
+        for wanted, (_, part) in zip(request.variants, rest, strict=True)
+    }
     return [
-        stage
-        for built, later in zip(builds, rest, strict=True)
-        for stage in (built, *later)
+        *(
+            stage
+            for built, (later, _) in zip(builds, rest, strict=True)
+            for stage in (built, *later)
+        ),
+        coverage.stage(parts),
     ]
 
 
@@ -255,10 +265,11 @@ def _after_build(
     wanted: Variant,
     artifacts: Artifacts | None,
     progress: Progress,
-) -> list[StageResult]:
+) -> tuple[list[StageResult], Coverage | None]:
     if artifacts is None:
         later = (Stage.VALIDATE, *runtime.STAGES)
-        return [skipped(stage, wanted.name, "there is no build") for stage in later]
+        missing = "there is no build"
+        return [skipped(stage, wanted.name, missing) for stage in later], None
     found = kernel_build.find(artifacts.directory)
     validated = validate.stage(found, wanted.name, VALIDATE_JOBS, progress)
     subject = Subject(
@@ -268,9 +279,9 @@ def _after_build(
         lambda: shop.toolbox,
         request.machine,
     )
-    ran = runtime.run(subject, request.seed, progress)
+    ran, part = runtime.run(subject, request.seed, progress)
     progress("done", 1, 1)
-    return confirm([validated, *ran])
+    return confirm([validated, *ran]), part
 
 
 def _tools(shop: Shop) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Stage(enum.StrEnum):
     READBACK = "readback"
     COMPARE = "compare"
     SHADOW = "shadow"
+    COVERAGE = "coverage"  # one of all variants: what their shadow stages have covered
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,17 +90,23 @@ def program(toolbox: Toolbox, name: str) -> bytes:
 
 
 def guest(init: bytes, modules: Sequence[Path]) -> bytes:
-    """Return the archive of the guest under test: init, and modules to load.
+    """Return the archive of the guest under test: init, and modules to load."""
+    files = {f"modules/{name}": data for name, data in taken(modules).items()}
+    return cpio({"init": init, **files})
 
-    Modules may be packed; the guest gets them plain. Of a distribution's thousands
-    it gets the :data:`MODULES_LIMIT` smallest that need no other module.
+
+def taken(modules: Sequence[Path]) -> dict[str, bytes]:
+    """Return the modules that a guest gets, by file name.
+
+    They may be packed; the guest gets them plain. Of a distribution's thousands it gets
+    the :data:`MODULES_LIMIT` smallest that need no other module.
     """
-    files = {"init": init}
+    files: dict[str, bytes] = {}
     for path in sorted(modules, key=lambda path: (path.stat().st_size, path.name)):
         data = read_file(path).tobytes()
         if len(modules) <= MODULES_LIMIT or _NEEDS_NO_OTHER in data:
             name = path.name.partition(".ko")[0]
-            files[f"modules/{name}.ko"] = data
-        if len(files) > MODULES_LIMIT:
+            files[f"{name}.ko"] = data
+        if len(files) == MODULES_LIMIT:
             break
-    return cpio(files)
+    return files

@@ -8,7 +8,7 @@ from harness.cli import saved
 from harness.cli.console import OUT
 from harness.cli.options import Format
 from harness.errors import HarnessError
-from harness.report import sides, text
+from harness.report import covered, sides, text
 from harness.report.alike import alike
 from harness.result import RunResult, dump
 
@@ -55,6 +55,10 @@ def show(result: RunResult, output: Format) -> None:
     if read_back := sides.read_back(result.stages):
         alone = len(read_back) == len(result.stages)
         OUT.print(sides.table(read_back, whole=alone))
+    if covering := covered.covering(result.stages):
+        OUT.print(covered.table(covering))
+    for line in covered.hottest(result.stages):
+        OUT.print(line, markup=False)
     for stage in result.stages:
         for each in alike(stage.findings):
             OUT.print("\n".join(text.told(each)) + "\n", markup=False)

@@ -100,5 +100,5 @@ def judge(
         lambda: toolbox,
         wanted.config,
     )
-    ran = runtime.run(subject, seed, progress, wanted.objection)
+    ran, _ = runtime.run(subject, seed, progress, wanted.objection)
     return confirm([validated, *ran])

@@ -17,9 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness.finding import Finding
 from harness.history.diff import Diff
 from harness.history.trend import Trend, coverage
-from harness.report import text
+from harness.report import covered, text
 from harness.report.chronicle import number
-from harness.result import RunResult, Stage, StageResult
+from harness.result import RunResult, StageResult
 
 PAGE = Path(__file__).parent / "page"
 
@@ -77,7 +77,6 @@ def to_html(
     run: RunResult, trends: Sequence[Trend] = (), since: Diff | None = None
 ) -> str:
     """Return ``run`` as a page, with ``trends`` and what changed ``since`` another."""
-    done = {stage.stage for stage in run.stages}
     environment = Environment(
         loader=FileSystemLoader(PAGE),
         autoescape=True,
@@ -90,12 +89,14 @@ def to_html(
     return environment.get_template("page.html").render(
         run=run,
         summary=text.summary(run),
-        stages=[stage for stage in Stage if stage in done],
+        stages=text.columns(run.stages),
         rows=list(text.rows(run.stages)),
         new=[each for each in told if not each.known],
         known=[each for each in told if each.known],
         problems=list(text.problems(run.stages)),
         coverage=list(_coverage(run.stages)),
+        executed=list(_executed(run.stages)),
+        hottest=list(covered.hottest(run.stages)),
         times=list(_times(run.stages)),
         trends=[(trend, polyline(trend.values)) for trend in trends if trend.moved],
         since=since,
@@ -123,6 +124,11 @@ def _coverage(stages: Iterable[StageResult]) -> Iterator[Share]:
     for stage in stages:
         if (share := coverage(stage.counts)) is not None:
             yield Share(stage.variant, f"{share:.2f} %", share)
+
+
+def _executed(stages: Iterable[StageResult]) -> Iterator[Share]:
+    for share in covered.shares(stages):
+        yield Share(f"{share.variant}: {share.kind}", str(share), share.percent)
 
 
 def _times(stages: Iterable[StageResult]) -> Iterator[Share]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from harness.finding import Finding
 from harness.report import text
-from harness.result import RunResult, Stage, StageResult
+from harness.result import RunResult, StageResult
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 _TICKS = re.compile(r"`+")
@@ -36,8 +36,7 @@ def _document(result: RunResult) -> Iterator[str]:
 
 
 def _matrix(result: RunResult) -> Iterator[str]:
-    done = {stage.stage for stage in result.stages}
-    columns = [stage for stage in Stage if stage in done]
+    columns = text.columns(result.stages)
     yield _row(["variant", *(stage.value for stage in columns)])
     yield _row(["---"] * (len(columns) + 1))
     for variant, stages in text.rows(result.stages):

@@ -53,7 +53,6 @@ _SHOWN = {
     Stage.SHADOW: (
         "verified",
         "instructions",
-        "entries_verified",
         "mismatches",
         "undecided",
         "control_seen",
@@ -73,11 +72,12 @@ _MOST = 8  # findings that are only named beside one that says the same
 def table(result: RunResult) -> RenderableType:
     """Return the matrix: a row per variant and a column per stage.
 
+    What all variants have covered together is not in it (:mod:`.covered`).
+
     Where that is too wide it is a row per stage, and as many tables as the variants
     take.
     """
-    done = {stage.stage for stage in result.stages}
-    stages = [stage for stage in Stage if stage in done]
+    stages = columns(result.stages)
     variants = [(escape(name), of) for name, of in rows(result.stages)]
     title = f"orc-harness {result.profile}: {result.tree}"
     names = ["variant", *(name for name, _ in variants)]
@@ -121,12 +121,23 @@ def _drawn(
     return drawn
 
 
+def columns(stages: Iterable[StageResult]) -> list[Stage]:
+    """Return the stages that variants went through, in order."""
+    done = {stage.stage for stage in stages} - {Stage.COVERAGE}
+    return [stage for stage in Stage if stage in done]
+
+
 def rows(
     stages: Iterable[StageResult],
 ) -> Iterator[tuple[str, dict[Stage, StageResult]]]:
-    """Yield the stages of each row; a stage that comes again starts a new one."""
+    """Yield the stages of each row; a stage that comes again starts a new one.
+
+    What is of all variants has none.
+    """
     variant, row = "", dict[Stage, StageResult]()
     for stage in stages:
+        if stage.stage is Stage.COVERAGE:
+            continue
         if row and (stage.variant != variant or stage.stage in row):
             yield variant, row
             row = {}

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.boot.debug import OnStop
 from harness.boot.outcome import BootResult
+from harness.coverage import Coverage
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages import boot, compare, readback, shadow
@@ -23,9 +24,10 @@ def run(
     seed: int,
     progress: Progress,
     objection: Objection = lambda _: "",
-) -> list[StageResult]:
+) -> tuple[list[StageResult], Coverage | None]:
     """Boot ``subject``, read its text, compare its unwinder, check what it executes.
 
+    Returned are the results, and what was executed, if the last one could tell.
     ``objection`` says why what came up is not what was to be looked at, or nothing:
     then the boot is a MISS with that reason, and the rest is skipped.
     """
@@ -35,9 +37,10 @@ def run(
         if booted.status is Status.PASS:  # what is wrong with it stays wrong
             missed = replace(booted, status=Status.MISS, reason=reason)
         rest = [skipped(stage, subject.name, reason) for stage in STAGES[1:]]
-        return [missed, *rest]
+        return [missed, *rest], None
     probed = probe(subject, seed, result, progress)
-    return [booted, *probed, shadow.stage(subject, result, progress)]
+    shadowed, part = shadow.stage(subject, result, progress)
+    return [booted, *probed, shadowed], part
 
 
 def probe(

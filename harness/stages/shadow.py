@@ -7,9 +7,11 @@ from dataclasses import replace
 from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.shadow.shadow import ShadowResult, shadow
-from harness.elf.program import load
+from harness.coverage import Coverage
+from harness.elf.program import Program, load
 from harness.progress import Progress
 from harness.result import Stage, StageResult
+from harness.stages.covered import covered
 from harness.stages.guard import Missing, guard, judged, skipped, unless
 from harness.stages.subject import Subject
 
@@ -20,35 +22,43 @@ def stage(
     progress: Progress,
     *,
     saved_bp: bool = False,
-) -> StageResult:
+) -> tuple[StageResult, Coverage | None]:
     """Boot the kernel under the plugin that checks every instruction it executes.
 
     It sees what the comparison of two unwinders cannot: an entry that is wrong in
     the running kernel as in the image; with ``saved_bp`` a lost %rbp, too. A kernel that
     did not boot is not checked.
+
+    Returns the stage, and what it has covered, if there is a verdict.
     """
     if booted is None:
-        return skipped(Stage.SHADOW, subject.name, "it did not boot")
+        return skipped(Stage.SHADOW, subject.name, "it did not boot"), None
+    found: list[Coverage] = []
 
     def work() -> StageResult:
         progress(f"checking what {subject.name} executes on {subject.platform}")
+        program = load(subject.kernel.vmlinux)
         try:
             result = shadow(
                 subject.toolbox(),
                 subject.kernel,
                 subject.platform,
                 subject.config,
-                load(subject.kernel.vmlinux),
+                program,
                 saved_bp=saved_bp,
             )
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
-        return _judged(subject, result, booted.seconds)
+        stage, coverage = _judged(subject, program, result, booted.seconds)
+        found.extend([] if result.reason else [coverage])
+        return stage
 
-    return guard(Stage.SHADOW, subject.name, work)
+    return guard(Stage.SHADOW, subject.name, work), found[0] if found else None
 
 
-def _judged(subject: Subject, result: ShadowResult, plain_s: float) -> StageResult:
+def _judged(
+    subject: Subject, program: Program, result: ShadowResult, plain_s: float
+) -> tuple[StageResult, Coverage]:
     again = [
         replace(finding, reproduce=f"{subject.command} --shadow")
         for finding in result.findings
@@ -58,5 +68,8 @@ def _judged(subject: Subject, result: ShadowResult, plain_s: float) -> StageResu
         notes.append(f"claims that take memory no plugin can read: {undecided}")
     if unchecked := result.counts.get("without_a_table"):
         notes.append(f"executed in modules, followed and not checked: {unchecked}")
-    judgement = judged(Stage.SHADOW, subject.name, again, result.counts, notes)
-    return unless(judgement, result.reason)
+    modules = subject.kernel.modules
+    has = covered(program, modules, subject.platform, result.record)
+    counts = result.counts | has.counts
+    judgement = judged(Stage.SHADOW, subject.name, again, counts, notes)
+    return unless(judgement, result.reason), has.coverage

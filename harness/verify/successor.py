@@ -28,6 +28,12 @@ def defined(states: I64) -> Bools:
     return np.asarray(states >> 40 & 15 > OrcType.END_OF_STACK)
 
 
+def interrupted(states: I64) -> Bools:
+    """Tell which states are of an interrupt's frame."""
+    kind = states >> 40 & 15
+    return np.asarray((kind == OrcType.REGS) | (kind == OrcType.REGS_PARTIAL))
+
+
 @dataclass(frozen=True, slots=True)
 class _Fields:
     """The fields of packed states that the rules look at; offsets are signed."""

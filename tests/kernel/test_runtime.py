@@ -71,4 +71,5 @@ def test_what_is_executed_has_its_entries(
 ) -> None:
     """At every instruction the caller's frame is where the table says."""
     _, left = booted(kernel, kernel_toolbox)
-    report(shadow.stage(subject(kernel, kernel_toolbox), left, silent))
+    judgement, _ = shadow.stage(subject(kernel, kernel_toolbox), left, silent)
+    report(judgement)

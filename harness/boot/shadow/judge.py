@@ -41,7 +41,7 @@ def seen(record: Record, table: OrcTable, known: npt.NDArray[np.bool_]) -> Seen:
     held = known & (rows >= 0)
     executed = np.zeros(len(table), dtype=np.uint64)
     verified = np.zeros(len(table), dtype=np.uint64)
-    np.add.at(executed, rows[held], (record.verified + record.other)[held])
+    np.add.at(executed, rows[held], record.executed[held])
     np.add.at(verified, rows[held], record.verified[held])
     return Seen(executed, verified)
 
@@ -109,10 +109,8 @@ def counts(
     executed = by_row.executed
     return {
         "verified": int(record.verified.sum()),
-        "instructions": len(record.pc),
+        "instructions": len(np.unique(record.pc)),
         "orc_entries": len(table),
-        "entries_executed": int((executed > 0).sum()),
-        "entries_verified": int((by_row.verified > 0).sum()),
         "mismatches": sum(one.count for one in record.mismatches),
         "without_a_state": int(executed[stateless].sum()),
         "without_a_table": int(record.other[~known].sum()),

@@ -8,8 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import InfraError
+from harness.text.code import CODE_BYTES
 
-_COLUMNS = 3  # of u64: address, verified, other
+# What is written of each instruction, and of each that was patched away.
+_PLACE = np.dtype(
+    [("pc", "<u8"), ("verified", "<u8"), ("other", "<u8"), ("code", "V16")]
+)
 _FIELDS = 9
 
 
@@ -46,11 +50,14 @@ class Mismatch:
 class Record:
     """One boot, instruction by instruction, as columns.
 
+    Where the kernel patched itself there are several at one address.
+
     Attributes:
         counts: what the plugin counted, by its names.
         pc: u64[n], the kernel's instructions that were executed, sorted.
         verified: u64[n], how often the claim at each was true.
         other: u64[n], how often it was executed without: no claim, or not true.
+        code: u8[n, 16], its bytes, and zeros behind them.
     """
 
     counts: dict[str, int]
@@ -58,6 +65,12 @@ class Record:
     pc: npt.NDArray[np.uint64]
     verified: npt.NDArray[np.uint64]
     other: npt.NDArray[np.uint64]
+    code: npt.NDArray[np.uint8]
+
+    @property
+    def executed(self) -> npt.NDArray[np.uint64]:
+        """u64[n], how often each was executed."""
+        return self.verified + self.other
 
 
 def parse(report: bytes, places: bytes) -> Record:
@@ -67,7 +80,7 @@ def parse(report: bytes, places: bytes) -> Record:
         InfraError: they are not whole: QEMU did not come to its end.
     """
     lines = report.decode(errors="replace").splitlines()
-    if not lines or lines[-1] != "end" or len(places) % (8 * _COLUMNS):
+    if not lines or lines[-1] != "end" or len(places) % _PLACE.itemsize:
         raise InfraError(
             f"the plugin left {len(report)} bytes of report and {len(places)} of "
             "places, expected a report that ends with 'end'",
@@ -82,9 +95,11 @@ def parse(report: bytes, places: bytes) -> Record:
             mismatches.append(Mismatch(claim, *_numbers(line, rest, _FIELDS)))
         else:
             (counts[name],) = _numbers(line, fields, 1)
-    column = np.frombuffer(places, dtype="<u8").reshape(-1, _COLUMNS)
-    column = column[np.argsort(column[:, 0])]
-    return Record(counts, tuple(mismatches), column[:, 0], column[:, 1], column[:, 2])
+    rows = np.frombuffer(places, dtype=_PLACE)
+    rows = rows[np.argsort(rows["pc"], kind="stable")]
+    code = np.ascontiguousarray(rows["code"]).view(np.uint8).reshape(-1, CODE_BYTES)
+    pc, verified, other = (rows[name].copy() for name in ("pc", "verified", "other"))
+    return Record(counts, tuple(mismatches), pc, verified, other, code)
 
 
 def _numbers(line: str, fields: list[str], count: int) -> list[int]:

@@ -48,6 +48,7 @@ class ShadowResult:
     Attributes:
         counts: how much was done, by name.
         seen: how often each entry of the sorted table was executed and verified.
+        record: what was executed.
         reason: why this is no verdict, or empty.
         seconds: how long the boot took.
     """
@@ -55,6 +56,7 @@ class ShadowResult:
     counts: dict[str, int]
     findings: tuple[Finding, ...]
     seen: judge.Seen
+    record: Record
     reason: str
     seconds: float
 
@@ -85,6 +87,7 @@ def shadow(
         counts=judge.counts(found, orc, seen, checked.known),
         findings=judge.findings(found, orc, program, str(platform)),
         seen=seen,
+        record=found,
         reason=judge.reason_against(found, LEAST_VERIFIED),
         seconds=checked.seconds,
     )

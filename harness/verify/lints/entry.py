@@ -19,7 +19,7 @@ from harness.text.effect import WORD
 from harness.text.insn import I64, U64, InsnKind
 from harness.verify.columns import Columns, Part
 from harness.verify.extent import functions, holding
-from harness.verify.successor import Bools
+from harness.verify.successor import Bools, interrupted
 from harness.verify.window import excerpt
 
 _JUMPS = (InsnKind.JMP, InsnKind.JCC)
@@ -54,7 +54,7 @@ def check_entries(columns: Columns) -> Part:
         *_rows(columns, row[_begins_late(columns, row, end)], Rule.LOST, _FIRST),
         *(_of_function(f) for f in _rows(columns, _jumps(columns), Rule.LOST, _JUMP)),
     ]
-    begins = int(_interrupted(state[row]).sum())
+    begins = int(interrupted(state[row]).sum())
     return Part(tuple(found), {"interrupt entries": begins})
 
 
@@ -64,14 +64,9 @@ def _landings(columns: Columns) -> I64:
     return landings
 
 
-def _interrupted(states: I64) -> Bools:
-    kind = states >> 40 & 15
-    return np.asarray((kind == OrcType.REGS) | (kind == OrcType.REGS_PARTIAL))
-
-
 def _frames(columns: Columns, rows: I64) -> list[Finding]:
     """What claims an interrupt's frame that hardware does not make: of ``rows``."""
-    rows = rows[_interrupted(columns.state[rows])]
+    rows = rows[interrupted(columns.state[rows])]
     state = columns.state[rows]
     by_sp = state >> 32 & 15 == OrcReg.SP
     coded = (state >> 40 & 15 == OrcType.REGS_PARTIAL) & (state & 0xFFFF == WORD)
@@ -105,7 +100,7 @@ def _from_nowhere(columns: Columns, entered: I64) -> I64:
 
 def _is_trap(states: I64) -> Bools:
     """Tell which states are an interrupt's whose address is not where it struck."""
-    return np.asarray(_interrupted(states) & (states & SIGNAL == 0))
+    return np.asarray(interrupted(states) & (states & SIGNAL == 0))
 
 
 def _begins_late(columns: Columns, row: I64, end: U64) -> Bools:
@@ -125,7 +120,7 @@ def _jumps(columns: Columns) -> I64:
     rows = rows[np.isin(insns.kind[rows], _JUMPS)]
     goes = columns.index(insns.target[rows])
     rows, goes = rows[goes >= 0], goes[goes >= 0]
-    rows = np.asarray(rows[_interrupted(state[goes])])
+    rows = np.asarray(rows[interrupted(state[goes])])
     if columns.alternatives is None:
         return rows
     texts = columns.alternatives  # a replacement runs in its site

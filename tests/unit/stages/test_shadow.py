@@ -15,11 +15,14 @@ from harness.boot.machine import MachineConfig, MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.outcome import Status as BootStatus
 from harness.boot.shadow.judge import Seen
+from harness.boot.shadow.record import Record
 from harness.boot.shadow.shadow import ShadowResult
+from harness.coverage import Coverage
 from harness.finding import Finding, Location
 from harness.progress import silent
 from harness.result import Stage, StageResult, Status
 from harness.stages import shadow
+from harness.stages.covered import Covered
 from harness.stages.subject import Subject
 from harness.variant import Platform
 from tests.builders.machines import ScriptedEngine
@@ -35,7 +38,9 @@ BOOTED = BootResult(
     BootStatus.BOOTED, Platform.KVM, "", parse(b"", "x"), "", seconds=2.5, deadline_s=9
 )
 NONE = np.zeros(0, dtype=np.uint64)
-CLEAN = ShadowResult({"verified": 7}, (), Seen(NONE, NONE), "", 6.0)
+RECORD = Record({}, (), NONE, NONE, NONE, np.zeros((0, 16), np.uint8))
+CLEAN = ShadowResult({"verified": 7}, (), Seen(NONE, NONE), RECORD, "", 6.0)
+COVERED = Covered(Coverage({}), beyond=2, foreign=1)
 WRONG = Finding("shadow/cfa", Location("vmlinux", "entry", 4), "not there")
 
 
@@ -49,12 +54,18 @@ def staged(
 
     monkeypatch.setattr(shadow, "shadow", boots)
     monkeypatch.setattr(shadow, "load", lambda _: None)
-    return shadow.stage(SUBJECT, BOOTED, silent)
+    monkeypatch.setattr(shadow, "covered", lambda *_: COVERED)
+    judgement, covers = shadow.stage(SUBJECT, BOOTED, silent)
+    sound = isinstance(result, ShadowResult) and not result.reason
+    assert covers is (COVERED.coverage if sound else None)
+    return judgement
 
 
 def test_a_kernel_that_did_not_boot_is_not_checked() -> None:
     """Its boot has said what is wrong."""
-    assert shadow.stage(SUBJECT, None, silent).status is Status.SKIP
+    judgement, covers = shadow.stage(SUBJECT, None, silent)
+    assert judgement.status is Status.SKIP
+    assert covers is None
 
 
 def test_a_clean_boot_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +74,8 @@ def test_a_clean_boot_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert (result.stage, result.status) == (Stage.SHADOW, Status.PASS)
     assert result.notes == ("6.0 s, without the plugin 2.5 s",)
+    assert result.counts["executed_unreached"] == 2
+    assert result.counts["executed_in_no_text"] == 1
 
 
 def test_what_was_not_checked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,9 @@ enum claim {
 };
 
 #define NO_ROW (-1)
+#define CODE_BYTES 16
 
-/* One instruction of the guest, as it was last translated. */
+/* One instruction of the guest, as it was last translated; what is hot comes first. */
 struct insn {
 	uint64_t pc;
 	uint64_t target;	/* of a direct jump or call */
@@ -57,6 +58,8 @@ struct insn {
 	bool sp_known;		/* what it adds to RSP is: */
 	int32_t sp_delta;
 	uint32_t mismatch[2];	/* its records by enum claim, from 1; 0 is none */
+	uint8_t code[CODE_BYTES];
+	struct insn *before;	/* what was executed there before it was patched */
 } __attribute__((aligned(64)));
 
 static inline uint64_t behind(const struct insn *insn)
@@ -69,7 +72,7 @@ static inline bool is_ud2(const uint8_t *code)
 	return code[0] == 0x0f && code[1] == 0x0b;
 }
 
-/* Fill in what the code of the instruction at insn->pc tells. There are 16 bytes. */
+/* Fill in what the code of the instruction at insn->pc tells. There are CODE_BYTES. */
 void decode(struct insn *insn, const uint8_t *code, size_t length);
 
 #endif

@@ -24,7 +24,6 @@
 #include "table.h"
 
 #define MAX_CPUS 64
-#define INSN_BYTES 16
 #define POOL 4096
 /* Below is the half of the user; the first TiBs above belong to a hypervisor. */
 #define KERNEL_HALF 0xffff880000000000
@@ -135,7 +134,7 @@ static struct insn *new_insn(void)
 
 	if (!left) {
 		left = POOL;
-		pool = aligned_alloc(sizeof(*pool), left * sizeof(*pool));
+		pool = aligned_alloc(_Alignof(struct insn), left * sizeof(*pool));
 		if (!pool)
 			abort();
 		memset(pool, 0, left * sizeof(*pool));
@@ -155,12 +154,28 @@ static struct insn *insn_at(uint64_t pc)
 	return insn;
 }
 
+/* Another instruction is there now: what was counted is of the one before. */
+static void retire(struct insn *insn, const uint8_t *code)
+{
+	struct insn *before;
+
+	if (insn->verified + insn->other && memcmp(insn->code, code, CODE_BYTES)) {
+		before = new_insn();
+		*before = *insn;
+		insn->before = before;
+		insn->verified = insn->other = 0;
+	}
+	memcpy(insn->code, code, CODE_BYTES);
+}
+
 static struct insn *translated(const struct qemu_plugin_insn *from)
 {
 	struct insn *insn = insn_at(qemu_plugin_insn_vaddr(from));
-	uint8_t code[INSN_BYTES] = { 0 };
+	uint8_t code[CODE_BYTES] = { 0 };
 
 	qemu_plugin_insn_data(from, code, sizeof(code));
+	if (insn != control.insn)	/* which is still being counted */
+		retire(insn, code);
 	if (is_ud2(code))	/* what is behind it may matter, and is not translated */
 		machine_read(insn->pc, code, sizeof(code));
 	decode(insn, code, qemu_plugin_insn_size(from));
@@ -283,14 +298,22 @@ static FILE *output(const char *suffix)
 	return file;
 }
 
+static void write_place(const struct insn *insn, FILE *file)
+{
+	if (!(insn->verified + insn->other))
+		return;
+	fwrite((uint64_t[]){ insn->pc, insn->verified, insn->other }, sizeof(uint64_t), 3,
+	       file);
+	fwrite(insn->code, sizeof(insn->code), 1, file);
+}
+
 static void write_places(FILE *file)
 {
 	for (size_t i = 0; i < insns.size; i++) {
 		const struct insn *insn = insns.slots[i].value;
 
-		if (insn && insn->verified + insn->other)
-			fwrite((uint64_t[]){ insn->pc, insn->verified, insn->other },
-			       sizeof(uint64_t), 3, file);
+		for (; insn; insn = insn->before)
+			write_place(insn, file);
 	}
 }
 

@@ -1,0 +1,76 @@
+"""What a boot has covered of a kernel that two functions are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from harness.boot.shadow.record import Record
+from harness.coverage import Kind
+from harness.elf.program import Program
+from harness.stages.covered import Covered, covered
+from harness.variant import Platform
+from tests.builders.elfwriter import UND, ElfWriter
+from tests.builders.flow import IN, TEXT, kernel
+from tests.builders.site import SITE, Replacement, a_site
+
+
+def boot(program: Program, *executed: tuple[int, str, int], **more: object) -> Covered:
+    """Return what was covered by (address, code, verified); else it was not true."""
+    code = [bytes.fromhex(code).ljust(16, b"\0") for _, code, _ in executed]
+    verified = np.array([right for _, _, right in executed], np.uint64)
+    record = Record(
+        {},
+        (),
+        np.array([at for at, _, _ in executed], np.uint64),
+        verified,
+        np.array([5 - right for _, _, right in executed], np.uint64),
+        np.frombuffer(b"".join(code), np.uint8).reshape(-1, 16),
+    )
+    modules = more.get("modules", ())
+    return covered(program, modules, Platform.NATIVE, record)  # type: ignore[arg-type]
+
+
+CODE = "90" + "c3" + "cc" * 14 + "c3"
+ROWS = [(0, IN), (2, UND), (16, IN), (17, UND)]
+SYMBOLS = [("f", 0, 2), ("g", 16, 1)]
+
+
+def test_entries_and_functions() -> None:
+    """Of two, one is reached; what is executed beyond that is said."""
+    program = kernel(CODE, ROWS, SYMBOLS)
+    clean = boot(program, (TEXT, "90", 5))
+    assert clean.counts["entries_reachable"] == clean.counts["entries_verified"] == 1
+    assert clean.counts["functions_reachable"] == 1
+    assert clean.beyond == 0
+    wrong = boot(program, (TEXT, "90", 0), (TEXT + 16, "c3", 5))
+    assert wrong.counts["entries_executed"] == 1
+    assert wrong.counts["entries_verified"] == 0
+    assert wrong.beyond == 1
+
+
+def test_what_a_module_imports_is_reachable(tmp_path: Path) -> None:
+    """The module is one that the guest gets."""
+    writer = ElfWriter()
+    writer.section(".modinfo", b"\0depends=\0")
+    writer.symbol("g", 0, binding=1)
+    (tmp_path / "m.ko").write_bytes(writer.build())
+    found = boot(kernel(CODE, ROWS, SYMBOLS), modules=[tmp_path / "m.ko"])
+    assert found.counts["functions_reachable"] == 2
+
+
+def test_sites_and_their_texts() -> None:
+    """A site that is not verified is cold, and as hot as its function."""
+    program = a_site(b"\x90\x90", [Replacement(b"\xf9")])
+    first = int(program.executable[0].address)
+    idle = boot(program, (first, "f30f1efa", 3))
+    assert idle.counts["sites_reachable"] == 1
+    assert idle.counts["texts_reachable"] == 2
+    ((_, cold),) = idle.coverage.cold.items()
+    assert cold.place.startswith(f"victim+{SITE:#x} (")
+    assert cold.heat == 5
+    busy = boot(program, (first + SITE, "f9", 1))
+    assert busy.counts["sites_verified"] == busy.counts["texts_verified"] == 1
+    assert not busy.coverage.cold
+    assert busy.coverage.things[Kind.TEXTS].verified.sum() == 1

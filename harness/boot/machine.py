@@ -48,6 +48,7 @@ class MachineConfig:
             the kernel that hosts a nested KVM guest.
         cpu: QEMU's -cpu; None is the platform's own.
         memory_mb: the guest's memory; None is the platform's own.
+        smp: how many CPUs the machine has; a nested guest has its own.
         timeout_s: deadline of one boot; None is the platform's own.
         append: added to the kernel command line.
         xen_args: added to the hypervisor's command line.
@@ -61,6 +62,7 @@ class MachineConfig:
     nested: str = "/opt/machine/l1"
     cpu: str | None = None
     memory_mb: int | None = None
+    smp: int = 1
     timeout_s: float | None = None
     append: str = ""
     xen_args: str = ""

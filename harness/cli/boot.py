@@ -57,6 +57,7 @@ def command(
     append: options.AppendOption = "",
     xen_args: options.XenArgsOption = "",
     kaslr: options.KaslrOption = False,
+    smp: options.SmpOption = 1,
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     output: options.FormatOption = options.Format.TEXT,
@@ -66,7 +67,7 @@ def command(
     request = matrix.Request(
         runtime=runtime.value,
         machine=options.machine_config(
-            qemu, xen, cpu, append, xen_args, kaslr, timeout
+            qemu, xen, cpu, append, xen_args, kaslr, smp, timeout
         ),
         seed=seed,
     )

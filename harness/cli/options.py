@@ -117,6 +117,12 @@ XenArgsOption = Annotated[
 KaslrOption = Annotated[
     bool, typer.Option("--kaslr", help="Let the kernel move itself (no nokaslr).")
 ]
+SmpOption = Annotated[
+    int,
+    typer.Option(
+        "--smp", min=1, max=64, help="CPUs of the machine; a nested guest has two."
+    ),
+]
 CpuOption = Annotated[
     str | None,
     typer.Option(
@@ -200,13 +206,19 @@ def machine_config(
     append: str,
     xen_args: str,
     kaslr: bool,
+    smp: int,
     timeout_s: float | None,
 ) -> MachineConfig:
     """Return the machine that the options ask for; the rest are its defaults."""
     from harness.boot.machine import MachineConfig  # boot is slow to import
 
     usual = MachineConfig(
-        append=append, xen_args=xen_args, kaslr=kaslr, cpu=cpu, timeout_s=timeout_s
+        append=append,
+        xen_args=xen_args,
+        kaslr=kaslr,
+        smp=smp,
+        cpu=cpu,
+        timeout_s=timeout_s,
     )
     return replace(usual, qemu=qemu or usual.qemu, xen=xen or usual.xen)
 

@@ -40,6 +40,7 @@ def command(
         ),
     ] = None,
     kaslr: options.KaslrOption = False,
+    smp: options.SmpOption = 1,
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     qemu: options.QemuOption = None,
     xen: options.XenOption = None,
@@ -66,7 +67,7 @@ def command(
             stages = [readback.stage_dump(vmcore, builds[0], line)]
         else:
             config = options.machine_config(
-                qemu, xen, cpu, append, xen_args, kaslr, timeout
+                qemu, xen, cpu, append, xen_args, kaslr, smp, timeout
             )
             request = matrix.Request(
                 runtime=runtime.value,

@@ -33,6 +33,7 @@ def command(
     append: options.AppendOption = "",
     xen_args: options.XenArgsOption = "",
     kaslr: options.KaslrOption = False,
+    smp: options.SmpOption = 1,
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
     report: Annotated[
@@ -61,7 +62,7 @@ def command(
         jobs=jobs or os.cpu_count() or 1,
         rebuild_images=rebuild_images,
         machine=options.machine_config(
-            qemu, xen, cpu, append, xen_args, kaslr, timeout
+            qemu, xen, cpu, append, xen_args, kaslr, smp, timeout
         ),
         seed=seed,
     )

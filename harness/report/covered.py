@@ -62,10 +62,11 @@ def table(stages: Sequence[StageResult]) -> Table:
     drawn = Table(title="executed and verified, of the reachable", expand=False)
     drawn.add_column("", style="bold", no_wrap=True)
     for kind in Kind:
-        drawn.add_column(kind.value, justify="right")
+        drawn.add_column(kind.value, justify="right", no_wrap=True)
     for stage in stages:
         of = {kind: _share(stage.variant, stage.counts, kind) for kind in Kind}
-        drawn.add_row(escape(stage.variant), *(str(of[kind] or "-") for kind in Kind))
+        cells = (str(of[kind] or "-").replace(" (", "\n(") for kind in Kind)
+        drawn.add_row(escape(stage.variant), *cells)
     return drawn
 
 

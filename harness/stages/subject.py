@@ -40,4 +40,6 @@ class Subject:
                 argv += [f"--{name.replace('_', '-')}", asked]
         if self.config.kaslr:
             argv.append("--kaslr")
+        if self.config.smp != usual.smp:
+            argv += ["--smp", str(self.config.smp)]
         return shlex.join(argv)

@@ -18,6 +18,7 @@ from harness.pytest_plugin import Kernel
 from harness.text.decode import decode_program
 from harness.text.effect import Form, effects_of
 from harness.text.insn import InsnKind, Insns
+from harness.variant import Platform
 from tests.system.test_compare import WRONG, bootable, spoilt
 from tests.unit.boot.shadow.machine import COMPILER, library
 
@@ -111,3 +112,18 @@ def test_entries_that_are_wrong_are_seen(
     rows = result.seen.executed[changed(program)]
     assert (rows > 0).any()
     assert not result.seen.verified[changed(program)].any()
+
+
+@pytest.mark.boot
+def test_several_cpus_raise_no_alarm(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
+    """Each has its own state; what one leaves on a stack another finds there."""
+    if kernel.platform is Platform.KVM:
+        pytest.skip("SKIP: a nested guest has two CPUs without asking")
+    subject, config = bootable(kernel), MachineConfig(smp=2)
+    program = load(subject.vmlinux)
+    result = shadow(kernel_toolbox, subject, kernel.platform, config, program)
+
+    assert not result.reason
+    assert {f.cause.split(" under ")[0] for f in result.findings} <= {
+        "callee error_entry"
+    }

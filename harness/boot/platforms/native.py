@@ -20,6 +20,7 @@ def plan(request: Request, *append: str) -> Plan:
         append=request.append("ttyS0", "orc.nmi=1", *append),
         cpu=config.cpu or "max",
         memory_mb=config.memory_mb or MEMORY_MB,
+        smp=config.smp,
     )
     return Plan(
         argv=qemu_argv(config.qemu, board, request.directory),

@@ -28,6 +28,8 @@ def plan(request: Request) -> Plan:
     """
     config, where = request.config, request.directory
     usual = f"dom0_mem={DOM0_MB}M console=com1 com1=115200,8n1 loglvl=all"
+    if config.smp > 1:  # so that one of the machine's CPUs is always the same of dom0's
+        usual += " dom0_vcpus_pin"
     # A comma separates the modules of a multiboot kernel; doubled, it is one.
     dom0 = request.append("hvc0", "earlyprintk=xen").replace(",", ",,")
     board = Boards(
@@ -36,6 +38,7 @@ def plan(request: Request) -> Plan:
         append=f"{usual} {config.xen_args}".strip(),
         cpu=config.cpu or "qemu64",
         memory_mb=config.memory_mb or MEMORY_MB,
+        smp=config.smp,
     )
     return Plan(
         argv=qemu_argv(config.qemu, board, where),

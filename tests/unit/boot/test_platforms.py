@@ -100,6 +100,17 @@ def test_a_kernel_chooses_its_address_if_that_is_asked_for(tmp_path: Path) -> No
     assert "panic=-1" in after(plan, "-append")
 
 
+def test_several_cpus(tmp_path: Path) -> None:
+    """Those of dom0 stay where they are, so that one can be told from another."""
+    several = request(tmp_path, MachineConfig(smp=2))
+    assert after(native.plan(several), "-smp") == "2"
+    assert after(vsmp.plan(several), "-smp") == "2"
+    plan = xen.plan(several)
+    assert after(plan, "-smp") == "2"
+    assert "dom0_vcpus_pin" in after(plan, "-append").split()
+    assert "dom0_vcpus_pin" not in after(xen.plan(request(tmp_path)), "-append")
+
+
 def test_xen(tmp_path: Path) -> None:
     """Xen is QEMU's kernel, unpacked; ours is its first module, init the second."""
     config = MachineConfig(append="module.option=1,2")

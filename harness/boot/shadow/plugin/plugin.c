@@ -13,6 +13,8 @@
  * It judges nothing: what the numbers mean is harness/boot/shadow/'s to say.
  */
 #include <inttypes.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +27,7 @@
 
 #define MAX_CPUS 64
 #define POOL 4096
+#define SPINS 64
 /* Below is the half of the user; the first TiBs above belong to a hypervisor. */
 #define KERNEL_HALF 0xffff880000000000
 
@@ -70,22 +73,53 @@ bool machine_read(uint64_t address, void *data, size_t size)
 	return true;
 }
 
+/*
+ * Several CPUs run in threads of their own, and what is kept of stacks and instructions
+ * is of all. (In one thread QEMU 10 would tell us the CPU that translated a block, not
+ * the one that executes it: gen_cpu_index() of accel/tcg/plugin-gen.c.)
+ */
+static bool several;
+static atomic_flag busy = ATOMIC_FLAG_INIT;
+
+static void lock(void)
+{
+	for (unsigned int tries = 1; several; tries++) {
+		if (!atomic_flag_test_and_set_explicit(&busy, memory_order_acquire))
+			return;
+		if (!(tries % SPINS))
+			sched_yield();
+	}
+}
+
+static void unlock(void)
+{
+	if (several)
+		atomic_flag_clear_explicit(&busy, memory_order_release);
+}
+
 static void on_first(unsigned int vcpu, void *insn)
 {
+	lock();
 	step(running[vcpu], insn, machine_register(REG_SP), true);
+	unlock();
 }
 
 static void on_inner(unsigned int vcpu, void *insn)
 {
+	lock();
 	step(running[vcpu], insn, machine_register(REG_SP), false);
+	unlock();
 }
 
 /* Where it is known what the instruction before did to RSP, as of most. */
 static void on_known(unsigned int vcpu, void *insn)
 {
-	struct cpu *cpu = running[vcpu];
+	struct cpu *cpu;
 
+	lock();
+	cpu = running[vcpu];
 	step(cpu, insn, cpu->rsp + cpu->last->sp_delta, false);
+	unlock();
 }
 
 static struct cpu *new_cpu(void)
@@ -246,7 +280,7 @@ static bool begins(qemu_plugin_id_t id)
 	return true;
 }
 
-static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+static void take_block(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
 	size_t count = qemu_plugin_tb_n_insns(tb);
 	struct insn *before = NULL;
@@ -268,11 +302,19 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 	}
 }
 
+static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
+{
+	lock();
+	take_block(id, tb);
+	unlock();
+}
+
 static void on_cpu(qemu_plugin_id_t id, unsigned int vcpu)
 {
 	GArray *all = qemu_plugin_get_registers();
 
 	(void)id;
+	lock();
 	running[vcpu] = new_cpu();
 	for (size_t i = 0; i < all->len; i++) {
 		qemu_plugin_reg_descriptor *one =
@@ -283,6 +325,7 @@ static void on_cpu(qemu_plugin_id_t id, unsigned int vcpu)
 				registers[reg] = one->handle;
 	}
 	g_array_free(all, TRUE);
+	unlock();
 }
 
 /* The end: what was counted. */
@@ -406,6 +449,7 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
 			info->target_name, info->system.max_vcpus);
 		return -1;
 	}
+	several = info->system.max_vcpus > 1;
 	bytes = g_byte_array_new();
 	qemu_plugin_register_vcpu_init_cb(id, on_cpu);
 	register_callbacks(id);

@@ -267,6 +267,15 @@ def canonical_registers(
     return np.asarray(table[codes])
 
 
+def meanings(
+    orc_format: OrcFormat,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return sp_reg, bp_reg and type of every word that an entry may have."""
+    layout = _LAYOUTS[orc_format]
+    sp_reg, bp_reg, kind, _ = layout.decode(np.arange(1 << 16).astype(np.uint16))
+    return sp_reg, bp_reg, kind
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """How one format packs the word: codes index ``registers`` and ``types``."""

@@ -67,7 +67,9 @@ def _judged(
     if undecided := result.counts.get("undecided"):
         notes.append(f"claims that take memory no plugin can read: {undecided}")
     if unchecked := result.counts.get("without_a_table"):
-        notes.append(f"executed in modules, followed and not checked: {unchecked}")
+        notes.append(
+            f"executed where no table is, followed and not checked: {unchecked}"
+        )
     modules = subject.kernel.modules
     has = covered(program, modules, subject.platform, result.record)
     counts = result.counts | has.counts

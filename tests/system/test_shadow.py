@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +114,46 @@ def test_entries_that_are_wrong_are_seen(
     rows = result.seen.executed[changed(program)]
     assert (rows > 0).any()
     assert not result.seen.verified[changed(program)].any()
+
+
+def spoilt_module(module: Path, directory: Path) -> Path:
+    """Return ``module`` with 8 added to where each call's frame is, by its table."""
+    content = module.read_bytes()
+    section = load(module).section(".orc_unwind")
+    assert section is not None
+    table = section.data.tobytes()
+    assert content.count(table) == 1
+    entries = np.frombuffer(table, "<i2").reshape(-1, 3).copy()
+    entries[entries[:, 0] > 0, 0] += 8
+    made = directory / module.name
+    made.write_bytes(content.replace(table, entries.tobytes()))
+    return made
+
+
+@pytest.mark.boot
+def test_modules_are_checked_by_tables_of_their_own(
+    kernel: Kernel, kernel_toolbox: Toolbox, tmp_path: Path
+) -> None:
+    """Those that are right say nothing; one that is wrong is found, and it alone."""
+    if kernel.platform is Platform.KVM:
+        pytest.skip(
+            "SKIP: no plugin reads the memory that a nested guest's tables are in"
+        )
+    subject = bootable(kernel)
+    wrong = [each for each in subject.modules if each.name.startswith("test_min_heap")]
+    if not wrong:
+        pytest.skip("SKIP: it has no module whose init does much")
+    others = tuple(each for each in subject.modules if each not in wrong)
+    subject = replace(subject, modules=(*others, spoilt_module(wrong[0], tmp_path)))
+    program = load(subject.vmlinux)
+    result = shadow(kernel_toolbox, subject, kernel.platform, MachineConfig(), program)
+
+    assert not result.reason
+    assert result.counts["modules_with_a_table"] == len(subject.modules)
+    assert result.counts["verified_in_modules"] > 1000
+    found = [f for f in result.findings if "error_entry" not in f.cause]
+    assert found
+    assert {f.location.object for f in found} == {"test_min_heap.ko"}
 
 
 @pytest.mark.boot

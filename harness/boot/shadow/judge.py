@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from harness.boot.shadow.code import Code
 from harness.boot.shadow.record import Mismatch, Record
 from harness.elf.orc import OrcTable, OrcType, describe, pack, unpack
-from harness.elf.program import Program
 from harness.finding import Finding
 
 RULES = {"cfa": "shadow/cfa", "bp": "shadow/bp"}
@@ -35,43 +35,38 @@ class Seen:
     verified: npt.NDArray[np.uint64]
 
 
-def seen(record: Record, table: OrcTable, known: npt.NDArray[np.bool_]) -> Seen:
-    """Return what ``record`` says of each row; ``known``: the table is about the pc."""
-    rows = table.find(record.pc)
-    held = known & (rows >= 0)
+def seen(record: Record, table: OrcTable) -> Seen:
+    """Return what ``record`` says of each row of the kernel's ``table``."""
+    held = (record.row >= 0) & (record.row < len(table))
     executed = np.zeros(len(table), dtype=np.uint64)
     verified = np.zeros(len(table), dtype=np.uint64)
-    np.add.at(executed, rows[held], record.executed[held])
-    np.add.at(verified, rows[held], record.verified[held])
+    np.add.at(executed, record.row[held], record.executed[held])
+    np.add.at(verified, record.row[held], record.verified[held])
     return Seen(executed, verified)
 
 
-def findings(
-    record: Record, table: OrcTable, program: Program, platform: str
-) -> tuple[Finding, ...]:
+def findings(record: Record, code: Code, platform: str) -> tuple[Finding, ...]:
     """Return one finding for each entry that was wrong, or each cause of many."""
     by_row = sorted(record.mismatches, key=lambda one: (one.claim, one.row, one.pc))
     return tuple(
-        _finding(table, program, platform, list(group))
+        _finding(code, platform, list(group))
         for _, group in itertools.groupby(by_row, key=lambda one: (one.claim, one.row))
     )
 
 
-def _finding(
-    table: OrcTable, program: Program, platform: str, places: Sequence[Mismatch]
-) -> Finding:
+def _finding(code: Code, platform: str, places: Sequence[Mismatch]) -> Finding:
     first = places[0]
-    state = table.one(first.row)
-    back = program.location(first.returned).symbol if first.returned else ""
+    state = code.state(first.row)
+    back = code.location(first.returned, first.row).symbol if first.returned else ""
     return Finding(
         rule=RULES[first.claim],
-        location=program.location(first.pc),
+        location=code.location(first.pc, first.row),
         message=_MESSAGES[first.claim],
         declared=describe(state),
         actual=_actual(state, first),
         platforms=(platform,),
         cause=f"callee {back} under {describe(state)}" if back else "",
-        window=tuple(_window(program, places)),
+        window=tuple(_window(code, places)),
     )
 
 
@@ -86,34 +81,37 @@ def _actual(state: int, one: Mismatch) -> str:
     return describe(pack(replace(entry, sp_offset=offset)))
 
 
-def _window(program: Program, places: Sequence[Mismatch]) -> Iterator[str]:
+def _window(code: Code, places: Sequence[Mismatch]) -> Iterator[str]:
     for one in places[:PLACES_SHOWN]:
-        place = program.location(one.pc)
+        place = code.location(one.pc, one.row)
         yield f"{place}: {one.count} times; the first, with %rsp {one.rsp:#x},"
         yield f"    claimed {one.claim} {one.claimed:#x}, true {one.truth:#x},"
-        behind = f"    behind {program.location(one.previous)}"
+        behind = f"    behind {code.location(one.previous, one.row)}"
         if one.returned:
-            behind += f", back from {program.location(one.returned)}"
+            behind += f", back from {code.location(one.returned, one.row)}"
         yield behind
         if one.caller:
-            yield f"    innermost frame made at {program.location(one.caller)}"
+            yield f"    innermost frame made at {code.location(one.caller, one.row)}"
     if len(places) > PLACES_SHOWN:
         yield f"and {len(places) - PLACES_SHOWN} places more"
 
 
-def counts(
-    record: Record, table: OrcTable, by_row: Seen, known: npt.NDArray[np.bool_]
-) -> dict[str, int]:
+def counts(record: Record, table: OrcTable, by_row: Seen) -> dict[str, int]:
     """Return what was done, by name, what matters most first."""
     stateless = np.isin(table.type, (OrcType.UNDEFINED, OrcType.END_OF_STACK))
     executed = by_row.executed
+    module = record.row >= len(table)
+    right = module & (record.verified > 0)
     return {
         "verified": int(record.verified.sum()),
         "instructions": len(np.unique(record.pc)),
         "orc_entries": len(table),
         "mismatches": sum(one.count for one in record.mismatches),
         "without_a_state": int(executed[stateless].sum()),
-        "without_a_table": int(record.other[~known].sum()),
+        "without_a_table": int(record.other[record.row < 0].sum()),
+        "modules_with_a_table": len(record.modules),
+        "verified_in_modules": int(record.verified[module].sum()),
+        "module_entries_verified": len(np.unique(record.row[right])),
         **record.counts,
     }
 

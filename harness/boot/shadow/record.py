@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,12 @@ from harness.text.code import CODE_BYTES
 
 # What is written of each instruction, and of each that was patched away.
 _PLACE = np.dtype(
-    [("pc", "<u8"), ("verified", "<u8"), ("other", "<u8"), ("code", "V16")]
+    [
+        *((name, "<u8") for name in ("pc", "verified", "other")),
+        *(("row", "<i8"), ("code", "V16")),
+    ]
 )
+_MODULE = np.dtype([("name", "S56"), ("first_row", "<u8"), ("count", "<u8")])
 _FIELDS = 9
 
 
@@ -24,7 +29,7 @@ class Mismatch:
     Attributes:
         claim: ``cfa`` or ``bp``: what of the entry was false.
         pc: the instruction.
-        row: of the sorted table, whose claim it is.
+        row: of the sorted table, or a module's, whose claim it is.
         count: how often.
         claimed: the CFA by the table, or the caller's %rbp.
         truth: that of the innermost live frame; 0 if none was known.
@@ -47,6 +52,20 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleRows:
+    """Where a module's table was.
+
+    Attributes:
+        first_row: its first, behind those of the kernel's and earlier modules'.
+        ip: u64[n], the address of each of its rows, in the order of its file.
+    """
+
+    name: str
+    first_row: int
+    ip: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One boot, instruction by instruction, as columns.
 
@@ -57,7 +76,9 @@ class Record:
         pc: u64[n], the kernel's instructions that were executed, sorted.
         verified: u64[n], how often the claim at each was true.
         other: u64[n], how often it was executed without: no claim, or not true.
+        row: i64[n], the row of the table that claims something of each, else -1.
         code: u8[n, 16], its bytes, and zeros behind them.
+        modules: whose tables the kernel has read.
     """
 
     counts: dict[str, int]
@@ -65,7 +86,9 @@ class Record:
     pc: npt.NDArray[np.uint64]
     verified: npt.NDArray[np.uint64]
     other: npt.NDArray[np.uint64]
+    row: npt.NDArray[np.int64]
     code: npt.NDArray[np.uint8]
+    modules: tuple[ModuleRows, ...] = ()
 
     @property
     def executed(self) -> npt.NDArray[np.uint64]:
@@ -73,8 +96,8 @@ class Record:
         return self.verified + self.other
 
 
-def parse(report: bytes, places: bytes) -> Record:
-    """Return what ``PREFIX.report`` and ``PREFIX.places`` say.
+def parse(report: bytes, places: bytes, modules: bytes = b"") -> Record:
+    """Return what ``PREFIX.report``, ``.places`` and ``.modules`` say.
 
     Raises:
         InfraError: they are not whole: QEMU did not come to its end.
@@ -98,8 +121,31 @@ def parse(report: bytes, places: bytes) -> Record:
     rows = np.frombuffer(places, dtype=_PLACE)
     rows = rows[np.argsort(rows["pc"], kind="stable")]
     code = np.ascontiguousarray(rows["code"]).view(np.uint8).reshape(-1, CODE_BYTES)
-    pc, verified, other = (rows[name].copy() for name in ("pc", "verified", "other"))
-    return Record(counts, tuple(mismatches), pc, verified, other, code)
+    pc, verified, other, row = (
+        rows[name].copy() for name in ("pc", "verified", "other", "row")
+    )
+    tables = tuple(_modules(modules))
+    return Record(counts, tuple(mismatches), pc, verified, other, row, code, tables)
+
+
+def _modules(data: bytes) -> Iterator[ModuleRows]:
+    """Yield the modules, the first that was loaded first."""
+    found = []
+    while data:
+        if len(data) < _MODULE.itemsize:
+            break
+        head, data = np.frombuffer(data, _MODULE, 1)[0], data[_MODULE.itemsize :]
+        size = 8 * int(head["count"])
+        if len(data) < size:
+            break
+        ip, data = np.frombuffer(data[:size], "<u8"), data[size:]
+        name = bytes(head["name"]).partition(b"\0")[0].decode(errors="replace")
+        found.append(ModuleRows(name, int(head["first_row"]), ip))
+    if data:
+        raise InfraError(
+            f"the plugin left {len(data)} bytes more of modules than whole"
+        )
+    yield from reversed(found)
 
 
 def _numbers(line: str, fields: list[str], count: int) -> list[int]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from harness.boot import boot
 from harness.boot.boot import Kernel
-from harness.boot.initramfs import Toolbox
-from harness.boot.kernel_text import KernelText, kernel_text
+from harness.boot.initramfs import Toolbox, taken
+from harness.boot.kernel_text import kernel_text
 from harness.boot.machine import MachineConfig
 from harness.boot.outcome import Status
 from harness.boot.shadow import judge, table
+from harness.boot.shadow.code import code_of
 from harness.boot.shadow.equip import PREFIX, equip
 from harness.boot.shadow.record import Record, parse
 from harness.elf.orc import OrcTable, parse_orc
@@ -22,6 +20,8 @@ from harness.errors import FormatError, InfraError
 from harness.finding import Finding
 from harness.variant import Platform
 
+# Is given the tables of modules (arch/x86/kernel/unwind_orc.c, 4.14 and later).
+_MODULE_INIT = "unwind_module_init"
 LEAST_VERIFIED = 10_000_000  # a boot of the small kernel has 90 million
 
 
@@ -30,13 +30,11 @@ class Checked:
     """One boot under the plugin.
 
     Attributes:
-        known: bool[n], beside ``record.pc``: the table is about it.
         seen: how often each entry of the sorted table was executed and verified.
         seconds: how long the boot took.
     """
 
     record: Record
-    known: npt.NDArray[np.bool_]
     seen: judge.Seen
     seconds: float
 
@@ -83,9 +81,10 @@ def shadow(
     more = ("bp=on",) if saved_bp else ()
     checked = check(toolbox, kernel, platform, config, program, orc, *more)
     found, seen = checked.record, checked.seen
+    code = code_of(program, orc, taken(kernel.modules), found.modules)
     return ShadowResult(
-        counts=judge.counts(found, orc, seen, checked.known),
-        findings=judge.findings(found, orc, program, str(platform)),
+        counts=judge.counts(found, orc, seen),
+        findings=judge.findings(found, code, str(platform)),
         seen=seen,
         record=found,
         reason=judge.reason_against(found, LEAST_VERIFIED),
@@ -121,6 +120,8 @@ def check(
     """
     text = kernel_text(program, orc)
     columns = table.columns(orc, text, table.starts(program))
+    if (init := program.symbols.find(_MODULE_INIT)) is not None:
+        arguments = (*arguments, f"module={init:#x}")
     equipped = equip(toolbox, columns, platform, *arguments)
     # this host's KVM executes what no plugin sees, and the table is of linked addresses
     config = replace(config, host_kvm=False, kaslr=False)
@@ -129,18 +130,11 @@ def check(
         ended = running.end()
         report = running.machine.read(f"{PREFIX}.report")
         places = running.machine.read(f"{PREFIX}.places")
+        modules = running.machine.read(f"{PREFIX}.modules")
     if ended.status is not Status.BOOTED:
         raise InfraError(
             f"the kernel booted without the plugin, but {ended.status} with it: "
             f"{ended.message}\n" + "\n".join(ended.console_tail)
         )
-    found = parse(report, places)
-    known = _known(found.pc, text)
-    return Checked(found, known, judge.seen(found, orc, known), ended.seconds)
-
-
-def _known(pc: npt.NDArray[np.uint64], text: KernelText) -> npt.NDArray[np.bool_]:
-    known = np.zeros(len(pc), dtype=bool)
-    for begin, end in text.ranges:
-        known |= (pc >= np.uint64(begin)) & (pc < np.uint64(end))
-    return known
+    found = parse(report, places, modules)
+    return Checked(found, judge.seen(found, orc), ended.seconds)

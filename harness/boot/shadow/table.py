@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.boot.kernel_text import KernelText
-from harness.elf.orc import OrcTable
+from harness.elf.orc import OrcTable, meanings
 from harness.elf.program import Program
 
-MAGIC = b"orc-tab1"
+MAGIC = b"orc-tab2"
 _COLUMNS = (
     ("ip", "<u8"),
     ("sp_offset", "<i2"),
@@ -26,13 +26,14 @@ def columns(table: OrcTable, text: KernelText, starts: npt.NDArray[np.uint64]) -
     """Return the file that ``plugin/table.c`` reads.
 
     A header (magic; u64 rows, ranges, starts), the ranges of text that the table is
-    about, where functions start, then the table, column by column. ``table`` must be
-    sorted, and so must ``starts``.
+    about, where functions start, then the table, column by column, and what each word
+    of an entry means, for modules. ``table`` must be sorted, and so must ``starts``.
     """
     head = MAGIC + struct.pack("<3Q", len(table), len(text.ranges), len(starts))
     ranges = np.array(text.ranges, dtype="<u8")
     parts = [head, ranges.tobytes(), starts.astype("<u8").tobytes()]
     parts += [getattr(table, name).astype(kind).tobytes() for name, kind in _COLUMNS]
+    parts += [column.tobytes() for column in meanings(table.format)]
     return b"".join(parts)
 
 

@@ -26,6 +26,7 @@ def boot(program: Program, *executed: tuple[int, str, int], **more: object) -> C
         np.array([at for at, _, _ in executed], np.uint64),
         verified,
         np.array([5 - right for _, _, right in executed], np.uint64),
+        np.zeros(len(executed), np.int64),
         np.frombuffer(b"".join(code), np.uint8).reshape(-1, 16),
     )
     modules = more.get("modules", ())

@@ -38,7 +38,9 @@ BOOTED = BootResult(
     BootStatus.BOOTED, Platform.KVM, "", parse(b"", "x"), "", seconds=2.5, deadline_s=9
 )
 NONE = np.zeros(0, dtype=np.uint64)
-RECORD = Record({}, (), NONE, NONE, NONE, np.zeros((0, 16), np.uint8))
+RECORD = Record(
+    {}, (), NONE, NONE, NONE, NONE.view(np.int64), np.zeros((0, 16), np.uint8)
+)
 CLEAN = ShadowResult({"verified": 7}, (), Seen(NONE, NONE), RECORD, "", 6.0)
 COVERED = Covered(Coverage({}), beyond=2, foreign=1)
 WRONG = Finding("shadow/cfa", Location("vmlinux", "entry", 4), "not there")
@@ -84,7 +86,7 @@ def test_what_was_not_checked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     _, memory, modules = staged(monkeypatch, replace(CLEAN, counts=counts)).notes
 
     assert memory == "claims that take memory no plugin can read: 3"
-    assert modules == "executed in modules, followed and not checked: 4"
+    assert modules == "executed where no table is, followed and not checked: 4"
 
 
 def test_a_finding_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

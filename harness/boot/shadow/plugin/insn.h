@@ -12,7 +12,9 @@
 /* harness/elf/orc.py, OrcReg and OrcType */
 enum orc_reg {
 	REG_UNDEFINED, REG_PREV_SP, REG_DX, REG_DI, REG_BP, REG_SP, REG_R10, REG_R13,
-	REG_BP_INDIRECT, REG_SP_INDIRECT, REG_AX, REG_COUNT,
+	REG_BP_INDIRECT, REG_SP_INDIRECT, REG_AX,
+	REG_SI, REG_CX,		/* in no table; arguments of a function */
+	REG_COUNT,
 };
 
 enum orc_type {

@@ -4,10 +4,11 @@
  * guest executes. Arguments:
  *
  *	table=FILE	the table (harness/boot/shadow/table.py)
- *	out=PREFIX	where PREFIX.report and PREFIX.places go at the end
+ *	out=PREFIX	where PREFIX.report, .places and .modules go at the end
  *	bounce=BYTES	that a hypervisor pushes below hardware frames
  *	nested=on	the guest runs in a guest of ours
  *	bp=on		check where the caller's RBP was saved, too
+ *	module=ADDRESS	of unwind_module_init(), which is given modules' tables
  *	idle=on		check nothing; bench/shadow.py compares with that
  *
  * It judges nothing: what the numbers mean is harness/boot/shadow/'s to say.
@@ -22,12 +23,14 @@
 
 #include "check.h"
 #include "map.h"
+#include "module.h"
 #include "qemu.h"
 #include "table.h"
 
 #define MAX_CPUS 64
 #define POOL 4096
 #define SPINS 64
+#define MODULE_NAME_OFFSET 24	/* struct module: an int, a list_head, the name */
 /* Below is the half of the user; the first TiBs above belong to a hypervisor. */
 #define KERNEL_HALF 0xffff880000000000
 
@@ -50,12 +53,14 @@ static struct qemu_plugin_register *registers[REG_COUNT];
 static GByteArray *bytes;
 static const char *out = "shadow";
 static bool idle;
+static uint64_t module_init;	/* the function that is given modules' tables */
 
 static void register_callbacks(qemu_plugin_id_t id);
 
 static const char *const names[REG_COUNT] = {
 	[REG_SP] = "rsp", [REG_BP] = "rbp", [REG_AX] = "rax", [REG_DX] = "rdx",
 	[REG_DI] = "rdi", [REG_R10] = "r10", [REG_R13] = "r13",
+	[REG_SI] = "rsi", [REG_CX] = "rcx",
 };
 
 uint64_t machine_register(enum orc_reg reg)
@@ -191,9 +196,10 @@ static struct insn *insn_at(uint64_t pc)
 /* Another instruction is there now: what was counted is of the one before. */
 static void retire(struct insn *insn, const uint8_t *code)
 {
+	bool other = memcmp(insn->code, code, CODE_BYTES) || insn->row != table_row(insn->pc);
 	struct insn *before;
 
-	if (insn->verified + insn->other && memcmp(insn->code, code, CODE_BYTES)) {
+	if (insn->verified + insn->other && other) {
 		before = new_insn();
 		*before = *insn;
 		insn->before = before;
@@ -238,6 +244,31 @@ static void instrument(struct qemu_plugin_insn *at, struct insn *insn,
 	if (callback == on_known && !reads_more(insn) && !options.bp)
 		flags = QEMU_PLUGIN_CB_NO_REGS;
 	qemu_plugin_register_vcpu_insn_exec_cb(at, callback, flags, insn);
+}
+
+/*
+ * unwind_module_init(mod, orc_ip, orc_ip_size, orc, orc_size) of 4.14 and later is
+ * called when a module is relocated, and before any of its text runs.
+ */
+static void on_module(unsigned int vcpu, void *unused)
+{
+	uint64_t module = machine_register(REG_DI), at = machine_register(REG_SI);
+	size_t count = machine_register(REG_DX) / sizeof(int32_t);
+	size_t size = count * sizeof(struct orc_entry);
+	char name[MODULE_NAME_BYTES];
+	struct orc_entry *entries = malloc(size + 1);
+	int32_t *distances = calloc(count + 1, sizeof(*distances));
+
+	(void)vcpu;
+	(void)unused;
+	lock();
+	if (entries && distances && machine_read(module + MODULE_NAME_OFFSET, name, sizeof(name)) &&
+	    machine_read(at, distances, count * sizeof(*distances)) &&
+	    machine_read(machine_register(REG_CX), entries, size))
+		module_add(name, table_rows() + module_rows(), at, distances, entries, count);
+	unlock();
+	free(entries);
+	free(distances);
 }
 
 /* Watch the host of nested guests; true if the block is the host's. */
@@ -298,6 +329,9 @@ static void take_block(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 			return;
 		insn = translated(at);
 		instrument(at, insn, before);
+		if (pc == module_init && !options.nested)
+			qemu_plugin_register_vcpu_insn_exec_cb(
+				at, on_module, QEMU_PLUGIN_CB_R_REGS, NULL);
 		before = insn;
 	}
 }
@@ -345,8 +379,8 @@ static void write_place(const struct insn *insn, FILE *file)
 {
 	if (!(insn->verified + insn->other))
 		return;
-	fwrite((uint64_t[]){ insn->pc, insn->verified, insn->other }, sizeof(uint64_t), 3,
-	       file);
+	fwrite((uint64_t[]){ insn->pc, insn->verified, insn->other, insn->row },
+	       sizeof(uint64_t), 4, file);
 	fwrite(insn->code, sizeof(insn->code), 1, file);
 }
 
@@ -395,6 +429,7 @@ static void write_report(FILE *file)
 static void at_exit(qemu_plugin_id_t id, void *data)
 {
 	FILE *places = output(".places"), *report = output(".report");
+	FILE *modules = output(".modules");
 
 	(void)id;
 	(void)data;
@@ -402,6 +437,10 @@ static void at_exit(qemu_plugin_id_t id, void *data)
 	if (places) {
 		write_places(places);
 		fclose(places);
+	}
+	if (modules) {
+		module_write(modules);
+		fclose(modules);
 	}
 	if (report) {
 		write_report(report);
@@ -424,6 +463,8 @@ static bool take(const char *argument)
 		out = argument + strlen("out=");
 	else if (g_str_has_prefix(argument, "bounce="))
 		options.bounce = strtoull(argument + strlen("bounce="), NULL, 0);
+	else if (g_str_has_prefix(argument, "module="))
+		module_init = strtoull(argument + strlen("module="), NULL, 0);
 	else if (!strcmp(argument, "nested=on"))
 		options.nested = true;
 	else if (!strcmp(argument, "bp=on"))

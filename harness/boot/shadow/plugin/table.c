@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAGIC "orc-tab1"
+#include "module.h"
+
+#define MAGIC "orc-tab2"
+#define WORDS 0x10000
 
 struct range {
 	uint64_t begin, end;
@@ -21,6 +24,7 @@ static uint64_t *functions;	/* their first bytes, sorted */
 static uint64_t *ip;
 static int16_t *sp_offset, *bp_offset;
 static uint8_t *sp_reg, *bp_reg, *type;
+static uint8_t *sp_of, *bp_of, *type_of;	/* what each word of an entry means */
 
 static void *column(FILE *file, size_t count, size_t size)
 {
@@ -48,7 +52,10 @@ bool table_load(const char *path)
 		(bp_offset = column(file, header.rows, sizeof(*bp_offset))) &&
 		(sp_reg = column(file, header.rows, sizeof(*sp_reg))) &&
 		(bp_reg = column(file, header.rows, sizeof(*bp_reg))) &&
-		(type = column(file, header.rows, sizeof(*type)));
+		(type = column(file, header.rows, sizeof(*type))) &&
+		(sp_of = column(file, WORDS, sizeof(*sp_of))) &&
+		(bp_of = column(file, WORDS, sizeof(*bp_of))) &&
+		(type_of = column(file, WORDS, sizeof(*type_of)));
 	fclose(file);
 	return whole;
 }
@@ -85,6 +92,37 @@ static bool is_intra(const struct insn *insn)
 	       last_at(functions, header.functions, insn->target) == here;
 }
 
+size_t table_rows(void)
+{
+	return header.rows;
+}
+
+void table_meaning(uint16_t word, uint8_t *sp, uint8_t *bp, uint8_t *kind)
+{
+	*sp = sp_of[word];
+	*bp = bp_of[word];
+	*kind = type_of[word];
+}
+
+int32_t table_row(uint64_t pc)
+{
+	struct orc_entry entry;
+
+	return table_knows(pc) ? last_at(ip, header.rows, pc) : module_row(pc, &entry);
+}
+
+static void claim_of_module(struct insn *insn)
+{
+	struct orc_entry entry;
+
+	insn->row = module_row(insn->pc, &entry);
+	if (insn->row == NO_ROW)
+		return;
+	insn->sp_offset = entry.sp_offset;
+	insn->bp_offset = entry.bp_offset;
+	table_meaning(entry.word, &insn->sp_reg, &insn->bp_reg, &insn->type);
+}
+
 void table_claim(struct insn *insn)
 {
 	int64_t row = last_at(ip, header.rows, insn->pc);
@@ -92,8 +130,10 @@ void table_claim(struct insn *insn)
 	insn->row = NO_ROW;
 	insn->type = TYPE_UNDEFINED;
 	insn->intra = false;
-	if (!table_knows(insn->pc))
+	if (!table_knows(insn->pc)) {
+		claim_of_module(insn);
 		return;
+	}
 	insn->intra = is_intra(insn);
 	if (row < 0)
 		return;

@@ -103,6 +103,16 @@ uint64_t target(const struct insn *insn)
 	return insn->target;
 }
 
+int row(const struct insn *insn)
+{
+	return insn->row;
+}
+
+int sp_offset(const struct insn *insn)
+{
+	return insn->sp_offset;
+}
+
 bool known(const struct insn *insn)
 {
 	return insn->sp_known;

@@ -21,7 +21,7 @@ _WORD = ctypes.c_uint64
 def library() -> ctypes.CDLL:
     """Return the rules, compiled for this host."""
     assert COMPILER
-    names = ("check.c", "insn.c", "map.c", "stack.c", "table.c")
+    names = ("check.c", "insn.c", "map.c", "module.c", "stack.c", "table.c")
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "machine.so"
         subprocess.run(

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 
 from harness.boot.shadow import judge
+from harness.boot.shadow.code import Code, code_of
 from harness.boot.shadow.record import Mismatch, parse
 from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType
 from harness.elf.program import Program
 from harness.errors import InfraError
-from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter
+from tests.builders.elfwriter import (
+    ALLOC,
+    ET_EXEC,
+    EXEC,
+    UND,
+    ElfWriter,
+    add_orc,
+    call,
+)
 
 GOOD = {"misread": 0, "control_seen": 1, "control_clean": 1}
 
@@ -23,8 +32,14 @@ def report(**counts: int) -> bytes:
     return "\n".join([*lines, "end", ""]).encode()
 
 
-def places(*rows: tuple[int, int, int]) -> bytes:
-    return b"".join(struct.pack("<3Q16s", *row, b"\x90") for row in rows)
+def places(*rows: tuple[int, ...]) -> bytes:
+    """Return what is left of (pc, verified, other, row of the table)."""
+    whole = [(*row, 0)[:4] for row in rows]
+    return b"".join(struct.pack("<3Qq16s", *row, b"\x90") for row in whole)
+
+
+def module(name: str, first_row: int, *ip: int) -> bytes:
+    return struct.pack(f"<56s2Q{len(ip)}Q", name.encode(), first_row, len(ip), *ip)
 
 
 def test_the_record_is_sorted_columns() -> None:
@@ -76,7 +91,7 @@ def test_what_makes_a_run_no_verdict(counts: dict[str, int], reason: str) -> Non
     assert "only 5 claims" in judge.reason_against(replace(found, counts=GOOD), least=6)
 
 
-BASE = 0xFFFFFFFF81000000
+BASE, LOADED = 0xFFFFFFFF81000000, 0xFFFFFFFFC0000000
 
 
 def orc_table() -> OrcTable:
@@ -106,15 +121,20 @@ def linked() -> Program:
 
 def test_each_entry_has_its_counts() -> None:
     """An instruction counts for the entry that holds there, foreign text for none."""
-    rows = ((BASE, 1, 0), (BASE + 2, 10, 5), (BASE + 9, 0, 7), (BASE + 0x99, 0, 3))
-    found, table = parse(report(), places(*rows)), orc_table()
-    known = np.array([True, True, True, False])
-    seen = judge.seen(found, table, known)
+    rows = [(BASE, 1, 0, 0), (BASE + 2, 10, 5, 0), (BASE + 9, 0, 7, 2)]
+    rows += [(BASE + 0x99, 0, 3, -1), (LOADED, 6, 1, 4), (LOADED + 1, 0, 2, 4)]
+    loaded = module("late", 5, LOADED + 64) + module("early", 3, LOADED - 8, LOADED)
+    found, table = parse(report(), places(*rows), loaded), orc_table()
+    seen = judge.seen(found, table)
 
     assert seen.executed.tolist() == [16, 0, 7]
     assert seen.verified.tolist() == [11, 0, 0]
-    counts = judge.counts(found, table, seen, known)
-    assert counts["verified"] == 11
+    counts = judge.counts(found, table, seen)
+    assert counts["verified"] == 17
+    assert counts["modules_with_a_table"] == 2
+    assert counts["verified_in_modules"] == 6
+    assert counts["module_entries_verified"] == 1
+    assert [one.name for one in found.modules] == ["early", "late"]
     assert (counts["without_a_state"], counts["without_a_table"]) == (7, 3)
 
 
@@ -129,7 +149,7 @@ def test_a_finding_for_each_entry_that_was_wrong() -> None:
     """Its instructions are places of one; what would be right is said."""
     lines = mismatch(BASE + 2, 0) + mismatch(BASE, 0) + mismatch(BASE + 4, 1, truth=0)
     found = parse(lines + report(), b"")
-    first, second = judge.findings(found, orc_table(), linked(), "native")
+    first, second = judge.findings(found, Code(linked(), orc_table()), "native")
 
     assert str(first.location) == "entry"
     assert first.declared == "sp+8 regs(partial)"
@@ -142,7 +162,7 @@ def test_a_finding_for_each_entry_that_was_wrong() -> None:
 def test_a_callee_that_moved_the_stack_is_the_cause() -> None:
     """In the words of the static finding, so that one entry of the baseline has both."""
     found = parse(mismatch(BASE, 0, returned=BASE + 8) + report(), b"")
-    (finding,) = judge.findings(found, orc_table(), linked(), "native")
+    (finding,) = judge.findings(found, Code(linked(), orc_table()), "native")
 
     assert finding.key == "shadow/cfa:callee callee under sp+8 regs(partial)"
 
@@ -151,7 +171,44 @@ def test_a_lost_frame_pointer_is_a_rule_of_its_own() -> None:
     """The same entry may be wrong in both."""
     lines = mismatch(BASE, 0) + mismatch(BASE, 0, "bp", claimed=1, truth=0xBEEF)
     found = parse(lines + report(), b"")
-    first, second = judge.findings(found, orc_table(), linked(), "native")
+    first, second = judge.findings(found, Code(linked(), orc_table()), "native")
 
     assert (first.rule, second.rule) == ("shadow/bp", "shadow/cfa")
     assert first.actual == "%rbp was 0xbeef at the call"
+
+
+def test_a_finding_in_a_module_is_where_its_file_has_it() -> None:
+    """Its rows are those of its file, wherever each of its sections was loaded."""
+    writer = ElfWriter()
+    first = writer.section(".text", b"\x90\xc3", flags=ALLOC | EXEC)
+    second = writer.section(".init.text", b"\x90\xc3", flags=ALLOC | EXEC)
+    writer.symbol("early", second, 0, 2)
+    writer.symbol("late", first, 0, 2)
+    add_orc(writer, second, [(0, call(8)), (1, call(24)), (2, UND)])
+    ip = (LOADED, LOADED + 1, LOADED + 2)
+    line = mismatch(LOADED + 1, 4, truth=0x108)
+    found = parse(line + report(), b"", module("a_b", 3, *ip))
+    files = {"a-b.ko": writer.build()}
+    code = code_of(linked(), orc_table(), files, found.modules)
+    (finding,) = judge.findings(found, code, "native")
+
+    assert str(finding.location) == "early+0x1"
+    assert finding.location.object == "a-b.ko"
+    assert (finding.declared, finding.actual) == ("sp+24 call", "sp+32 call")
+    assert any("behind entry" in line for line in finding.window)
+    twice = module("a_b", 6, *ip) + module("a_b", 3, *ip)
+    again = parse(line + report(), b"", twice).modules
+    (finding,) = judge.findings(
+        found, code_of(linked(), orc_table(), files, again), "native"
+    )
+    assert finding.declared == "sp+24 call"
+    with pytest.raises(InfraError, match="'a_b' with 3 entries"):
+        code_of(linked(), orc_table(), {}, found.modules)
+
+
+def test_modules_that_are_cut_are_no_verdict() -> None:
+    """QEMU was killed while it wrote them."""
+    whole = module("m", 3, LOADED)
+    for size in (len(whole) - 1, 40):
+        with pytest.raises(InfraError, match="more of modules"):
+            parse(report(), b"", whole[:size])

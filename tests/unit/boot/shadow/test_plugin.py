@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,64 @@ def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert inside == [False, True, False]
     path.write_bytes(data[:-1])
     assert not lib.table_load(str(path).encode())
+
+
+MODULE = 0xFFFFFFFFC0000000
+CALL_SP, NOTHING = 0x205, 0  # type and registers of format v3
+
+
+def loaded(at: int, *rows: tuple[int, int], sp_offset: int = 8, first: int = 3) -> None:
+    """Load a module's table: (address, word); it is where no text is."""
+    count = len(rows)
+    where = [ip - (at + 4 * number) for number, (ip, _) in enumerate(rows)]
+    entries = b"".join(struct.pack("<2hH", sp_offset, 0, word) for _, word in rows)
+    library().module_add(
+        b"m".ljust(56, b"\0"),
+        first,
+        ctypes.c_uint64(at),
+        (ctypes.c_int32 * count)(*where),
+        entries,
+        ctypes.c_size_t(count),
+    )
+
+
+def claims(pc: int) -> tuple[int, int]:
+    """Return the row that holds at ``pc``, and the offset that it claims."""
+    lib, data = library(), b"\x90"
+    size = ctypes.c_uint64(1)
+    at = ctypes.c_uint64(lib.place(ctypes.c_uint64(pc), data, size, size))
+    lib.table_claim(at)
+    return lib.row(at), lib.sp_offset(at)
+
+
+def test_modules_have_tables_of_their_own(tmp_path: Path) -> None:
+    """Rows count on, in the order of the file, whatever that of the addresses is."""
+    text = KernelText(((0x1000, 0x1010),), (0, 0), [], [])
+    path = tmp_path / "table"
+    none = np.zeros(0, dtype=np.uint64)
+    path.write_bytes(table.columns(orc_table(), text, none))
+    lib = library()
+    assert lib.table_load(str(path).encode())
+    lib.module_forget()
+    late, early = MODULE + 0x1000, MODULE
+    loaded(MODULE + 0x9000, (late, CALL_SP), (late + 4, NOTHING), (early, CALL_SP))
+    assert claims(late + 3) == (3, 8)
+    assert claims(late + 4)[0] == -1
+    assert claims(early - 1)[0] == -1
+    assert claims(early) == (5, 8)
+    assert claims(0x1002)[0] == 0
+    assert lib.module_rows() == 3
+
+
+def test_a_module_in_the_place_of_another(tmp_path: Path) -> None:
+    """What was unloaded claims nothing any more; its neighbour does."""
+    lib = library()
+    lib.module_forget()
+    end = [(MODULE + 0x100, NOTHING)]
+    loaded(MODULE + 0x9000, (MODULE, CALL_SP), (MODULE + 8, CALL_SP), *end)
+    other = MODULE + 0x2000
+    loaded(MODULE + 0x9100, (other, CALL_SP), (other + 8, NOTHING), first=6)
+    loaded(MODULE + 0x9200, (MODULE + 4, CALL_SP), *end, sp_offset=16, first=8)
+    assert claims(MODULE + 8) == (8, 16)
+    assert claims(MODULE)[0] == -1
+    assert claims(other) == (6, 8)

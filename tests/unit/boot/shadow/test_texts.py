@@ -29,6 +29,7 @@ def ran(*executed: tuple[int, str, bool], original: bytes = PV_CALL) -> Texts:
         np.array([home + at for at, _, _ in executed], np.uint64),
         right,
         np.uint64(1) - right,
+        np.zeros(len(executed), np.int64),
         np.frombuffer(b"".join(code), np.uint8).reshape(-1, 16),
     )
     return texts(record, alternatives, build_streams(program, alternatives))

@@ -23,7 +23,13 @@ _NEEDS_NO_OTHER = b"\0depends=\0"  # in .modinfo
 _FLAT = "-Wl,--oformat=binary,-Ttext=0,-e,start,--build-id=none"
 # name -> further arguments, and sources
 _PROGRAMS = {
-    "init": (("-s",), ("init.c", "workload.c", "events.c")),
+    "init": (
+        ("-s", "-Wno-unused-result"),
+        (
+            *("init.c", "workload.c", "events.c", "state.c", "memory.c"),
+            *("calls.c", "trace.c", "tree.c"),
+        ),
+    ),
     "host": (("-s",), ("host.c",)),
     "probe": (("-nostdlib", _FLAT), ("probe.S",)),
 }

@@ -7,6 +7,7 @@
  *	orc.port=N	I/O port of the evidence channel (0xe9)
  *	orc.memory=N	physical address of memory to use in place of the port
  *	orc.hold=SECONDS	keep the workload running that long before the end
+ *	orc.wide=1	run those parts of the workload, too, that are there to be wide
  *	orc.nmi=1	wait for the host to inject an NMI at "mark nmi"
  *	orc.panic=1	crash the kernel after hello
  *	orc.hang=1	never come to an end after hello
@@ -302,9 +303,14 @@ static void facts(void)
 
 static void run_workload(void)
 {
-	for (unsigned int i = 0; i < workload_parts; i++) {
-		int asked = 0, done = workload[i].run(&asked);
+	long wide = ev_number("wide", 0);
 
+	for (unsigned int i = 0; i < workload_parts; i++) {
+		int asked = 0, done;
+
+		if (workload[i].wide && !wide)
+			continue;
+		done = workload[i].run(&asked);
 		if (asked)
 			ev_line("part %s %d %d", workload[i].name, done, asked);
 		else
@@ -321,9 +327,11 @@ static void hold(long seconds)
 	end.tv_sec += seconds;
 	ev_line("mark hold");
 	do {
+		const struct part *part = &workload[rounds++ % workload_parts];
 		int asked = 0;
 
-		workload[rounds++ % workload_parts].run(&asked);
+		if (!part->wide)
+			part->run(&asked);
 		clock_gettime(CLOCK_MONOTONIC, &now);
 	} while (now.tv_sec < end.tv_sec ||
 		 (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));

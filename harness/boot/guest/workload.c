@@ -400,5 +400,7 @@ const struct part workload[] = {
 	{ "signals", signals },	  { "timers", timers },	      { "events", events },
 	{ "pipes", pipes },
 	{ "threads", threads },	  { "processes", processes }, { "ipis", ipis },
+	{ "state", state, 1 },	  { "memory", memory, 1 },    { "calls", calls, 1 },
+	{ "trace", trace, 1 },	  { "tree", tree, 1 },
 };
 const unsigned int workload_parts = sizeof(workload) / sizeof(*workload);

@@ -19,11 +19,13 @@
 
 /*
  * One part of the workload: makes the kernel run a kind of entry code, and
- * counts what the kernel did as asked. "asked" is set by the part itself.
+ * counts what the kernel did as asked. "asked" is set by the part itself. A wide one
+ * makes it run as much of its code as there is, and takes its time.
  */
 struct part {
 	const char *name;
 	int (*run)(int *asked);
+	int wide;
 };
 
 extern const struct part workload[];
@@ -31,5 +33,10 @@ extern const unsigned int workload_parts;
 
 int workload_cpus(void);
 int events(int *asked);
+int state(int *asked);
+int memory(int *asked);
+int calls(int *asked);
+int trace(int *asked);
+int tree(int *asked);
 
 #endif

@@ -22,6 +22,8 @@ from harness.variant import Platform
 
 # Is given the tables of modules (arch/x86/kernel/unwind_orc.c, 4.14 and later).
 _MODULE_INIT = "unwind_module_init"
+# The whole workload (boot/guest/init.c), and what only old programs need.
+_WIDE = "orc.wide=1 vsyscall=emulate"
 LEAST_VERIFIED = 10_000_000  # a boot of the small kernel has 90 million
 
 
@@ -124,7 +126,8 @@ def check(
         arguments = (*arguments, f"module={init:#x}")
     equipped = equip(toolbox, columns, platform, *arguments)
     # this host's KVM executes what no plugin sees, and the table is of linked addresses
-    config = replace(config, host_kvm=False, kaslr=False)
+    append = f"{config.append} {_WIDE}".strip()
+    config = replace(config, host_kvm=False, kaslr=False, append=append)
     with boot.session(toolbox, kernel, platform, config, equipped) as running:
         running.start()
         ended = running.end()

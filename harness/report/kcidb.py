@@ -2,7 +2,8 @@
 
 A checkout for the run, a build per variant, a test per other stage, with the statuses
 that we have from there. A finding is an issue, named by its key, so that it is the same
-one in every report; that it was found, new or known, is an incident.
+one in every report; that it was found, new or known, is an incident. What is of all
+variants is of no build, and left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.errors import UserError
 from harness.report import text
@@ -37,6 +39,8 @@ def to_kcidb(result: RunResult, origin: str = ORIGIN) -> str:
         raise UserError(
             f"{origin!r} is no origin", hint="lower-case letters, digits, underscores"
         )
+    stages = [stage for stage in result.stages if stage.stage is not Stage.COVERAGE]
+    result = replace(result, stages=tuple(stages))
     run = f"{origin}:{result.run_id}"
     document: Entry = {
         "version": VERSION,

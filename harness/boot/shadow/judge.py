@@ -125,6 +125,8 @@ def reason_against(record: Record, least: int) -> str:
     verified = int(record.verified.sum())
     if count.get("misread"):
         return f"the plugin took %rsp for unchanged {count['misread']} times"
+    if unread := count.get("modules_unread"):
+        return f"the tables of {unread} modules were not where the kernel takes them"
     if verified < least:
         return f"only {verified} claims were checked, expected {least}"
     if not count.get("control_seen"):

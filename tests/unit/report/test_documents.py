@@ -101,6 +101,14 @@ def test_kcidb_takes_whatever_people_call_things(words: str, again: bool) -> Non
     assert len(ids) == len(set(ids)) == 1 + again
 
 
+def test_kcidb_has_builds_only() -> None:
+    """What all variants have covered together is a test of none of them."""
+    both = run(stage(variant="xen"), stage(of=Stage.COVERAGE, variant="all"))
+    found = kcidb(both)
+    assert [build["config_name"] for build in found["builds"]] == ["xen"]
+    assert len(found["tests"]) == 1
+
+
 def test_kcidb_origin() -> None:
     """It is checked before anybody sends it."""
     with pytest.raises(UserError, match="'My CI' is no origin"):

@@ -37,6 +37,7 @@ struct counts {
 	uint64_t bp_verified;	/* saved RBPs that were what they had been */
 	uint64_t undecided;	/* claims without a truth to compare with */
 	uint64_t misread;	/* RSP is not what was worked out: our fault */
+	uint64_t modules_unread;	/* whose table was not where the kernel has it */
 };
 
 /* A claim that was false. What it says of the context is of the first time. */

@@ -13,21 +13,18 @@
  *
  * It judges nothing: what the numbers mean is harness/boot/shadow/'s to say.
  */
-#include <inttypes.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "check.h"
 #include "map.h"
 #include "module.h"
-#include "qemu.h"
+#include "nested.h"
+#include "output.h"
 #include "table.h"
 
-#define MAX_CPUS 64
 #define POOL 4096
 #define SPINS 64
 #define MODULE_NAME_OFFSET 24	/* struct module: an int, a list_head, the name */
@@ -36,18 +33,7 @@
 
 int qemu_plugin_version = 4;
 
-/*
- * The CPU that each of the machine's runs: itself, or that of a nested guest whose
- * VMCB was the last to be run there.
- */
-static struct cpu *running[MAX_CPUS];
-static struct map guests;	/* by the address of the VMCB */
-/*
- * A nested guest's host may have its text where the guest has its own. What is
- * executed between a vmrun and what is behind it is the guest's.
- */
-static const uint8_t *behind_vmrun;	/* its code */
-static bool in_guest;
+struct cpu *running[MAX_CPUS];
 static struct map insns;	/* by address */
 static struct qemu_plugin_register *registers[REG_COUNT];
 static GByteArray *bytes;
@@ -127,7 +113,7 @@ static void on_known(unsigned int vcpu, void *insn)
 	unlock();
 }
 
-static struct cpu *new_cpu(void)
+struct cpu *new_cpu(void)
 {
 	struct cpu *cpu = malloc(sizeof(*cpu));
 
@@ -135,35 +121,6 @@ static struct cpu *new_cpu(void)
 		abort();
 	cpu_init(cpu);
 	return cpu;
-}
-
-/* The host of nested guests is about to run one, whose VMCB is at RAX. */
-static void on_vmrun(unsigned int vcpu, void *unused)
-{
-	uint64_t vmcb = machine_register(REG_AX);
-
-	(void)unused;
-	if (!map_get(&guests, vmcb))
-		map_put(&guests, vmcb, new_cpu());
-	running[vcpu] = map_get(&guests, vmcb);
-	in_guest = true;
-}
-
-static void on_vmexit(unsigned int vcpu, void *unused)
-{
-	(void)vcpu;
-	(void)unused;
-	in_guest = false;
-}
-
-static bool is_vmrun(const struct qemu_plugin_insn *insn)
-{
-	static const uint8_t vmrun[] = { 0x0f, 0x01, 0xd8 };
-	uint8_t code[sizeof(vmrun)];
-
-	return qemu_plugin_insn_size(insn) == sizeof(vmrun) &&
-	       qemu_plugin_insn_data(insn, code, sizeof(code)) == sizeof(code) &&
-	       !memcmp(code, vmrun, sizeof(code));
 }
 
 static struct insn *new_insn(void)
@@ -252,47 +209,32 @@ static void instrument(struct qemu_plugin_insn *at, struct insn *insn,
  */
 static void on_module(unsigned int vcpu, void *unused)
 {
-	uint64_t module = machine_register(REG_DI), at = machine_register(REG_SI);
-	size_t count = machine_register(REG_DX) / sizeof(int32_t);
-	size_t size = count * sizeof(struct orc_entry);
+	uint64_t module, at;
 	char name[MODULE_NAME_BYTES];
-	struct orc_entry *entries = malloc(size + 1);
-	int32_t *distances = calloc(count + 1, sizeof(*distances));
+	struct orc_entry *entries;
+	int32_t *distances;
+	size_t count, size;
 
 	(void)vcpu;
 	(void)unused;
 	lock();
-	if (entries && distances && machine_read(module + MODULE_NAME_OFFSET, name, sizeof(name)) &&
+	module = machine_register(REG_DI);
+	at = machine_register(REG_SI);
+	count = machine_register(REG_DX) / sizeof(*distances);
+	size = count * sizeof(*entries);
+	entries = malloc(size + 1);
+	distances = calloc(count + 1, sizeof(*distances));
+	if (!entries || !distances)
+		abort();
+	if (machine_read(module + MODULE_NAME_OFFSET, name, sizeof(name)) &&
 	    machine_read(at, distances, count * sizeof(*distances)) &&
 	    machine_read(machine_register(REG_CX), entries, size))
 		module_add(name, table_rows() + module_rows(), at, distances, entries, count);
+	else
+		counts.modules_unread++;
 	unlock();
 	free(entries);
 	free(distances);
-}
-
-/* Watch the host of nested guests; true if the block is the host's. */
-static bool is_host(const struct qemu_plugin_tb *tb)
-{
-	struct qemu_plugin_insn *first = qemu_plugin_tb_get_insn(tb, 0);
-	bool exit = behind_vmrun && qemu_plugin_insn_haddr(first) == behind_vmrun;
-
-	if (in_guest && !exit)
-		return false;
-	if (exit)
-		qemu_plugin_register_vcpu_insn_exec_cb(first, on_vmexit,
-						       QEMU_PLUGIN_CB_NO_REGS, NULL);
-	for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++) {
-		struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
-
-		if (!is_vmrun(at))
-			continue;
-		behind_vmrun = (uint8_t *)qemu_plugin_insn_haddr(at) +
-			       qemu_plugin_insn_size(at);
-		qemu_plugin_register_vcpu_insn_exec_cb(at, on_vmrun,
-						       QEMU_PLUGIN_CB_R_REGS, NULL);
-	}
-	return true;
 }
 
 /*
@@ -316,7 +258,7 @@ static void take_block(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 	size_t count = qemu_plugin_tb_n_insns(tb);
 	struct insn *before = NULL;
 
-	if (options.nested && is_host(tb))
+	if (options.nested && nested_is_host(tb))
 		return;
 	for (size_t i = 0; i < count; i++) {
 		struct qemu_plugin_insn *at = qemu_plugin_tb_get_insn(tb, i);
@@ -362,90 +304,12 @@ static void on_cpu(qemu_plugin_id_t id, unsigned int vcpu)
 	unlock();
 }
 
-/* The end: what was counted. */
-
-static FILE *output(const char *suffix)
-{
-	char *path = g_strconcat(out, suffix, NULL);
-	FILE *file = fopen(path, "wb");
-
-	if (!file)
-		perror(path);
-	g_free(path);
-	return file;
-}
-
-static void write_place(const struct insn *insn, FILE *file)
-{
-	if (!(insn->verified + insn->other))
-		return;
-	fwrite((uint64_t[]){ insn->pc, insn->verified, insn->other, insn->row },
-	       sizeof(uint64_t), 4, file);
-	fwrite(insn->code, sizeof(insn->code), 1, file);
-}
-
-static void write_places(FILE *file)
-{
-	for (size_t i = 0; i < insns.size; i++) {
-		const struct insn *insn = insns.slots[i].value;
-
-		for (; insn; insn = insn->before)
-			write_place(insn, file);
-	}
-}
-
-static void write_report(FILE *file)
-{
-	const struct insn *insn = control.insn;
-
-	fprintf(file, "cpu_ms %ld\n", clock() / (CLOCKS_PER_SEC / 1000));
-	fprintf(file, "entries %" PRIu64 "\n", counts.entries);
-	fprintf(file, "frames_built %" PRIu64 "\n", counts.frames_built);
-	fprintf(file, "frames_moved %" PRIu64 "\n", counts.frames_moved);
-	fprintf(file, "adopted %" PRIu64 "\n", counts.adopted);
-	fprintf(file, "proved %" PRIu64 "\n", counts.proved);
-	fprintf(file, "abandoned %" PRIu64 "\n", counts.abandoned);
-	fprintf(file, "bp_verified %" PRIu64 "\n", counts.bp_verified);
-	fprintf(file, "undecided %" PRIu64 "\n", counts.undecided);
-	fprintf(file, "misread %" PRIu64 "\n", counts.misread);
-	fprintf(file, "control_seen %d\n", control.seen);
-	fprintf(file, "control_clean %d\n",
-		control.seen && insn->verified > control.verified);
-	for (size_t i = 0; i < mismatch_count; i++) {
-		const struct mismatch *one = &mismatches[i];
-
-		if (one->count)
-			fprintf(file, "mismatch %s %#" PRIx64 " %" PRId32 " %" PRIu64
-				" %#" PRIx64 " %#" PRIx64 " %#" PRIx64 " %#" PRIx64
-				" %#" PRIx64 " %#" PRIx64 "\n",
-				one->claim == CLAIM_BP ? "bp" : "cfa",
-				one->insn->pc, one->insn->row, one->count,
-				one->claimed, one->truth, one->rsp, one->from,
-				one->returned, one->caller);
-	}
-	fprintf(file, "end\n");
-}
-
 static void at_exit(qemu_plugin_id_t id, void *data)
 {
-	FILE *places = output(".places"), *report = output(".report");
-	FILE *modules = output(".modules");
-
 	(void)id;
 	(void)data;
 	finish();
-	if (places) {
-		write_places(places);
-		fclose(places);
-	}
-	if (modules) {
-		module_write(modules);
-		fclose(modules);
-	}
-	if (report) {
-		write_report(report);
-		fclose(report);
-	}
+	output_write(out, &insns);
 }
 
 static void register_callbacks(qemu_plugin_id_t id)

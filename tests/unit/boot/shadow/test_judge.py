@@ -78,6 +78,7 @@ def test_a_record_that_is_not_whole_is_no_verdict(text: bytes, rows: bytes) -> N
     [
         ({}, ""),
         ({"misread": 1}, "took %rsp for unchanged 1 times"),
+        ({"modules_unread": 2}, "the tables of 2 modules"),
         ({"control_seen": 0}, "control did not fail"),
         ({"control_clean": 0}, "not verified again"),
     ],

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Output: what was counted, as harness/boot/shadow/record.py reads it. */
+#ifndef OUTPUT_H
+#define OUTPUT_H
+
+#include "map.h"
+
+/* Write PREFIX.report, PREFIX.places (of insns) and PREFIX.modules. */
+void output_write(const char *prefix, const struct map *insns);
+
+#endif

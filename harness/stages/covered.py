@@ -12,7 +12,7 @@ from harness.boot import initramfs
 from harness.boot.shadow.record import Record
 from harness.boot.shadow.texts import texts
 from harness.coverage import Cold, Coverage, Kind, Things, things
-from harness.elf.feature import Features, image_features
+from harness.elf.feature import Features
 from harness.elf.place import Places
 from harness.elf.program import Program, parse
 from harness.text.insn import U64
@@ -49,16 +49,20 @@ class Covered:
 
 
 def covered(
-    program: Program, modules: Iterable[Path], platform: Platform, record: Record
+    program: Program,
+    features: Features,
+    modules: Iterable[Path],
+    platform: Platform,
+    record: Record,
 ) -> Covered:
     """Return what ``record``, of a boot of ``program``, has covered.
 
-    The guest was given ``modules``: what they import is reachable.
+    ``features`` are its names of them. The guest was given ``modules``: what they
+    import is reachable.
 
     Raises:
         FormatError: the program has no ORC, or a table that we cannot read.
     """
-    features = image_features(program)
     columns = read_columns(program, features)
     assert columns is not None, "a kernel without ORC was checked"
     can = reached(columns, platform, _imported(program, modules))

@@ -16,14 +16,13 @@ from harness.boot.readback.memory import GuestMemory
 from harness.boot.readback.taken import Taken, take
 from harness.boot.readback.verdict import Verdict, judge
 from harness.elf.core import parse_core
-from harness.elf.feature import Features, image_features, parse_cpufeatures
 from harness.elf.file import map_file
 from harness.elf.program import Program, load
 from harness.errors import ExitCode, HarnessError, InfraError, UserError
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.guard import Missing, guard, judged, skipped
-from harness.stages.subject import Subject
+from harness.stages.subject import Subject, names_of
 from harness.variant import Platform
 
 STOPS, STOP_S = 50, 0.005
@@ -134,7 +133,7 @@ def stage_dump(core: Path, build: Path, progress: Progress) -> StageResult:
         memory = DumpMemory(parse_core(map_file(core), core.name), program)
         taken = take(program, memory, init=init_is_there(memory, program))
         progress(f"predicting the text of {program.name}")
-        verdict = judge(taken, _names(found.cpufeatures, program), "")
+        verdict = judge(taken, names_of(found.cpufeatures, program), "")
         command = ["orc-harness", "readback", str(build), "--vmcore", str(core)]
         return result_of(verdict, core.name, shlex.join(command))
 
@@ -142,8 +141,7 @@ def stage_dump(core: Path, build: Path, progress: Progress) -> StageResult:
 
 
 def _judged(subject: Subject, taken: Taken, later: Taken | None = None) -> StageResult:
-    header = kernel_build.find(subject.kernel.vmlinux.parent).cpufeatures
-    names = _names(header, taken.linked)
+    names = subject.features(taken.linked)
     verdict = judge(taken, names, subject.platform)
     if later is not None:
         verdict = verdict.with_later(judge(later, names, subject.platform))
@@ -162,12 +160,6 @@ def result_of(verdict: Verdict, name: str, command: str) -> StageResult:
         reason=verdict.reason,
         exit_code=ExitCode.INFRASTRUCTURE,
     )
-
-
-def _names(header: Path | None, program: Program) -> Features:
-    if header is None:
-        return image_features(program)
-    return parse_cpufeatures(header.read_text())
 
 
 def _command(subject: Subject) -> str:

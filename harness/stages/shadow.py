@@ -71,7 +71,8 @@ def _judged(
             f"executed where no table is, followed and not checked: {unchecked}"
         )
     modules = subject.kernel.modules
-    has = covered(program, modules, subject.platform, result.record)
+    names = subject.features(program)
+    has = covered(program, names, modules, subject.platform, result.record)
     counts = result.counts | has.counts
     judgement = judged(Stage.SHADOW, subject.name, again, counts, notes)
     return unless(judgement, result.reason), has.coverage

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness import kernel_build
 from harness.boot.boot import Kernel
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
+from harness.elf.feature import Features, image_features, parse_cpufeatures
+from harness.elf.program import Program
 from harness.variant import Platform
 
 
@@ -28,6 +32,11 @@ class Subject:
     toolbox: Callable[[], Toolbox]
     config: MachineConfig
 
+    def features(self, program: Program) -> Features:
+        """Return what the features of ``program``, its kernel, are called."""
+        header = kernel_build.find(self.kernel.vmlinux.parent).cpufeatures
+        return names_of(header, program)
+
     @property
     def command(self) -> str:
         """What boots it again."""
@@ -43,3 +52,10 @@ class Subject:
         if self.config.smp != usual.smp:
             argv += ["--smp", str(self.config.smp)]
         return shlex.join(argv)
+
+
+def names_of(header: Path | None, program: Program) -> Features:
+    """Return the features of ``program`` by its cpufeatures.h, if that is at hand."""
+    if header is None:
+        return image_features(program)
+    return parse_cpufeatures(header.read_text())

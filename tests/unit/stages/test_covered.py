@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.boot.shadow.record import Record
 from harness.coverage import Kind
+from harness.elf.feature import Features
 from harness.elf.program import Program
 from harness.stages.covered import Covered, covered
 from harness.variant import Platform
@@ -30,7 +31,8 @@ def boot(program: Program, *executed: tuple[int, str, int], **more: object) -> C
         np.frombuffer(b"".join(code), np.uint8).reshape(-1, 16),
     )
     modules = more.get("modules", ())
-    return covered(program, modules, Platform.NATIVE, record)  # type: ignore[arg-type]
+    names = Features({}, 0, "test")
+    return covered(program, names, modules, Platform.NATIVE, record)  # type: ignore[arg-type]
 
 
 CODE = "90" + "c3" + "cc" * 14 + "c3"

@@ -57,6 +57,7 @@ def staged(
     monkeypatch.setattr(shadow, "shadow", boots)
     monkeypatch.setattr(shadow, "load", lambda _: None)
     monkeypatch.setattr(shadow, "covered", lambda *_: COVERED)
+    monkeypatch.setattr(Subject, "features", lambda *_: None)
     judgement, covers = shadow.stage(SUBJECT, BOOTED, silent)
     sound = isinstance(result, ShadowResult) and not result.reason
     assert covers is (COVERED.coverage if sound else None)

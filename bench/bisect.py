@@ -19,7 +19,7 @@ from pathlib import Path
 from harness.bisect import request as requests
 from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.request import Request
-from harness.bisect.search import First
+from harness.bisect.search import First, Untestable
 from harness.cli.console import board
 from harness.corpus.plant import read_plants
 from harness.errors import ExitCode
@@ -57,7 +57,10 @@ def pace(found: Bisection) -> Pace:
     kept = [a.seconds for a in found.answers if not a.clean and a.digest][2:]
     looks = [found.first, *found.parents]
     clean = [look.seconds for look in looks if look is not None]
-    return Pace(len(kept), statistics.median(kept), statistics.median(clean))
+    first_s = found.answers[0].seconds  # of the bad end: its directory was empty, too
+    return Pace(
+        len(kept), statistics.median(kept), statistics.median(clean or [first_s])
+    )
 
 
 def bisect(source: Path, plant: str, commits: int, seed: int) -> bool:
@@ -73,24 +76,43 @@ def bisect(source: Path, plant: str, commits: int, seed: int) -> bool:
         with board() as lines:
             found = requests.bisect(request, history.good, history.bad, lines)
         _print(plant, seed, found, history)
-        right = found.conclusion == First(history.culprit)
-        return right and found.revert is Revert.GONE
+        return _right(found, history)
     finally:
         shutil.rmtree(requests.find_room(root).directory, ignore_errors=True)
         shutil.rmtree(root)
 
 
+def _right(found: Bisection, history: History) -> bool:
+    """Whether it is the culprit, alone or singled out by the reverts of a range.
+
+    Made on a commit that does not build it cannot be the *first* bad one.
+    """
+    if isinstance(found.conclusion, Untestable):
+        one_of = {history.culprit} | history.unbuildable
+        only_those = set(found.conclusion.commits) <= one_of
+        return only_those and found.culprit == history.culprit
+    gone = found.reverts.get(history.culprit) is Revert.GONE
+    return found.conclusion == First(history.culprit) and gone
+
+
 def _print(plant: str, seed: int, found: Bisection, history: History) -> None:
-    right = found.conclusion == First(history.culprit)
+    right = _right(found, history)
     measured = pace(found)
     skips = sum(answer.outcome == "skip" for answer in found.answers)
     print(
-        f"{plant} seed {seed}: {'right' if right else f'WRONG: {found.conclusion}'}, "
+        f"{plant} seed {seed}: {_verdict(right, found)}, "
         f"{len(found.answers)} answers ({skips} skipped) in {found.seconds:.0f} s; "
         f"{measured.kept_s:.1f} s a step = {60 / measured.kept_s:.1f} per minute, "
         f"{measured.clean_s:.1f} s in an empty directory = {measured.faster:.1f} times",
         flush=True,
     )
+
+
+def _verdict(right: bool, found: Bisection) -> str:
+    if not right:
+        return f"WRONG: {found.conclusion}"
+    alone = isinstance(found.conclusion, First)
+    return "right" if alone else "right (made on one that does not build: by reverts)"
 
 
 def main() -> int:

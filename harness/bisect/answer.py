@@ -1,4 +1,4 @@
-"""Answer: what one commit says to the question, in git's own three words."""
+"""Answer: what one commit (or configuration) says, in git's own three words."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Answer:
         toolchain: the image that it was built in.
         clean: it was built in an output directory that held nothing before.
         runs: how often it was looked at.
+        shown: in how many of those looks the finding was there.
         seconds: how long that took.
     """
 
@@ -37,4 +38,5 @@ class Answer:
     toolchain: str = ""
     clean: bool = False
     runs: int = 1
+    shown: int = 0
     seconds: float = 0.0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from harness.bisect.answer import Answer
-from harness.bisect.probe import Sight
 from harness.bisect.question import Question
 from harness.bisect.search import Conclusion, First
+from harness.bisect.sight import Sight
 from harness.finding import Finding
 
 
@@ -30,7 +31,10 @@ class Bisection:
         others: how many more findings are there that the good end has not.
         answers: all that count, in the order they came.
         first, parents: clean looks at the first bad commit and what it is made on.
-        revert: None unless there is a first bad commit.
+        reverts: what reverting the first bad commit came to; of an untestable range
+            that is short, reverting each of it.
+        rate: how often a bad kernel shows the finding, at least, when looked at.
+        confidence: the chance, at least, that no ``good`` was a bad one.
         seconds: how long this run of it took.
     """
 
@@ -41,10 +45,20 @@ class Bisection:
     conclusion: Conclusion
     first: Sight | None = None
     parents: tuple[Sight, ...] = ()
-    revert: Revert | None = None
+    reverts: Mapping[str, Revert] = field(default_factory=dict)
+    rate: float = 1.0
+    confidence: float = 1.0
     seconds: float = 0.0
 
     @property
     def found(self) -> bool:
         """Whether there is one first bad commit."""
         return isinstance(self.conclusion, First)
+
+    @property
+    def culprit(self) -> str:
+        """The first bad commit; of a range, the only one without which it is gone."""
+        if isinstance(self.conclusion, First):
+            return self.conclusion.commit
+        gone = [c for c, revert in self.reverts.items() if revert is Revert.GONE]
+        return gone[0] if len(gone) == 1 else ""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.bisection import Bisection
 from harness.bisect.excerpt import excerpt
-from harness.bisect.probe import Sight
 from harness.bisect.question import occurs
 from harness.bisect.repository import Commit
 from harness.bisect.search import Contradiction, First, Untestable
+from harness.bisect.sight import Sight
 from harness.report import text
 
 About = Callable[[str], Commit]
@@ -35,7 +35,8 @@ def _paragraphs(
         yield f"  ({found.others} more findings are new there, too.)"
     if found.first is not None:
         yield from _windows(found, found.first)
-        yield from _section("Reverting it on the bad end", [str(found.revert)])
+    if found.reverts:
+        yield from _section("Reverting on the bad end", _reverted(found, about))
     yield from _section("What was tested", _tested(found, about))
     yield from _section("To do it again", _commands(found, command, step))
 
@@ -69,6 +70,13 @@ def _headline(found: Bisection, about: About) -> Iterator[str]:
     else:
         assert isinstance(conclusion, Contradiction)
         yield f"No single commit makes {key}: the answers contradict each other"
+
+
+def _reverted(found: Bisection, about: About) -> Iterator[str]:
+    for commit, came_to in found.reverts.items():
+        yield f"{about(commit)}: {came_to}"
+    if found.culprit and not found.found:
+        yield f"so it is {about(found.culprit)}, as far as a revert tells"
 
 
 def _windows(found: Bisection, first: Sight) -> Iterator[str]:

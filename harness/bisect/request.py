@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.bisect import journal, replay
-from harness.bisect.answer import Answer, Outcome
+from harness.bisect.answer import Answer
+from harness.bisect.asking import Asking, answered
 from harness.bisect.bisection import Bisection
 from harness.bisect.hunt import Hunt
-from harness.bisect.probe import CLEAN, Prober
-from harness.bisect.question import LINKED, Question, occurs
+from harness.bisect.judge import Validation
+from harness.bisect.probe import Prober
+from harness.bisect.question import LINKED, Question
 from harness.bisect.repository import Repository, check_out, open_repository
+from harness.bisect.sight import Wanted
+from harness.bisect.workbench import CLEAN, Workbench
 from harness.cache import cache_dir, require_space, try_locked
 from harness.container import image
 from harness.container.engine import connect
@@ -107,9 +111,13 @@ def bisect(
     replayed = _replayed(log, repository) if log else {}
     state = room.state(question)
     opening = journal.resume if resume else journal.begin
-    with opening(state, question) as kept, _prober(request, room, board) as prober:
-        prober.evidence = state.with_suffix(".files")
-        hunt = Hunt(question, dag, prober, kept, replayed, board("bisect"))
+    files = state.with_suffix(".files")
+    with (
+        opening(state, question) as kept,
+        _prober(request, room, files, board) as prober,
+    ):
+        asking = Asking(question, prober, kept, board("bisect"))
+        hunt = Hunt(dag, asking, prober, replayed)
         try:
             return hunt.run()
         except InfraError as exc:
@@ -132,18 +140,20 @@ def step(request: Request, board: Board) -> Answer:
             f"{request.tree} is dirty: {dirty[0]} is not as it was committed",
             hint="commits are judged, so commit or stash it",
         )
-    with _prober(request, room, board) as prober:
-        sight = prober.look(commit)
-    outcome = Outcome.SKIP
-    if sight.findings is not None:
-        bad = occurs(request.finding, sight.findings)
-        outcome = Outcome.BAD if bad else Outcome.GOOD
-    return Answer(commit, outcome, sight.reason, toolchain=sight.toolchain)
+    files = room.directory / "files"
+    with _prober(request, room, files, board) as prober:
+        sight = prober.look(commit, Wanted(request.finding))
+    return answered(sight, request.finding)
 
 
 @contextlib.contextmanager
-def _prober(request: Request, room: Room, board: Board) -> Iterator[Prober]:
-    """Yield a prober with all that it takes; the room is ours meanwhile."""
+def _prober(
+    request: Request, room: Room, files: Path, board: Board
+) -> Iterator[Prober]:
+    """Yield a prober with all that it takes; the room is ours meanwhile.
+
+    What clean looks judged is kept in ``files``.
+    """
     require_space(room.directory, SPACE, f"bisecting {room.repository.root}")
     with (
         connect(request.runtime) as engine,
@@ -159,17 +169,16 @@ def _prober(request: Request, room: Room, board: Board) -> Iterator[Prober]:
         kind = LINKED if request.target == LINKED else "objects"
         for left in room.directory.glob(f"*/{CLEAN}*"):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)
-        yield Prober(
+        workbench = Workbench(
             engine,
             images,
-            check_out(room.repository, room.directory),
-            request.variant,
-            request.target,
+            Validation(request.target, files, board("probe")),
             room.directory / f"{kind}-{identity(request.variant).split()[-1]}",
-            room.directory / "files",
             request.jobs,
             board("probe"),
         )
+        checkout = check_out(room.repository, room.directory)
+        yield Prober(checkout, request.variant, workbench)
 
 
 def identity(variant: Variant) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.build import kbuild
@@ -69,9 +69,12 @@ def opened(
     busy.unlink()
 
 
-def make(place: Workplace, target: str, *, reconfigure: bool) -> Path:
+def make(
+    place: Workplace, target: str, more: Sequence[str] = (), *, reconfigure: bool
+) -> Path:
     """Make ``target`` (``vmlinux``, or one object) and return its path.
 
+    ``more`` is made with ``vmlinux``: what it takes to boot it.
     What is configured already is configured anew only where ``reconfigure`` asks.
 
     Raises:
@@ -84,7 +87,7 @@ def make(place: Workplace, target: str, *, reconfigure: bool) -> Path:
     for stale in (made, place.out / "vmlinux.o"):
         stale.unlink(missing_ok=True)
     if target == LINKED:
-        kbuild.make(place, [target])
+        kbuild.make(place, [target, *more])
     else:
         kbuild.make(place, [target], _OBJTOOL, jobs=_IN_TURN)
     if not made.exists():

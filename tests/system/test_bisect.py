@@ -80,7 +80,7 @@ def _require_right(found: Bisection, history: History) -> None:
     assert found.first is not None
     assert found.first.clean
     assert all(sight.findings is not None for sight in found.parents)
-    assert found.revert is Revert.GONE
+    assert set(found.reverts.values()) == {Revert.GONE}
     for answer in found.answers:
         if answer.commit in history.unbuildable:
             assert answer.outcome is Outcome.SKIP

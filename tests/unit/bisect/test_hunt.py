@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from harness.bisect import journal as journals
 from harness.bisect.answer import Answer, Outcome
+from harness.bisect.asking import Asking
 from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.dag import Dag
 from harness.bisect.hunt import Hunt
-from harness.bisect.probe import Sight
 from harness.bisect.question import Question
 from harness.bisect.search import First, Untestable
+from harness.bisect.sight import ONCE, Sight, Wanted
 from harness.errors import InfraError, UserError
 from harness.finding import Finding, Lines, Location
 from tests.unit.bisect.histories import histories, top
@@ -45,13 +46,15 @@ class Kernel:
     conflict: bool = False
     looks: list[tuple[str, bool]] = field(default_factory=list)
 
-    def look(self, commit: str, *, clean: bool = False) -> Sight:
+    def look(self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False) -> Sight:
         if self.dies == len(self.looks):
             raise InfraError("the disk is full")
         self.looks.append((commit, clean))
         if commit in self.unbuildable:
             return Sight(commit, None, "does not build", clean=clean)
         bad = self.culprit in self.dag.ancestors([commit])
+        if " without " in commit:
+            bad = not commit.endswith(f" {self.culprit}")
         if not clean:
             bad = self.lies.get(commit, bad)
         found = (OLD, WANTED) if bad else (OLD,)
@@ -75,7 +78,8 @@ def _opened(path: Path, question: Question) -> Iterator[journals.Journal]:
 def _hunt(path: Path, kernel: Kernel, key: str = WANTED.key, **more) -> Bisection:
     question = _question(kernel.dag, key)
     with _opened(path, question) as journal:
-        return Hunt(question, kernel.dag, kernel, journal, **more).run()
+        asking = Asking(question, kernel, journal)
+        return Hunt(kernel.dag, asking, kernel, **more).run()
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def test_the_whole_way(path) -> None:
     assert found.first is not None
     assert found.first.findings == (OLD, WANTED)
     assert [sight.findings for sight in found.parents] == [(OLD,)]
-    assert found.revert is Revert.GONE
+    assert set(found.reverts.values()) == {Revert.GONE}
     assert len(kernel.looks) <= 2 + 4 + 2 + 1
 
 
@@ -204,8 +208,10 @@ def test_what_does_not_repeat_is_said(path) -> None:
     """A finding that comes and goes in clean builds of one commit has no culprit."""
 
     class Moody(Kernel):
-        def look(self, commit: str, *, clean: bool = False) -> Sight:
-            sight = super().look(commit, clean=clean)
+        def look(
+            self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False
+        ) -> Sight:
+            sight = super().look(commit, wanted, clean=clean)
             turn = sum(seen == (commit, True) for seen in self.looks)
             if clean and commit == "c7" and turn % 2:
                 return replace(sight, findings=(OLD,))
@@ -256,9 +262,28 @@ def test_no_ops_are_told(path) -> None:
     assert any(answer.same_as for answer in found.answers)
 
 
+def test_behind_a_commit_that_does_not_build(path) -> None:
+    """Which of the two it is a revert tells: the range stays one, and is singled out."""
+    found = _hunt(path, Kernel(LINE, "c7", frozenset({"c6"})))
+
+    assert found.conclusion == Untestable(("c6", "c7"), ("c6",))
+    assert found.reverts == {"c6": Revert.STILL_THERE, "c7": Revert.GONE}
+    assert found.culprit == "c7"
+    assert not found.found
+
+
+def test_a_long_range_is_not_reverted(path) -> None:
+    """Each one takes a build."""
+    found = _hunt(path, Kernel(LINE, "c7", frozenset(f"c{n}" for n in range(2, 10))))
+
+    assert isinstance(found.conclusion, Untestable)
+    assert found.reverts == {}
+    assert found.culprit == ""
+
+
 def test_a_revert_that_conflicts(path) -> None:
     """It is said, and nothing is built."""
     kernel = Kernel(LINE, "c7", conflict=True)
 
-    assert _hunt(path, kernel).revert is Revert.CONFLICT
+    assert _hunt(path, kernel).reverts == {"c7": Revert.CONFLICT}
     assert kernel.looks[-1] == ("c6", True)

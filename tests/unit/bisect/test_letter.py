@@ -12,11 +12,11 @@ from harness.bisect.answer import Answer, Outcome
 from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.excerpt import excerpt
 from harness.bisect.letter import letter
-from harness.bisect.probe import Sight, grouped
 from harness.bisect.question import Question
 from harness.bisect.replay import parse
 from harness.bisect.repository import Commit
 from harness.bisect.search import Contradiction, First, Untestable
+from harness.bisect.sight import Sight, grouped
 from harness.cli.options import to_json
 from harness.kernel_build import find
 from harness.stages.inspect import findings_of
@@ -59,7 +59,7 @@ def found(tmp_path) -> Bisection:
         First(BAD),
         Sight(BAD, findings, clean=True, file=wrong),
         (Sight(GOOD, (), clean=True, file=right),),
-        Revert.GONE,
+        {BAD: Revert.GONE},
     )
 
 
@@ -112,7 +112,7 @@ def test_for_machines(found) -> None:
 def test_an_untestable_range_is_listed(found) -> None:
     """Every commit that may be it, and why it is not told."""
     unclear = replace(
-        found, conclusion=Untestable((BAD, OLD), (OLD,)), first=None, revert=None
+        found, conclusion=Untestable((BAD, OLD), (OLD,)), first=None, reverts={}
     )
 
     text = letter(unclear, _about, "orc-harness", STEP)
@@ -122,10 +122,14 @@ def test_an_untestable_range_is_listed(found) -> None:
     assert 'cccccccccccc ("subject of c"): not testable' in text
     assert "Reverting" not in text
 
+    reverts = {OLD: Revert.STILL_THERE, BAD: Revert.GONE}
+    text = letter(replace(unclear, reverts=reverts), _about, "orc-harness", STEP)
+    assert 'so it is bbbbbbbbbbbb ("subject of b")' in text
+
 
 def test_answers_that_contradict(found) -> None:
     """No commit is blamed."""
-    unclear = replace(found, conclusion=Contradiction((BAD,)), first=None, revert=None)
+    unclear = replace(found, conclusion=Contradiction((BAD,)), first=None, reverts={})
 
     assert letter(unclear, _about, "orc-harness", STEP).startswith(
         "No single commit makes "

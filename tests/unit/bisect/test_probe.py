@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.bisect import probe
+from harness.bisect import workbench
+from harness.bisect.judge import Validation
 from harness.bisect.probe import Prober
 from harness.bisect.repository import check_out, open_repository
+from harness.bisect.workbench import Workbench
 from harness.container.host import HostEngine
 from harness.container.image import Image
 from harness.errors import BuildError, InfraError
@@ -41,9 +43,15 @@ class Builds:
     def opened(self, engine, order, directory, progress) -> Iterator[SimpleNamespace]:
         kept = directory.is_dir()
         directory.mkdir(parents=True, exist_ok=True)
-        yield SimpleNamespace(directory=directory, name=order.image.tag, kept=kept)
+        yield SimpleNamespace(
+            directory=directory,
+            name=order.image.tag,
+            kept=kept,
+            out=directory,
+            config={},
+        )
 
-    def make(self, place, target, *, reconfigure) -> Path:
+    def make(self, place, target, more=(), *, reconfigure) -> Path:
         self.calls.append((place.name, place.kept, reconfigure))
         left = self.leaves[place.name]
         if isinstance(left, Exception):
@@ -56,8 +64,8 @@ class Builds:
 @pytest.fixture
 def builds(monkeypatch) -> Builds:
     made = Builds()
-    monkeypatch.setattr(probe.part, "opened", made.opened)
-    monkeypatch.setattr(probe.part, "make", made.make)
+    monkeypatch.setattr(workbench.part, "opened", made.opened)
+    monkeypatch.setattr(workbench.part, "make", made.make)
     return made
 
 
@@ -85,15 +93,14 @@ def commits(root) -> list[str]:
 
 
 def _prober(root: Path, tmp_path: Path, target: str = "lib/x.o", *names: str) -> Prober:
-    return Prober(
+    bench = Workbench(
         HostEngine(),
         {name: Image(name, {}, created=False) for name in names or ("old",)},
-        check_out(open_repository(root), tmp_path / "ours"),
-        variant(Platform.NATIVE, "small"),
-        target,
+        Validation(target, tmp_path / "evidence"),
         tmp_path / "place",
-        tmp_path / "evidence",
     )
+    checkout = check_out(open_repository(root), tmp_path / "ours")
+    return Prober(checkout, variant(Platform.NATIVE, "small"), bench)
 
 
 def test_what_is_found(root, tmp_path, builds, commits) -> None:
@@ -185,4 +192,4 @@ def test_a_clean_look(root, tmp_path, builds, commits) -> None:
     assert [was_kept for _, was_kept, _ in builds.calls] == [False, False]
     assert sight.file is not None
     assert sight.file.read_bytes() == builds.leaves["old"]
-    assert sorted(path.name for path in prober.place.iterdir()) == ["old"]
+    assert sorted(path.name for path in prober.workbench.place.iterdir()) == ["old"]

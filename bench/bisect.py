@@ -83,16 +83,26 @@ def bisect(source: Path, plant: str, commits: int, seed: int) -> bool:
 
 
 def _right(found: Bisection, history: History) -> bool:
-    """Whether it is the culprit, alone or singled out by the reverts of a range.
+    """Whether it is the culprit, or the least range that anybody can tell.
 
-    Made on a commit that does not build it cannot be the *first* bad one.
+    Made on a commit that does not build it cannot be told from that one.
     """
     if isinstance(found.conclusion, Untestable):
-        one_of = {history.culprit} | history.unbuildable
-        only_those = set(found.conclusion.commits) <= one_of
-        return only_those and found.culprit == history.culprit
+        return {*found.conclusion.commits} == _inseparable(history)
     gone = found.reverts.get(history.culprit) is Revert.GONE
     return found.conclusion == First(history.culprit) and gone
+
+
+def _inseparable(history: History) -> set[str]:
+    """Return the culprit and those right before it that do not build."""
+    repository = requests.find_room(history.root).repository
+    parents = repository.between(history.good, history.bad).parents
+    told, todo = {history.culprit}, [history.culprit]
+    while todo:
+        behind = {*parents[todo.pop()]} & history.unbuildable
+        told |= behind
+        todo += behind
+    return told
 
 
 def _print(plant: str, seed: int, found: Bisection, history: History) -> None:
@@ -111,8 +121,11 @@ def _print(plant: str, seed: int, found: Bisection, history: History) -> None:
 def _verdict(right: bool, found: Bisection) -> str:
     if not right:
         return f"WRONG: {found.conclusion}"
-    alone = isinstance(found.conclusion, First)
-    return "right" if alone else "right (made on one that does not build: by reverts)"
+    if isinstance(found.conclusion, Untestable):
+        return (
+            f"right (its parent does not build: {len(found.conclusion.commits)} left)"
+        )
+    return "right"
 
 
 def main() -> int:

@@ -30,18 +30,19 @@ def _paragraphs(
     found: Bisection, about: About, command: str, step: str
 ) -> Iterator[str]:
     yield from _headline(found, about)
-    yield from _section("The finding, at the bad end", text.lines(found.sought))
+    yield from section("The finding, at the bad end", text.lines(found.sought))
     if found.others:
         yield f"  ({found.others} more findings are new there, too.)"
     if found.first is not None:
         yield from _windows(found, found.first)
     if found.reverts:
-        yield from _section("Reverting on the bad end", _reverted(found, about))
-    yield from _section("What was tested", _tested(found, about))
-    yield from _section("To do it again", _commands(found, command, step))
+        yield from section("Reverting on the bad end", _reverted(found, about))
+    yield from section("What was tested", _tested(found, about))
+    yield from section("To do it again", _commands(found, command, step))
 
 
-def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
+def section(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield a paragraph under its title."""
     yield ""
     yield f"{title}:"
     yield ""
@@ -84,10 +85,10 @@ def _windows(found: Bisection, first: Sight) -> Iterator[str]:
     for parent in found.parents:
         title = f"Before, at {parent.commit[:12]}"
         if parent.findings is None:
-            yield from _section(title, [f"not testable: {parent.reason}"])
+            yield from section(title, [f"not testable: {parent.reason}"])
         else:
-            yield from _section(title, excerpt(parent.file, after))
-    yield from _section(f"After, at {first.commit[:12]}", excerpt(first.file, after))
+            yield from section(title, excerpt(parent.file, after))
+    yield from section(f"After, at {first.commit[:12]}", excerpt(first.file, after))
 
 
 def _tested(found: Bisection, about: About) -> Iterator[str]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from harness.bisect.workbench import CLEAN, Workbench
 from harness.cache import cache_dir, require_space, try_locked
 from harness.container import image
 from harness.container.engine import connect
+from harness.container.image import Image
+from harness.container.job import Engine
 from harness.errors import InfraError, UserError
 from harness.kconfig import read_fragments
 from harness.progress import Progress
@@ -115,15 +117,10 @@ def bisect(
     with (
         opening(state, question) as kept,
         _prober(request, room, files, board) as prober,
+        resumable(),
     ):
         asking = Asking(question, prober, kept, board("bisect"))
-        hunt = Hunt(dag, asking, prober, replayed)
-        try:
-            return hunt.run()
-        except InfraError as exc:
-            hints = [exc.hint] if exc.hint else []
-            hints.append("what was answered is kept: --resume goes on")
-            raise InfraError(exc.message, hint="; ".join(hints)) from exc
+        return Hunt(dag, asking, prober, replayed).run()
 
 
 def step(request: Request, board: Board) -> Answer:
@@ -154,21 +151,12 @@ def _prober(
 
     What clean looks judged is kept in ``files``.
     """
-    require_space(room.directory, SPACE, f"bisecting {room.repository.root}")
-    with (
-        connect(request.runtime) as engine,
-        try_locked(room.directory / "lock") as free,
+    what = str(room.repository.root)
+    with equipped(room.directory, what, request.runtime, request.toolchains, board) as (
+        engine,
+        images,
     ):
-        if not free:
-            raise UserError(f"{room.repository.root} is being bisected already")
-        engine.reap()
-        images = {
-            name: image.ensure(engine, image.toolchain(name), board("toolchain"))
-            for name in request.toolchains
-        }
         kind = LINKED if request.target == LINKED else "objects"
-        for left in room.directory.glob(f"*/{CLEAN}*"):  # by one that was killed
-            shutil.rmtree(left, ignore_errors=True)
         workbench = Workbench(
             engine,
             images,
@@ -179,6 +167,45 @@ def _prober(
         )
         checkout = check_out(room.repository, room.directory)
         yield Prober(checkout, request.variant, workbench)
+
+
+@contextlib.contextmanager
+def equipped(
+    directory: Path,
+    what: str,
+    runtime: str,
+    toolchains: Sequence[str],
+    board: Board,
+) -> Iterator[tuple[Engine, dict[str, Image]]]:
+    """Yield the engine and the toolchains; ``directory`` is ours meanwhile.
+
+    Raises:
+        UserError: ``what`` is being bisected by somebody else.
+        InfraError: no engine, no image, or no space.
+    """
+    require_space(directory, SPACE, f"bisecting {what}")
+    with connect(runtime) as engine, try_locked(directory / "lock") as free:
+        if not free:
+            raise UserError(f"{what} is being bisected already")
+        engine.reap()
+        images = {
+            name: image.ensure(engine, image.toolchain(name), board("toolchain"))
+            for name in toolchains
+        }
+        for left in directory.glob(f"*/{CLEAN}*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield engine, images
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Say with every failure of the machine how to go on."""
+    try:
+        yield
+    except InfraError as exc:
+        hints = [exc.hint] if exc.hint else []
+        hints.append("what was answered is kept: --resume goes on")
+        raise InfraError(exc.message, hint="; ".join(hints)) from exc
 
 
 def identity(variant: Variant) -> str:

@@ -39,6 +39,7 @@ MEMORY_MB = 6144
 # ``  CC      init/main.o``; a module's steps have [M] behind the word.
 _STEP = re.compile(r"^  ([A-Z]+) +(?:\[M\] +)?\S", re.MULTILINE)
 _COMPILED = ("CC", "AS")
+_WRITTEN = ("request", "replaced", ".config")  # by us, not by make
 
 _SMOKE = """\
 set -e
@@ -118,8 +119,9 @@ def configure(place: Workplace) -> None:
         (place.out / ".config").write_text(order.base)
     else:
         target = order.base
-    for file in place.out.iterdir():
-        own(file, place.engine.user)
+    for name in _WRITTEN:  # of a kept directory the rest is its user's already
+        if (place.out / name).exists():
+            own(place.out / name, place.engine.user)
     argv = ["sh", "-c", _CONFIGURE, "configure", *place.paths(), target]
     if _run(place, argv, CONFIGURE_TIMEOUT_S):
         raise diagnose.build_error(place.log, kept_log(order), "does not configure")
@@ -229,6 +231,7 @@ class _Steps:
     def remember(self) -> None:
         """Keep the count for the next time."""
         known = {**self._known(), self._name: self._done}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._file.with_suffix(f".{uuid.uuid4().hex}")
         fresh.write_text(json.dumps(known))
         fresh.replace(self._file)

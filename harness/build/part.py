@@ -26,6 +26,7 @@ LINKED = "vmlinux"
 SPACE = 2 << 30
 _BUSY = "busy"  # is there while something is made: whoever finds it finds poison
 _CONFIGURED = "configured"
+_RESOLVED = "resolved"  # the .config that `resolve` left
 # Without IBT and LTO objtool runs on each object, with them only on vmlinux.o, as
 # `delay-objtool` says (scripts/Makefile.lib of v6.1 and v6.12): a single object
 # has no table then. It is given one: `--ibt requires --link`, and no other option
@@ -95,6 +96,22 @@ def make(
     return made
 
 
+def resolve(place: Workplace) -> Path:
+    """Make the .config that the order comes to, build nothing, and return its path.
+
+    Raises:
+        UserError: the tree cannot have what the variant asks for.
+        BuildError: the tree does not configure.
+        InfraError: the machine failed.
+    """
+    for marker in (_CONFIGURED, _RESOLVED):
+        (place.scratch / marker).unlink(missing_ok=True)
+    kbuild.configure(place)
+    config = place.out / ".config"
+    shutil.copyfile(config, place.scratch / _RESOLVED)
+    return config
+
+
 def _configure(place: Workplace, *, reconfigure: bool) -> None:
     config, before = place.out / ".config", place.scratch / _CONFIGURED
     if (
@@ -105,6 +122,19 @@ def _configure(place: Workplace, *, reconfigure: bool) -> None:
         place.config = parse_config(config.read_text())
         return
     before.unlink(missing_ok=True)
-    kbuild.configure(place)
+    if _is_resolved(place, config):
+        place.config = parse_config(config.read_text())
+    else:
+        (place.scratch / _RESOLVED).unlink(missing_ok=True)
+        kbuild.configure(place)
     kbuild.make(place, ["prepare"])  # on all cores: a single object takes one
     shutil.copyfile(config, before)
+
+
+def _is_resolved(place: Workplace, config: Path) -> bool:
+    """Tell whether ``resolve`` has just made the very .config that is ordered."""
+    resolved = place.scratch / _RESOLVED
+    if not resolved.exists() or place.order.requests:
+        return False
+    text = config.read_text()
+    return text == resolved.read_text() == place.order.base

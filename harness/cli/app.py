@@ -22,7 +22,7 @@ from harness.cli.console import ERR
 from harness.errors import ExitCode, HarnessError
 
 INTERRUPTED = 130
-STEP = "bisect-step"
+STEPS = ("bisect-step", "config-bisect-step")
 STEP_ABORT = 128
 # Each is a module beside this one; the words are the first of its own help.
 COMMANDS = {
@@ -48,6 +48,9 @@ COMMANDS = {
     "bisect": "Find the commit that made a finding; write a report that can be mailed.",
     "bisect-step": "Say whether the commit that is checked out has a finding: git bisect "
     "run this.",
+    "config-bisect": "Find the Kconfig options that make a finding; write a report that "
+    "can be mailed.",
+    "config-bisect-step": "Say whether one configuration has a finding, by the exit code.",
     "report": "Print a saved result; exit as its run did.",
     "history": "List the runs in the store, or what became of their numbers.",
     "diff": "Tell two runs apart: which findings are new, known, fixed or unseen.",
@@ -102,7 +105,7 @@ def main() -> None:
     ``git bisect run`` takes 0 to 127 for answers: all that is none of them is 128, a
     usage error (2) as well as a pipe that was closed (1).
     """
-    if sys.argv[1:2] != [STEP]:
+    if sys.argv[1:2] not in [[step] for step in STEPS]:
         _main()
         return
     try:

@@ -130,11 +130,7 @@ def request(
     Raises:
         UserError: the target is nothing that can be built and judged alone.
     """
-    if target != LINKED and not _is_object(target):
-        raise UserError(
-            f"--target {target} is neither vmlinux nor an object",
-            hint="name an object by its path in the tree, such as lib/hweight.o",
-        )
+    require_target(target)
     usual = requests.Request(tree, built)
     return requests.Request(
         tree,
@@ -145,6 +141,15 @@ def request(
         runtime.value,
         jobs or usual.jobs,
     )
+
+
+def require_target(target: str) -> None:
+    """Raise UserError unless ``target`` can be built and judged alone."""
+    if target != LINKED and not _is_object(target):
+        raise UserError(
+            f"--target {target} is neither vmlinux nor an object",
+            hint="name an object by its path in the tree, such as lib/hweight.o",
+        )
 
 
 def _is_object(target: str) -> bool:

@@ -7,12 +7,13 @@ seconds for thousands of files and hundreds of commits.
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.corpus.plant import Plant
+from harness.corpus.plant import Edit, Plant
 
 # What configuring and building a few objects of lib/ reads.
 _PARTS = (
@@ -95,6 +96,21 @@ def write_history(
         no_ops=told.get("no-op", frozenset()),
         merges=told["merge"],
     )
+
+
+def write_source(source: Path, root: Path, edits: Sequence[Edit]) -> None:
+    """Copy what small objects need of ``source`` to ``root``, with ``edits`` in it."""
+    for part in _parts(source):
+        target = root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source / part, target)
+    for edit in edits:
+        before = (root / edit.file).read_text()
+        assert before.count(edit.old) == 1, edit
+        (root / edit.file).write_text(before.replace(edit.old, edit.new))
 
 
 def _kinds(plan: Plan) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import pytest
 from harness.bisect import request as requests
 from harness.bisect.answer import Outcome
 from harness.bisect.bisection import Bisection, Revert
+from harness.bisect.config import request as config_requests
+from harness.bisect.config.bisection import Without
+from harness.bisect.config.request import ConfigRequest
 from harness.bisect.request import Request
 from harness.bisect.search import First
 from harness.build.tree import default_tree
@@ -24,7 +28,7 @@ from harness.container.engine import connect
 from harness.corpus.plant import read_plants
 from harness.progress import silent
 from harness.variant import Platform, variant
-from tests.builders.commits import History, Plan, write_history
+from tests.builders.commits import History, Plan, write_history, write_source
 
 pytestmark = pytest.mark.build
 
@@ -130,6 +134,43 @@ def _told(state: Path) -> bytes:
     """Return what the state file holds once both ends and one more are answered."""
     data = b"".join(path.read_bytes() for path in state.glob("*.jsonl"))
     return data if data.endswith(b"\n") and data.count(TOLD) > 2 else b""
+
+
+def test_options_that_make_it_together(source, tmp_path, monkeypatch) -> None:
+    """Two of those that differ make a wrong hint; the others, and all they pull in, not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_borrowed(tmp_path / "cache")))
+    both = "#if defined(CONFIG_DEBUG_LIST) && defined(CONFIG_DYNAMIC_DEBUG_CORE)"
+    (wanted,) = (p for p in read_plants() if p.name == "hint-func")
+    hint = "\tUNWIND_HINT_FUNC\n"
+    edits = [
+        replace(e, new=e.new.replace(hint, f"{both}\n{hint}#endif\n"))
+        for e in wanted.edit
+    ]
+    write_source(source, tmp_path / "linux", edits)
+    fragment = tmp_path / "more.config"
+    names = ("DEBUG_SG", "DEBUG_LIST", "DEBUG_NOTIFIERS", "DYNAMIC_DEBUG_CORE")
+    fragment.write_text("".join(f"CONFIG_{name}=y\n" for name in names))
+    request = ConfigRequest(tmp_path / "linux", target=f"{ASM}.o", jobs=2)
+
+    found = config_requests.bisect(
+        request, "native", f"native+{fragment}", lambda _: silent
+    )
+
+    units = [[delta.symbol for delta in unit] for unit in found.units]
+    assert sorted(units) == [["DEBUG_LIST"], ["DYNAMIC_DEBUG_CORE"]]
+    assert found.sought.location.symbol == "__sw_hweight64"
+    assert found.first.clean
+    assert [sight.findings for sight in found.without] == [(), ()]
+    assert found.reverse is Without.GONE
+
+
+def _borrowed(cache: Path) -> Path:
+    """Return a cache of its own that has the images' records and the compiler's cache."""
+    ours = cache / "orc-harness"
+    ours.mkdir(parents=True)
+    for name in ("images", *(p.name for p in cache_dir().glob("ccache-*"))):
+        (ours / name).symlink_to(cache_dir() / name)
+    return cache
 
 
 @pytest.mark.slow

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.build import part
+from harness.build import kbuild, part
+from harness.build.symbols import Symbols
 from harness.build.tree import Tree
-from harness.build.workplace import Limit, Workplace, kept_log, read_order
+from harness.build.workplace import Limit, Order, Workplace, kept_log, read_order
 from harness.container.host import HostEngine
 from harness.container.image import Image
+from harness.container.job import Exit
 from harness.errors import BuildError, InfraError
+from harness.kconfig import parse_config
 from harness.progress import silent
-from harness.variant import Platform, variant
+from harness.variant import Platform, from_config, variant
 
 ORDER = read_order(
     Tree(Path("/somewhere"), "1234", "linux"),
@@ -70,3 +74,55 @@ def test_a_kill_leaves_poison(tmp_path) -> None:
     (tmp_path / "kept" / "busy").touch()
 
     assert _opened(tmp_path / "kept") == []
+
+
+class Makes(HostEngine):
+    """Stands in for make: it leaves what configuring leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[str] = []
+
+    def run(self, image, argv, *, mounts, **more) -> Exit:
+        self.ran.append("configure" if "configure" in argv else argv[-1])
+        out = mounts[1].source
+        if argv[0] == "make":
+            (out / argv[-1]).touch()
+        (out / "release").write_text("6.12\n")
+        if not (out / "source").is_symlink():
+            (out / "source").symlink_to("/nowhere/but/in/the/container")
+        return Exit(0)
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch) -> Order:
+    """An order of one whole .config."""
+    monkeypatch.setattr(kbuild, "read_symbols", lambda source: Symbols())
+    config = tmp_path / "x.config"
+    config.write_text("CONFIG_64BIT=y\n")
+    wanted = from_config(config, Platform.NATIVE)
+    return read_order(ORDER.tree, wanted, ORDER.image, ORDER.limit)
+
+
+def test_it_is_configured_again(whole, tmp_path) -> None:
+    """make left a link to the source as its container saw it: that is none of ours."""
+    for _ in range(2):
+        with part.opened(Makes(), whole, tmp_path / "kept", silent) as place:
+            assert part.resolve(place).read_text() == "CONFIG_64BIT=y\n"
+
+
+@pytest.mark.parametrize(("base", "configured"), [("CONFIG_64BIT=y\n", 0), ("", 1)])
+def test_what_is_resolved_is_not_configured_again(
+    whole, tmp_path, base, configured
+) -> None:
+    """Unless another configuration is wanted by now."""
+    engine = Makes()
+    with part.opened(engine, whole, tmp_path / "kept", silent) as place:
+        part.resolve(place)
+    engine.ran.clear()
+    other = replace(whole, base=base)
+    with part.opened(engine, other, tmp_path / "kept", silent) as place:
+        part.make(place, "x.o", reconfigure=True)
+        assert place.config == parse_config(base)
+
+    assert engine.ran.count("configure") == configured

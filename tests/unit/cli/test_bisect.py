@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.bisect.answer import Answer, Outcome
-from harness.cli import app, bisect_step
+from harness.cli import app, bisect_step, config_bisect_step
 from harness.errors import InfraError
 
 
@@ -24,16 +24,30 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _step(monkeypatch, outcome: Outcome | Exception) -> object:
-    """Run ``bisect-step`` in here, whose commit has that outcome; return the code."""
+STEPS = {
+    "bisect-step": (bisect_step, ()),
+    "config-bisect-step": (config_bisect_step, ("--config", "xen")),
+}
+
+
+@pytest.fixture(params=STEPS)
+def step(request) -> str:
+    """Each command that answers by its exit code."""
+    return request.param
+
+
+def _step(monkeypatch, outcome: Outcome | Exception, name: str) -> object:
+    """Run the step in here, which is told that outcome; return the code."""
+    module, more = STEPS[name]
 
     def step(*_: object) -> Answer:
         if isinstance(outcome, Exception):
             raise outcome
         return Answer("c" * 40, outcome, "because")
 
-    monkeypatch.setattr(bisect_step.requests, "step", step)
-    monkeypatch.setattr(sys, "argv", ["orc-harness", "bisect-step", "--finding", "K"])
+    monkeypatch.setattr(module.requests, "step", step)
+    argv = ["orc-harness", name, "--finding", "K", *more]
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as raised:
         app.main()
     return raised.value.code
@@ -42,10 +56,11 @@ def _step(monkeypatch, outcome: Outcome | Exception) -> object:
 @pytest.mark.parametrize(
     ("outcome", "code"), [(Outcome.GOOD, 0), (Outcome.BAD, 1), (Outcome.SKIP, 125)]
 )
-def test_an_answer(monkeypatch, capsys, outcome, code) -> None:
+def test_an_answer(monkeypatch, capsys, outcome, code, step) -> None:
     """One line on stdout, and git's exit code."""
-    assert _step(monkeypatch, outcome) == code
-    assert capsys.readouterr().out == f"cccccccccccc is {outcome}: because\n"
+    assert _step(monkeypatch, outcome, step) == code
+    name = "cccccccccccc" if step == "bisect-step" else "xen"
+    assert capsys.readouterr().out == f"{name} is {outcome}: because\n"
 
 
 @pytest.mark.parametrize(
@@ -53,9 +68,9 @@ def test_an_answer(monkeypatch, capsys, outcome, code) -> None:
     [InfraError("no Docker"), RuntimeError("ours"), BrokenPipeError(32, "closed")],
     ids=["machine", "bug", "pipe"],
 )
-def test_what_is_no_answer_stops_git(monkeypatch, failure) -> None:
+def test_what_is_no_answer_stops_git(monkeypatch, failure, step) -> None:
     """A closed pipe too, for which a command usually exits with 1: bad, to git."""
-    assert _step(monkeypatch, failure) == 128
+    assert _step(monkeypatch, failure, step) == 128
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,27 @@ def test_what_is_no_answer_stops_git(monkeypatch, failure) -> None:
 def test_usage_errors_stop_git(arguments) -> None:
     """Which it would take for bad otherwise."""
     assert run("bisect-step", *arguments).returncode == 128
+
+
+@pytest.mark.parametrize(
+    ("good", "options", "said"),
+    [
+        ("/nowhere", (), "'/nowhere' is neither a file nor a variant"),
+        ("sparc", (), "native, kvm, xen, vsmp"),
+        ("xen+/nowhere", (), "fragment /nowhere of 'xen+/nowhere' does not exist"),
+        ("xen", ("--tree", "/nowhere"), "/nowhere is no kernel tree"),
+        ("xen", ("--target", "lib/x.c"), "neither vmlinux nor an object"),
+    ],
+)
+def test_no_configuration(good, options, said) -> None:
+    """One clear error, before anything is built; exit code 2, and 128 of the step."""
+    done = run("config-bisect", "--good", good, "--bad", "native", *options)
+    step = run("config-bisect-step", "--config", good, "--finding", "K", *options)
+
+    for ended, code in ((done, 2), (step, 128)):
+        assert ended.returncode == code
+        assert said in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def test_a_bug_that_starts_before_the_answer(monkeypatch) -> None:

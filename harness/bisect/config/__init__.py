@@ -1,0 +1,1 @@
+"""Config: which options of two configurations make a finding; ``reduce`` is pure."""

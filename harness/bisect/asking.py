@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.journal import Distrusted, Journal, Sought, Told
 from harness.bisect.question import Question, fresh, occurs
-from harness.bisect.quorum import MOST, ONE_LOOK, Quorum
+from harness.bisect.quorum import MOST, ONE_LOOK, Quorum, Sure
 from harness.bisect.sight import Looker, Sight, Wanted
 from harness.errors import UserError
 from harness.finding import Finding
@@ -38,6 +38,10 @@ class Asking:
     @property
     def sought(self) -> Finding:
         """What is looked for, once the ends are proved."""
+        return self._sought.finding
+
+    @property
+    def _sought(self) -> Sought:
         found = self.journal.sought
         assert found is not None
         return found
@@ -45,17 +49,19 @@ class Asking:
     @property
     def rate(self) -> float:
         """How often a bad kernel shows it, at least."""
-        return self.quorum.of(self.journal.answers[self.question.bad].shown)
+        return self.quorum.of(self._sought.shown)
 
     @property
-    def confidence(self) -> float:
+    def sure(self) -> Sure:
         """How sure is what the answers came to, so far."""
         goods = [
             answer.runs
             for answer in self.journal.answers.values()
             if answer.outcome is Outcome.GOOD and answer.runs
         ]
-        return self.quorum.reached(self.rate, goods)
+        rate = self.rate
+        confidence = self.quorum.reached(rate, goods)
+        return Sure(self._sought.shown, self.quorum.looks, rate, confidence)
 
     @property
     def wanted(self) -> Wanted:
@@ -100,7 +106,8 @@ class Asking:
             if occurs(sought.key, good.findings or ()):
                 _refuse(good, sought.key)
         self.others = len(new) - 1
-        self.journal.add(Sought(replace(sought, window=tuple(sought.window))))
+        kept = replace(sought, window=tuple(sought.window))
+        self.journal.add(Sought(kept, bad.times(sought.key)))
         self.tell(bad)
         self.tell(good)
 
@@ -151,15 +158,9 @@ class Asking:
                 hint="what differs between two clean builds of the same?",
             )
         self.progress(f"{reason}: starting over with clean builds")
-        bad = self.journal.answers[self.question.bad]
         self.journal.add(Distrusted(reason))
-        runs = max(self.quorum.looks, bad.runs)
-        ends = (
-            ("bad", self.question.bad, Wanted("", runs)),
-            ("good", self.question.good, Wanted(self.sought.key, runs)),
-        )
-        for name, commit, wanted in ends:
-            answer = self.tell(self._end(name, commit, wanted))
+        for name, commit in (("bad", self.question.bad), ("good", self.question.good)):
+            answer = self.tell(self._end(name, commit, self.wanted))
             if answer.outcome is not Outcome(name):
                 raise UserError(
                     f"the {name} end {commit[:12]} is {answer.outcome} in an empty "

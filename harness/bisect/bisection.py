@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.bisect.answer import Answer
 from harness.bisect.question import Question
+from harness.bisect.quorum import CERTAIN, Sure
 from harness.bisect.search import Conclusion, First
 from harness.bisect.sight import Sight
 from harness.finding import Finding
@@ -33,8 +34,7 @@ class Bisection:
         first, parents: clean looks at the first bad commit and what it is made on.
         reverts: what reverting the first bad commit came to; of an untestable range
             that is short, reverting each of it.
-        rate: how often a bad kernel shows the finding, at least, when looked at.
-        confidence: the chance, at least, that no ``good`` was a bad one.
+        sure: how sure that is.
         seconds: how long this run of it took.
     """
 
@@ -46,8 +46,7 @@ class Bisection:
     first: Sight | None = None
     parents: tuple[Sight, ...] = ()
     reverts: Mapping[str, Revert] = field(default_factory=dict)
-    rate: float = 1.0
-    confidence: float = 1.0
+    sure: Sure = CERTAIN
     seconds: float = 0.0
 
     @property

@@ -76,8 +76,7 @@ class Hunt:
             first,
             parents,
             reverts,
-            rate=asking.rate,
-            confidence=asking.confidence,
+            sure=asking.sure,
             seconds=round(time.monotonic() - started, 1),
         )
 

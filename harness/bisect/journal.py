@@ -43,9 +43,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """The finding that is looked for, as it is at the bad end."""
+    """The finding that is looked for, as it is at the bad end.
+
+    ``shown`` is in how many of the first looks there it was.
+    """
 
     finding: Finding
+    shown: int = 1
     kind: Literal["sought"] = "sought"
 
 
@@ -81,9 +85,9 @@ class Journal:
         self.lines.append(line)
 
     @property
-    def sought(self) -> Finding | None:
+    def sought(self) -> Sought | None:
         """The finding that is looked for, once it is known."""
-        found = [line.finding for line in self.lines if isinstance(line, Sought)]
+        found = [line for line in self.lines if isinstance(line, Sought)]
         return found[-1] if found else None
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.bisection import Bisection
 from harness.bisect.excerpt import excerpt
 from harness.bisect.question import occurs
+from harness.bisect.quorum import Sure
 from harness.bisect.repository import Commit
 from harness.bisect.search import Contradiction, First, Untestable
 from harness.bisect.sight import Sight
@@ -37,6 +38,8 @@ def _paragraphs(
         yield from _windows(found, found.first)
     if found.reverts:
         yield from section("Reverting on the bad end", _reverted(found, about))
+    if found.sure.looks > 1 or found.sure.rate < 1:
+        yield from section("How sure that is", how_sure(found.sure, found.answers))
     yield from section("What was tested", _tested(found, about))
     yield from section("To do it again", _commands(found, command, step))
 
@@ -78,6 +81,21 @@ def _reverted(found: Bisection, about: About) -> Iterator[str]:
         yield f"{about(commit)}: {came_to}"
     if found.culprit and not found.found:
         yield f"so it is {about(found.culprit)}, as far as a revert tells"
+
+
+def how_sure(sure: Sure, answers: Sequence[Answer]) -> Iterator[str]:
+    """Yield where the rate and the confidence come from."""
+    if sure.looks > 1:
+        yield f"{sure.shown} of {sure.looks} boots of the bad end showed it, so that a bad"
+        yield f"kernel shows it in {sure.rate:.1%} of its boots, or more (one-sided interval of"
+        yield "Clopper and Pearson)."
+    else:
+        yield f"A bad kernel was taken to show it in {sure.rate:.1%} of its boots, or more."
+    runs = [a.runs for a in answers if a.outcome is Outcome.GOOD and a.runs]
+    if runs:
+        yield f"{len(runs)} kernels are good, none of which showed it in {min(runs)} boots or more."
+    yield f"That all of them are has a chance of {sure.confidence:.1%}, or more: it is 1 less"
+    yield "the doubt about the rate, and less (1 - rate) ** boots for each of them."
 
 
 def _windows(found: Bisection, first: Sight) -> Iterator[str]:

@@ -16,12 +16,13 @@ class Question:
 
     Attributes:
         tree: the repository, by absolute path.
-        good, bad: its ends, as full hashes.
+        good, bad: its ends, as full hashes: of commits, or of whole .configs.
         variant: what is built, by name and content of its configuration.
         target: what make is asked for: ``vmlinux``, or one object such as
             ``arch/x86/lib/hweight.o``.
         toolchains: images to build in, the first that can.
         finding: its key; empty until both ends were compared.
+        oracle: who is asked, and how sure the answers have to be.
     """
 
     tree: str
@@ -31,6 +32,7 @@ class Question:
     target: str
     toolchains: tuple[str, ...]
     finding: str = ""
+    oracle: str = "validate"
 
 
 def occurs(key: str, findings: Sequence[Finding]) -> Finding | None:

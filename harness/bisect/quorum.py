@@ -57,6 +57,25 @@ class Quorum:
 ONE_LOOK = Quorum()
 
 
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """How sure a conclusion is.
+
+    Attributes:
+        shown, looks: in how many of how many looks at the bad end the finding was.
+        rate: a bad kernel shows it at least so often.
+        confidence: the chance, at least, that no ``good`` was a bad one.
+    """
+
+    shown: int = 1
+    looks: int = 1
+    rate: float = ALWAYS
+    confidence: float = 1.0
+
+
+CERTAIN = Sure()
+
+
 def rate_at_least(shown: int, runs: int, confidence: float) -> float:
     """Return the rate that ``shown`` of ``runs`` looks prove, with ``confidence``.
 

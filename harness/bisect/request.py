@@ -15,7 +15,7 @@ from harness.bisect.answer import Answer
 from harness.bisect.asking import Asking, answered
 from harness.bisect.bisection import Bisection
 from harness.bisect.hunt import Hunt
-from harness.bisect.judge import Validation
+from harness.bisect.oracle import VALIDATOR, Oracle
 from harness.bisect.probe import Prober
 from harness.bisect.question import LINKED, Question
 from harness.bisect.repository import Repository, check_out, open_repository
@@ -45,6 +45,7 @@ class Request:
         finding: a key; empty: what the bad end has and the good end has not.
         target: ``vmlinux``, or an object: the least that shows the finding.
         toolchains: recipe names; the first that builds a commit is taken.
+        oracle: who says whether a commit has it.
     """
 
     tree: Path
@@ -52,6 +53,7 @@ class Request:
     finding: str = ""
     target: str = LINKED
     toolchains: tuple[str, ...] = (image.DEFAULT_TOOLCHAIN,)
+    oracle: Oracle = VALIDATOR
     runtime: str = "auto"
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
 
@@ -108,6 +110,7 @@ def bisect(
         target=request.target,
         toolchains=request.toolchains,
         finding=request.finding,
+        oracle=str(request.oracle),
     )
     dag = repository.between(question.good, question.bad)
     replayed = _replayed(log, repository) if log else {}
@@ -119,7 +122,7 @@ def bisect(
         _prober(request, room, files, board) as prober,
         resumable(),
     ):
-        asking = Asking(question, prober, kept, board("bisect"))
+        asking = Asking(question, prober, kept, board("bisect"), request.oracle.quorum)
         return Hunt(dag, asking, prober, replayed).run()
 
 
@@ -138,8 +141,9 @@ def step(request: Request, board: Board) -> Answer:
             hint="commits are judged, so commit or stash it",
         )
     files = room.directory / "files"
+    wanted = Wanted(request.finding, request.oracle.quorum.looks)
     with _prober(request, room, files, board) as prober:
-        sight = prober.look(commit, Wanted(request.finding))
+        sight = prober.look(commit, wanted)
     return answered(sight, request.finding)
 
 
@@ -160,7 +164,9 @@ def _prober(
         workbench = Workbench(
             engine,
             images,
-            Validation(request.target, files, board("probe")),
+            request.oracle.judge(
+                request.target, request.variant.platform, engine, files, board
+            ),
             room.directory / f"{kind}-{identity(request.variant).split()[-1]}",
             request.jobs,
             board("probe"),

@@ -89,7 +89,7 @@ def build(
             return found
         with workplace(engine, wanted, progress) as place:
             configure(place)
-            make(place, _targets(place))
+            make(place, targets(place, TARGETS))
             return collect.collect(place, store)
 
 
@@ -138,8 +138,9 @@ def _replaced(request: str) -> str:
     )
 
 
-def _targets(place: Workplace) -> list[str]:
-    return [t for t in TARGETS if t != "modules" or place.config.get("MODULES") == "y"]
+def targets(place: Workplace, names: Sequence[str]) -> list[str]:
+    """Return those of ``names`` that the configuration has."""
+    return [t for t in names if t != "modules" or place.config.get("MODULES") == "y"]
 
 
 def make(

@@ -88,7 +88,7 @@ def make(
     for stale in (made, place.out / "vmlinux.o"):
         stale.unlink(missing_ok=True)
     if target == LINKED:
-        kbuild.make(place, [target, *more])
+        kbuild.make(place, kbuild.targets(place, [target, *more]))
     else:
         kbuild.make(place, [target], _OBJTOOL, jobs=_IN_TURN)
     if not made.exists():

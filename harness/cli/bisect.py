@@ -11,8 +11,10 @@ import typer
 
 from harness.bisect import request as requests
 from harness.bisect.letter import letter
+from harness.bisect.oracle import Oracle
 from harness.bisect.question import LINKED
 from harness.cli import options
+from harness.cli import oracle as oracles
 from harness.cli.console import ERR, OUT, board
 from harness.errors import ExitCode, UserError
 from harness.variant import Platform, Variant, from_config, variant
@@ -67,6 +69,11 @@ def command(
         ),
     ] = "",
     target: TargetOption = LINKED,
+    oracle: oracles.OracleOption = oracles.Who.VALIDATE,
+    boots: oracles.BootsOption = oracles.BOOTS,
+    confidence: oracles.ConfidenceOption = oracles.CONFIDENCE,
+    rate: oracles.RateOption = 0.0,
+    seed: oracles.SeedOption = 0,
     platform: OneVariantOption = Platform.NATIVE,
     profile: options.ProfileOption = options.Profile.SMALL,
     fragment: options.FragmentOption = None,
@@ -93,10 +100,17 @@ def command(
 
     Both ends are proved first. The tree is only read. What was answered is on the
     disk at once: after a kill, or Ctrl-C, go on with --resume.
+
+        orc-harness bisect --tree ~/linux --good v6.11 --target arch/x86/lib/hweight.o
+
+    With --oracle readback, compare or shadow each kernel is booted, as often as it
+    takes to be sure: at first --boots times at the bad end, to know how often the
+    finding shows.
     """
+    asked = oracles.asked(oracle, target, boots, confidence, rate, seed)
     wanted = request(
         tree, finding, target, chosen(platform, profile, fragment, config), toolchain,
-        runtime, jobs,
+        asked, runtime, jobs,
     )  # fmt: skip
     room = requests.find_room(tree)
     if dirty := room.repository.dirty():
@@ -109,6 +123,7 @@ def command(
     else:
         again = shlex.join(["orc-harness", *sys.argv[1:]])
         step = ["orc-harness", "bisect-step", "--finding", found.sought.key]
+        step += oracles.words(asked, found.answers)
         step += _shared(target, platform, profile, fragment, config, toolchain)
         about = room.repository.about
         OUT.out(letter(found, about, again, shlex.join(step)), end="")
@@ -122,6 +137,7 @@ def request(
     target: str,
     built: Variant,
     toolchain: list[str] | None,
+    oracle: Oracle,
     runtime: options.Runtime,
     jobs: int | None,
 ) -> requests.Request:
@@ -138,6 +154,7 @@ def request(
         finding,
         target,
         tuple(toolchain or usual.toolchains),
+        oracle,
         runtime.value,
         jobs or usual.jobs,
     )

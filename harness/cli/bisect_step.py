@@ -11,6 +11,7 @@ from harness.bisect import request as requests
 from harness.bisect.answer import Outcome
 from harness.bisect.question import LINKED
 from harness.cli import bisect, options
+from harness.cli import oracle as oracles
 from harness.cli.app import Answered
 from harness.cli.console import OUT, board
 from harness.variant import Platform
@@ -27,6 +28,9 @@ def command(
         Path, typer.Option("--tree", help="The tree that git bisect checks out.")
     ] = Path(),
     target: bisect.TargetOption = LINKED,
+    oracle: oracles.OracleOption = oracles.Who.VALIDATE,
+    boots: oracles.BootsOption = oracles.BOOTS,
+    seed: oracles.SeedOption = 0,
     platform: bisect.OneVariantOption = Platform.NATIVE,
     profile: options.ProfileOption = options.Profile.SMALL,
     fragment: options.FragmentOption = None,
@@ -43,7 +47,10 @@ def command(
     host makes no commit bad.
     """
     built = bisect.chosen(platform, profile, fragment, config)
-    wanted = bisect.request(tree, finding, target, built, toolchain, runtime, jobs)
+    asked = oracles.asked(oracle, target, boots, oracles.CONFIDENCE, 0, seed)
+    wanted = bisect.request(
+        tree, finding, target, built, toolchain, asked, runtime, jobs
+    )
     with board() as lines:
         answer = requests.step(wanted, lines)
     if output is options.Format.JSON:

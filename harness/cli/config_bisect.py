@@ -12,9 +12,11 @@ import typer
 from harness.bisect.config import request as requests
 from harness.bisect.config.letter import letter
 from harness.bisect.config.request import ConfigRequest
+from harness.bisect.oracle import Oracle
 from harness.bisect.question import LINKED
 from harness.build.tree import PACKAGE
 from harness.cli import bisect, options
+from harness.cli import oracle as oracles
 from harness.cli.console import OUT, board
 from harness.errors import ExitCode
 from harness.variant import Platform
@@ -55,6 +57,11 @@ def command(
         ),
     ] = "",
     target: bisect.TargetOption = LINKED,
+    oracle: oracles.OracleOption = oracles.Who.VALIDATE,
+    boots: oracles.BootsOption = oracles.BOOTS,
+    confidence: oracles.ConfidenceOption = oracles.CONFIDENCE,
+    rate: oracles.RateOption = 0.0,
+    seed: oracles.SeedOption = 0,
     platform: PlatformOption = Platform.NATIVE,
     profile: options.ProfileOption = options.Profile.SMALL,
     toolchain: ToolchainOption = _TOOLCHAIN,
@@ -76,9 +83,11 @@ def command(
 
         orc-harness config-bisect --tree ~/linux --good /boot/config-6.11 --bad .config
     """
+    asked = oracles.asked(oracle, target, boots, confidence, rate, seed)
     wanted = request(
-        tree, package, profile, platform, finding, target, toolchain, runtime, jobs
-    )
+        tree, package, profile, platform, finding, target, asked, toolchain,
+        runtime, jobs,
+    )  # fmt: skip
     with board() as lines:
         found = requests.bisect(wanted, good, bad, lines, resume=resume)
     if output is options.Format.JSON:
@@ -87,6 +96,7 @@ def command(
         again = shlex.join(["orc-harness", *sys.argv[1:]])
         step = ["orc-harness", "config-bisect-step", "--config", "CONFIG"]
         step += ["--finding", found.sought.key, "--target", target]
+        step += oracles.words(asked, found.answers)
         step += ["--tree", str(tree)] if tree else ["--package", package]
         step += ["--platform", platform.value, "--toolchain", toolchain]
         OUT.out(letter(found, again, shlex.join(step)), end="")
@@ -101,6 +111,7 @@ def request(
     platform: Platform,
     finding: str,
     target: str,
+    oracle: Oracle,
     toolchain: str,
     runtime: options.Runtime,
     jobs: int | None,
@@ -118,6 +129,7 @@ def request(
         platform,
         finding,
         target,
+        oracle,
         toolchain,
         runtime.value,
         jobs or ConfigRequest().jobs,

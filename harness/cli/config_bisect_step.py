@@ -10,6 +10,7 @@ from harness.bisect.config import request as requests
 from harness.bisect.question import LINKED
 from harness.build.tree import PACKAGE
 from harness.cli import bisect, config_bisect, options
+from harness.cli import oracle as oracles
 from harness.cli.app import Answered
 from harness.cli.bisect_step import EXIT
 from harness.cli.console import OUT, board
@@ -31,6 +32,9 @@ def command(
     tree: options.TreeOption = None,
     package: options.PackageOption = PACKAGE,
     target: bisect.TargetOption = LINKED,
+    oracle: oracles.OracleOption = oracles.Who.VALIDATE,
+    boots: oracles.BootsOption = oracles.BOOTS,
+    seed: oracles.SeedOption = 0,
     platform: config_bisect.PlatformOption = Platform.NATIVE,
     profile: options.ProfileOption = options.Profile.SMALL,
     toolchain: config_bisect.ToolchainOption = "bookworm",
@@ -43,9 +47,11 @@ def command(
     Exits with 0 if it has not, 1 if it has, 125 if nobody can tell (it does not
     build). Whatever else happens ends with 128: a broken host makes none bad.
     """
+    asked = oracles.asked(oracle, target, boots, oracles.CONFIDENCE, 0, seed)
     wanted = config_bisect.request(
-        tree, package, profile, platform, finding, target, toolchain, runtime, jobs
-    )
+        tree, package, profile, platform, finding, target, asked, toolchain,
+        runtime, jobs,
+    )  # fmt: skip
     with board() as lines:
         answer = requests.step(wanted, config, lines)
     if output is options.Format.JSON:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from harness.bisect.answer import Answer
 from harness.bisect.config.delta import Delta
 from harness.bisect.question import Question
+from harness.bisect.quorum import CERTAIN, Sure
 from harness.bisect.sight import Sight
 from harness.finding import Finding
 
@@ -41,7 +42,7 @@ class ConfigBisection:
         first: a clean look with the units set; without: one without each unit.
         reverse: what became of the finding with the units of the good configuration
             in the bad one.
-        rate, confidence: as of a bisection of commits.
+        sure: how sure that is.
         seconds: how long this run of it took.
     """
 
@@ -57,8 +58,7 @@ class ConfigBisection:
     first: Sight
     without: tuple[Sight, ...]
     reverse: Without
-    rate: float = 1.0
-    confidence: float = 1.0
+    sure: Sure = CERTAIN
     seconds: float = field(default=0.0, compare=False)
 
     @property

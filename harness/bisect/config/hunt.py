@@ -77,8 +77,7 @@ class ConfigHunt:
             looks[0],
             tuple(looks[1:]),
             self._reverse(differ, units),
-            asking.rate,
-            asking.confidence,
+            asking.sure,
             round(time.monotonic() - started, 1),
         )
 

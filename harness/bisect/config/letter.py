@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from harness.bisect.answer import Answer
 from harness.bisect.config.bisection import ConfigBisection
 from harness.bisect.excerpt import excerpt
-from harness.bisect.letter import section
+from harness.bisect.letter import how_sure, section
 from harness.bisect.question import occurs
 from harness.report import text
 
@@ -32,6 +32,8 @@ def _paragraphs(found: ConfigBisection, command: str, step: str) -> Iterator[str
     yield from _windows(found)
     without = "The bad configuration with the good values of these"
     yield from section(without, [str(found.reverse)])
+    if found.sure.looks > 1 or found.sure.rate < 1:
+        yield from section("How sure that is", how_sure(found.sure, found.answers))
     yield from section("What was tested", _tested(found))
     yield from section("To do it again", _commands(found, command, step))
 

@@ -15,7 +15,7 @@ from harness.bisect.asking import Asking, answered
 from harness.bisect.config.bisection import ConfigBisection
 from harness.bisect.config.hunt import ConfigHunt
 from harness.bisect.config.probe import ConfigProber
-from harness.bisect.judge import Validation
+from harness.bisect.oracle import VALIDATOR, Oracle
 from harness.bisect.question import LINKED, Question
 from harness.bisect.request import Board, equipped, resumable
 from harness.bisect.sight import Wanted
@@ -37,6 +37,7 @@ class ConfigRequest:
         platform: what a whole .config is for.
         finding: a key; empty: what the bad end has and the good end has not.
         target: ``vmlinux``, or an object: the least that shows the finding.
+        oracle: who says whether a configuration has it.
     """
 
     tree: Path | None = None
@@ -45,6 +46,7 @@ class ConfigRequest:
     platform: Platform = Platform.NATIVE
     finding: str = ""
     target: str = LINKED
+    oracle: Oracle = VALIDATOR
     toolchain: str = image.DEFAULT_TOOLCHAIN
     runtime: str = "auto"
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -101,11 +103,14 @@ def bisect(
             target=request.target,
             toolchains=(request.toolchain,),
             finding=request.finding,
+            oracle=str(request.oracle),
         )
         state = directory / f"{_hash(repr(question))}.jsonl"
         opening = journal.resume if resume else journal.begin
         with opening(state, question) as kept, resumable():
-            asking = Asking(question, prober, kept, board("bisect"))
+            asking = Asking(
+                question, prober, kept, board("bisect"), request.oracle.quorum
+            )
             return ConfigHunt(asking, prober).run()
 
 
@@ -118,7 +123,8 @@ def step(request: ConfigRequest, config: str, board: Board) -> Answer:
     """
     wanted = end(config, request)
     with _prober(request, board) as (prober, _):
-        sight = prober.look(prober.end(wanted), Wanted(request.finding))
+        runs = request.oracle.quorum.looks
+        sight = prober.look(prober.end(wanted), Wanted(request.finding, runs))
     return answered(sight, request.finding)
 
 
@@ -147,7 +153,9 @@ def _prober(
         workbench = Workbench(
             engine,
             images,
-            Validation(request.target, directory / "files", board("probe")),
+            request.oracle.judge(
+                request.target, request.platform, engine, directory / "files", board
+            ),
             directory / f"{kind}-{tree.digest[:16]}",
             request.jobs,
             board("probe"),

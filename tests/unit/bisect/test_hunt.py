@@ -17,7 +17,9 @@ from harness.bisect.asking import Asking
 from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.dag import Dag
 from harness.bisect.hunt import Hunt
+from harness.bisect.letter import how_sure
 from harness.bisect.question import Question
+from harness.bisect.quorum import Quorum
 from harness.bisect.search import First, Untestable
 from harness.bisect.sight import ONCE, Sight, Wanted
 from harness.errors import InfraError, UserError
@@ -287,3 +289,59 @@ def test_a_revert_that_conflicts(path) -> None:
 
     assert _hunt(path, kernel).reverts == {"c7": Revert.CONFLICT}
     assert kernel.looks[-1] == ("c6", True)
+
+
+@dataclass
+class Flaky:
+    """Kernels that show the finding at each third look only, if they have it."""
+
+    culprit: int
+    looked: int = 0
+    asked: list[Wanted] = field(default_factory=list)
+
+    def look(self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False) -> Sight:
+        self.asked.append(wanted)
+        number = 0 if commit == "good" else int(commit.removeprefix("c").split()[0])
+        runs = shown = 0
+        while runs < wanted.runs and not (shown and wanted.key):
+            runs, self.looked = runs + 1, self.looked + 1
+            shown += number >= self.culprit and self.looked % 3 == 0
+        found = (WANTED,) if shown else ()
+        times = {WANTED.key: shown}
+        return Sight(commit, found, clean=clean, runs=runs, shown=times)
+
+    def revert(self, commit: str, onto: str, *, merge: bool) -> str | None:
+        return "c0 without it"
+
+
+@pytest.mark.parametrize("key", ["", WANTED.key])
+def test_what_shows_now_and_then(path, key) -> None:
+    """The rate is measured at the bad end; each good takes as many looks as that asks."""
+    question, looker = _question(LINE, key), Flaky(7)
+    quorum = Quorum(looks=30, confidence=0.95, rate=0)
+    with _opened(path, question) as journal:
+        asking = Asking(question, looker, journal, quorum=quorum)
+        found = Hunt(LINE, asking, looker).run()
+
+    assert found.conclusion == First("c7")
+    assert (found.sure.shown, found.sure.looks) == (10, 30)
+    assert found.sure.rate == pytest.approx(0.1729, abs=1e-4)  # at 97.5 %
+    assert 0.95 <= found.sure.confidence < 1
+    runs = {answer.runs for answer in found.answers if answer.outcome is Outcome.GOOD}
+    assert runs == {29, 30}  # 6 goods: 6 * (1 - rate) ** 29 <= 0.025; the end had 30
+    assert found.reverts == {"c7": Revert.GONE}
+    assert "10 of 30 boots of the bad end" in "\n".join(
+        how_sure(found.sure, found.answers)
+    )
+
+
+def test_what_shows_too_seldom(path) -> None:
+    """Nobody waits for that many boots: it is said how to need less."""
+    question, looker = _question(LINE), Flaky(7)
+    quorum = Quorum(looks=3, confidence=0.99, rate=0)
+    with _opened(path, question) as journal:
+        asking = Asking(question, looker, journal, quorum=quorum)
+        with pytest.raises(UserError, match="shows too seldom") as raised:
+            Hunt(LINE, asking, looker).run()
+
+    assert "--boots" in str(raised.value.hint)

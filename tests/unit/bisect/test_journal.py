@@ -35,7 +35,7 @@ def test_everything_comes_back(path) -> None:
 
     with resume(path, QUESTION) as journal:
         assert list(journal.answers.values()) == [A, B]
-        assert journal.sought == FINDING
+        assert journal.sought == Sought(FINDING)
         assert not journal.distrusted
 
 

@@ -119,6 +119,11 @@ def test_a_bug_that_starts_before_the_answer(monkeypatch) -> None:
         (("--good", "HEAD", "--target", "lib/x.c"), "neither vmlinux nor an object"),
         (("--good", "HEAD", "--target", "../x.o"), "neither vmlinux nor an object"),
         (("--good", "HEAD"), "is no kernel tree"),
+        (("--good", "HEAD", "--oracle", "boot"), "'boot' is not one of"),
+        (
+            ("--good", "HEAD", "--oracle", "shadow", "--target", "lib/x.o"),
+            "--oracle shadow boots a kernel, and --target lib/x.o is an object",
+        ),
         (("--good", "HEAD", "--config", "/nowhere"), "does not exist"),
     ],
 )

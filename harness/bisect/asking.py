@@ -80,6 +80,11 @@ class Asking:
         self.progress("proving the bad end")
         bad = self._end("bad", self.question.bad)
         found = bad.findings or ()
+        if not found and bad.reason:
+            raise UserError(
+                f"the bad end {bad.commit[:12]} has {bad.reason}",
+                hint="--target takes a path from the top of the tree: lib/hweight.o",
+            )
         if self.question.finding and not occurs(self.question.finding, found):
             raise UserError(
                 f"the bad end is good: {self.question.finding} does not occur at "

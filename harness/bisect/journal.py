@@ -139,7 +139,9 @@ def resume(path: Path, question: Question) -> Iterator[Journal]:
     """
     if not path.exists():
         raise UserError(
-            f"there is nothing to resume: no {path}", hint="leave --resume out"
+            f"there is nothing to resume: no {path}",
+            hint="leave --resume out, or ask for the same ends, finding, target, "
+            "configuration and toolchains as then (HEAD moves)",
         )
     with path.open("r+b") as file:
         _lock(file, path)

@@ -97,13 +97,16 @@ class Repository:
         """Return the commits that ``bad`` is made on and ``good`` is not.
 
         Raises:
-            UserError: ``bad`` is not made on ``good``, or is no kernel.
+            UserError: ``bad`` is not made on ``good``, or one is no kernel for x86.
         """
-        listed = self.read("ls-tree", "--name-only", bad, "--", *LANDMARKS)
-        if missing := sorted(set(LANDMARKS) - set(listed.splitlines())):
+        for commit in (bad, good):
+            self._require_kernel(commit)
+        if bad == good:
+            raise UserError(f"the good and the bad end are the same commit {bad[:12]}")
+        if not self.git("merge-base", "--is-ancestor", bad, good).returncode:
             raise UserError(
-                f"{self.root} is no kernel tree: {bad[:12]} has no {missing[0]}",
-                hint="--tree takes a repository with the history of Linux",
+                f"the good end {good[:12]} is made on the bad end {bad[:12]}",
+                hint="are they swapped? what took a finding away is not searched",
             )
         if self.git("merge-base", "--is-ancestor", good, bad).returncode:
             bases = _hashes(self.git("merge-base", good, bad).output)
@@ -118,9 +121,16 @@ class Repository:
         for line in rows.splitlines():
             commit, *made_on = line.split()
             parents[commit] = tuple(made_on)
-        if not parents:
-            raise UserError(f"the good and the bad end are the same commit {bad[:12]}")
         return Dag(parents)
+
+    def _require_kernel(self, commit: str) -> None:
+        listed = self.read("ls-tree", "--name-only", commit, "--", *LANDMARKS)
+        if missing := sorted(set(LANDMARKS) - set(listed.splitlines())):
+            raise UserError(
+                f"{self.root} is no kernel tree for x86: {commit[:12]} has no "
+                f"{missing[0]}",
+                hint="--tree takes a repository with the history of Linux",
+            )
 
     def about(self, commit: str) -> Commit:
         """Return what people call ``commit``."""
@@ -185,7 +195,8 @@ class Checkout:
         if done.returncode:
             raise InfraError(
                 f"git {' '.join(argv)} in {self.source}: {done.tail}",
-                hint=f"is {self.repository.root} whole? (git fsck)",
+                hint=f"is {self.repository.root} whole? (git fsck; a clone with a "
+                "--filter is not)",
             )
         return done.output
 

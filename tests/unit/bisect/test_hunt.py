@@ -345,3 +345,16 @@ def test_what_shows_too_seldom(path) -> None:
             Hunt(LINE, asking, looker).run()
 
     assert "--boots" in str(raised.value.hint)
+
+
+def test_a_target_that_is_not_there(path) -> None:
+    """A misspelt object is no clean one."""
+
+    class Nothing(Kernel):
+        def look(
+            self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False
+        ) -> Sight:
+            return Sight(commit, (), "no source of x.o")
+
+    with pytest.raises(UserError, match="bad end c12 has no source of x.o"):
+        _hunt(path, Nothing(LINE, "c7"))

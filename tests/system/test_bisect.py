@@ -136,6 +136,7 @@ def _told(state: Path) -> bytes:
     return data if data.endswith(b"\n") and data.count(TOLD) > 2 else b""
 
 
+@pytest.mark.slow
 def test_options_that_make_it_together(source, tmp_path, monkeypatch) -> None:
     """Two of those that differ make a wrong hint; the others, and all they pull in, not."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(_borrowed(tmp_path / "cache")))

@@ -356,5 +356,5 @@ def test_a_target_that_is_not_there(path) -> None:
         ) -> Sight:
             return Sight(commit, (), "no source of x.o")
 
-    with pytest.raises(UserError, match="bad end c12 has no source of x.o"):
+    with pytest.raises(UserError, match=r"bad end c12 has no source of x\.o"):
         _hunt(path, Nothing(LINE, "c7"))

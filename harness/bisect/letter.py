@@ -38,7 +38,7 @@ def _paragraphs(
         yield from _windows(found, found.first)
     if found.reverts:
         yield from section("Reverting on the bad end", _reverted(found, about))
-    if found.sure.looks > 1 or found.sure.rate < 1:
+    if found.question.is_booted:
         yield from section("How sure that is", how_sure(found.sure, found.answers))
     yield from section("What was tested", _tested(found, about))
     yield from section("To do it again", _commands(found, command, step))
@@ -93,8 +93,8 @@ def how_sure(sure: Sure, answers: Sequence[Answer]) -> Iterator[str]:
         yield f"A bad kernel was taken to show it in {sure.rate:.1%} of its boots, or more."
     runs = [a.runs for a in answers if a.outcome is Outcome.GOOD and a.runs]
     if runs:
-        yield f"{len(runs)} kernels are good, none of which showed it in {min(runs)} boots or more."
-    yield f"That all of them are has a chance of {sure.confidence:.1%}, or more: it is 1 less"
+        yield f"Good answers: {len(runs)}, each of {min(runs)} boots or more without it."
+    yield f"That all are right has a chance of {sure.confidence:.1%}, or more: it is 1 less"
     yield "the doubt about the rate, and less (1 - rate) ** boots for each of them."
 
 
@@ -131,6 +131,8 @@ def _commands(found: Bisection, command: str, step: str) -> Iterator[str]:
     question = found.question
     tools = sorted({a.toolchain for a in found.answers if a.toolchain})
     yield f"# {question.target} of {question.variant}, built in {', '.join(tools)}"
+    if question.is_booted:
+        yield f"# asked: {question.oracle}"
     yield command
     yield f"git bisect start {question.bad[:12]} {question.good[:12]}"
     yield f"git bisect run {step}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.finding import Finding
 
 LINKED = "vmlinux"
+VALIDATOR = "validate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,12 @@ class Question:
     target: str
     toolchains: tuple[str, ...]
     finding: str = ""
-    oracle: str = "validate"
+    oracle: str = VALIDATOR
+
+    @property
+    def is_booted(self) -> bool:
+        """Whether the answers are those of boots, which may differ."""
+        return self.oracle != VALIDATOR
 
 
 def occurs(key: str, findings: Sequence[Finding]) -> Finding | None:

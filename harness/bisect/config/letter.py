@@ -32,7 +32,7 @@ def _paragraphs(found: ConfigBisection, command: str, step: str) -> Iterator[str
     yield from _windows(found)
     without = "The bad configuration with the good values of these"
     yield from section(without, [str(found.reverse)])
-    if found.sure.looks > 1 or found.sure.rate < 1:
+    if found.question.is_booted:
         yield from section("How sure that is", how_sure(found.sure, found.answers))
     yield from section("What was tested", _tested(found))
     yield from section("To do it again", _commands(found, command, step))
@@ -96,6 +96,8 @@ def _told(answer: Answer, label: str) -> str:
 def _commands(found: ConfigBisection, command: str, step: str) -> Iterator[str]:
     question = found.question
     yield f"# {question.target} of {question.tree}, built in {question.toolchains[0]}"
+    if question.is_booted:
+        yield f"# asked: {question.oracle}, on {question.variant}"
     yield command
     yield "# of one configuration: 0 good, 1 bad, 125 nobody can tell, 128 we failed"
     yield step

@@ -24,6 +24,7 @@ from harness.build.tree import PACKAGE, open_tree, require_kernel
 from harness.cache import cache_dir
 from harness.container import image
 from harness.errors import UserError
+from harness.result import Stage
 from harness.variant import Platform, Variant, from_config, variant
 
 
@@ -86,7 +87,8 @@ def bisect(
         InfraError: the machine failed; it can be resumed.
     """
     ends = [end(good, request), end(bad, request)]
-    with _prober(request, board) as (prober, directory):
+    platform = _platform(ends, request.oracle)
+    with _prober(request, platform, board) as (prober, directory):
         board("bisect")("configuring both ends")
         names = [prober.end(variant) for variant in ends]
         if names[0] == names[1]:
@@ -99,7 +101,7 @@ def bisect(
             tree=f"{prober.tree.name} {prober.tree.digest[:16]}",
             good=names[0],
             bad=names[1],
-            variant=request.platform.value,
+            variant=platform.value,
             target=request.target,
             toolchains=(request.toolchain,),
             finding=request.finding,
@@ -122,15 +124,27 @@ def step(request: ConfigRequest, config: str, board: Board) -> Answer:
         InfraError: the machine failed: that is no answer.
     """
     wanted = end(config, request)
-    with _prober(request, board) as (prober, _):
+    with _prober(request, wanted.platform, board) as (prober, _):
         runs = request.oracle.quorum.looks
         sight = prober.look(prober.end(wanted), Wanted(request.finding, runs))
     return answered(sight, request.finding)
 
 
+def _platform(ends: Sequence[Variant], oracle: Oracle) -> Platform:
+    """Return the platform of the bad end, on which all are booted."""
+    good, bad = (variant.platform for variant in ends)
+    if good is not bad and oracle.stage is not Stage.VALIDATE:
+        raise UserError(
+            f"the good end is for {good}, the bad one for {bad}: --oracle "
+            f"{oracle.stage} boots all on one platform",
+            hint="name variants of one platform; --platform is for a whole .config",
+        )
+    return bad
+
+
 @contextlib.contextmanager
 def _prober(
-    request: ConfigRequest, board: Board
+    request: ConfigRequest, platform: Platform, board: Board
 ) -> Iterator[tuple[ConfigProber, Path]]:
     """Yield a prober with all that it takes, and its directory, ours meanwhile."""
     if request.tree is not None:
@@ -154,13 +168,13 @@ def _prober(
             engine,
             images,
             request.oracle.judge(
-                request.target, request.platform, engine, directory / "files", board
+                request.target, platform, engine, directory / "files", board
             ),
             directory / f"{kind}-{tree.digest[:16]}",
             request.jobs,
             board("probe"),
         )
-        yield ConfigProber(tree, request.platform, workbench, configs), directory
+        yield ConfigProber(tree, platform, workbench, configs), directory
 
 
 def _hash(text: str) -> str:

@@ -13,6 +13,7 @@ from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.excerpt import excerpt
 from harness.bisect.letter import letter
 from harness.bisect.question import Question
+from harness.bisect.quorum import Sure
 from harness.bisect.replay import parse
 from harness.bisect.repository import Commit
 from harness.bisect.search import Contradiction, First, Untestable
@@ -142,3 +143,22 @@ def test_code_that_is_not_there_yet(found, tmp_path) -> None:
 
     assert excerpt(None, found.sought) == ("(there is no such file yet)",)
     assert "has no symbol g" in excerpt(_file(tmp_path / "y.o", 16), other)[0]
+
+
+def test_how_sure_boots_are(found) -> None:
+    """Where the rate comes from, and what is left of the confidence; else not a word."""
+    booted = replace(
+        found,
+        question=replace(found.question, oracle="shadow, 10 boots"),
+        sure=Sure(9, 10, 0.5, 0.97),
+        answers=(*ANSWERS[:-1], replace(ANSWERS[-1], runs=12)),
+    )
+
+    text = letter(booted, _about, "orc-harness", STEP)
+
+    assert "9 of 10 boots of the bad end showed it" in text
+    assert "50.0% of its boots" in text
+    assert "Good answers: 1, each of 12 boots or more without it." in text
+    assert "97.0%, or more" in text
+    assert "# asked: shadow, 10 boots" in text
+    assert "boots" not in letter(found, _about, "orc-harness", STEP)

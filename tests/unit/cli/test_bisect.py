@@ -82,6 +82,17 @@ def test_usage_errors_stop_git(arguments) -> None:
     assert run("bisect-step", *arguments).returncode == 128
 
 
+def test_ends_of_two_platforms() -> None:
+    """A boot needs one; the validator does not."""
+    ends = ("--good", "native", "--bad", "xen", "--tree", "/nowhere")
+
+    booted = run("config-bisect", *ends, "--oracle", "shadow")
+
+    assert booted.returncode == 2
+    assert "is for native, the bad one for xen" in booted.stderr
+    assert "no kernel tree" in run("config-bisect", *ends).stderr
+
+
 @pytest.mark.parametrize(
     ("good", "options", "said"),
     [

@@ -133,14 +133,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plants", nargs="*", choices=[*TARGETS, []], default=[])
     parser.add_argument("--commits", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--seed", type=int, action="append", help="or which")
     options = parser.parse_args()
     with board() as lines, workshop(MatrixRequest(), lines) as shop:
         source = shop.tree.source
     right = [
         bisect(source, plant, options.commits, seed)
         for plant in options.plants or TARGETS
-        for seed in range(options.seeds)
+        for seed in options.seed or range(options.seeds)
     ]
     return ExitCode.CLEAN if all(right) else ExitCode.FINDINGS
 

@@ -19,6 +19,9 @@ class Stale(enum.IntEnum):
 _CONFIGURES = ("scripts/", "arch/x86/Makefile", "Makefile")
 # What changes objects that depend on nothing of it, as make sees it.
 _TOOLS = ("tools/objtool/", "tools/lib/", "tools/arch/x86/", "tools/build/", "scripts/")
+# Only the last link runs these, and vmlinux is always linked anew; make builds them
+# where their source changed (scripts/Makefile, scripts/Makefile.vmlinux of v6.12).
+_LINK = ("scripts/sorttable.", "scripts/kallsyms.c", "scripts/link-vmlinux.sh")
 
 
 def stale(paths: Iterable[str], *, linked: bool) -> Stale:
@@ -31,6 +34,8 @@ def stale(paths: Iterable[str], *, linked: bool) -> Stale:
 
 
 def _one(path: str, *, linked: bool) -> Stale:
+    if path.startswith(_LINK):
+        return Stale.NOTHING
     name = PurePosixPath(path).name
     makefile = name.startswith(("Makefile", "Kbuild")) or name.endswith(".mk")
     if linked and (makefile or path.startswith(_TOOLS)):

@@ -98,7 +98,8 @@ def command(
         step += ["--finding", found.sought.key, "--target", target]
         step += oracles.words(asked, found.answers)
         step += ["--tree", str(tree)] if tree else ["--package", package]
-        step += ["--platform", platform.value, "--toolchain", toolchain]
+        step += ["--platform", platform.value, "--profile", profile.value]
+        step += ["--toolchain", toolchain]
         OUT.out(letter(found, again, shlex.join(step)), end="")
     if not found.found:
         raise typer.Exit(ExitCode.FINDINGS)

@@ -19,6 +19,8 @@ from harness.bisect.bisection import Bisection, Revert
 from harness.bisect.config import request as config_requests
 from harness.bisect.config.bisection import Without
 from harness.bisect.config.request import ConfigRequest
+from harness.bisect.oracle import Oracle
+from harness.bisect.quorum import Quorum
 from harness.bisect.request import Request
 from harness.bisect.search import First
 from harness.build.tree import default_tree
@@ -27,6 +29,7 @@ from harness.container import image as images
 from harness.container.engine import connect
 from harness.corpus.plant import read_plants
 from harness.progress import silent
+from harness.result import Stage
 from harness.variant import Platform, variant
 from tests.builders.commits import History, Plan, write_history, write_source
 
@@ -58,13 +61,15 @@ def roots() -> Iterator[list[Path]]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _history(source: Path, root: Path, plant: str, touched: str, **more) -> History:
+def _history(
+    source: Path, root: Path, plant: str, touched: str, *, whole: bool = False, **more
+) -> History:
     root.mkdir(parents=True)
     (wanted,) = (p for p in read_plants() if p.name == plant)
     plan = Plan(
         touched=touched, **{"commits": 30, "unbuildable": 3, "no_ops": 3, **more}
     )
-    return write_history(source, root, plan, wanted)
+    return write_history(source, root, plan, wanted, whole=whole)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +80,8 @@ def hint(source, roots, tmp_path_factory) -> History:
 
 
 def _bisect(history: History, target: str, **more) -> Bisection:
-    wanted = Request(history.root, NATIVE, target=target, jobs=2)
-    return requests.bisect(wanted, history.good, history.bad, lambda _: silent, **more)
+    wanted = Request(history.root, NATIVE, target=target, jobs=2, **more)
+    return requests.bisect(wanted, history.good, history.bad, lambda _: silent)
 
 
 def _require_right(found: Bisection, history: History) -> None:
@@ -105,6 +110,43 @@ def test_objtool_itself(source, roots, tmp_path) -> None:
     history = _history(source, roots[-1], "bp-lost", f"{C}.c", seed=1, commits=12)
 
     _require_right(_bisect(history, f"{C}.o"), history)
+
+
+def test_an_alternative_that_objtool_ignores(source, roots, tmp_path) -> None:
+    """What moves the stack in one replacement only."""
+    roots.append(tmp_path / "r")
+    history = _history(source, roots[-1], "alt-ignored", f"{ASM}.S", commits=12)
+
+    _require_right(_bisect(history, f"{ASM}.o"), history)
+
+
+@pytest.fixture(scope="module")
+def sorted_wrong(source, roots, tmp_path_factory) -> History:
+    """A whole kernel, whose table the link sorts wrong from some commit on."""
+    roots.append(tmp_path_factory.mktemp("s") / "r")
+    few = {"commits": 6, "unbuildable": 0, "no_ops": 1}
+    return _history(source, roots[-1], "sorttable", f"{C}.c", whole=True, **few)
+
+
+@pytest.mark.slow
+def test_what_sorts_the_table(sorted_wrong) -> None:
+    """Only vmlinux shows it; it is linked anew, and not built anew."""
+    found = _bisect(sorted_wrong, "vmlinux")
+
+    _require_right(found, sorted_wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.boot
+def test_what_a_boot_shows(sorted_wrong) -> None:
+    """The same by what the kernel executes: one boot of each, as that always shows."""
+    oracle = Oracle(Stage.SHADOW, Quorum(looks=1, rate=1.0))
+
+    found = _bisect(sorted_wrong, "vmlinux", oracle=oracle)
+
+    _require_right(found, sorted_wrong)
+    assert found.sought.rule.startswith("shadow/")
+    assert (found.sure.shown, found.sure.looks) == (1, 1)
 
 
 def test_a_kill(hint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from harness.boot.call import unwind_call
 from harness.boot.gdb import Gdb
@@ -16,7 +16,6 @@ from harness.boot.stack_info import cpu_stacks, per_cpu_base, stack_layout
 from harness.elf.program import Program
 from harness.errors import InfraError
 
-POLL_S = 0.05
 RUNNING = 2  # enum system_states: init memory is being freed, or later
 _NEVER = "this kernel was not seen to run within {:g} s"
 
@@ -41,18 +40,19 @@ def wait_until_up(
     state = required(linked, "system_state")
     seen = False
     while time.monotonic() < deadline:
-        registers = gdb.registers()
-        for begin, end in text.ranges:
-            by = moved_by(gdb, linked, begin, end, registers.rip)
-            if by is None:
-                continue
-            seen = True
-            if int.from_bytes(gdb.read(state + by, 4), "little") < RUNNING:
-                continue
-            up = Up(linked.slid(by), text.slid(by), registers)
-            if usable(up.program, up.text, registers):
-                return up
-        gdb.run_for(POLL_S * (0.1 if seen else 1))
+        for number, registers in enumerate(gdb.vcpus()):
+            gdb.select(number)
+            for begin, end in text.ranges:
+                by = moved_by(gdb, linked, begin, end, registers.rip)
+                if by is None:
+                    continue
+                seen = True
+                if int.from_bytes(gdb.read(state + by, 4), "little") < RUNNING:
+                    continue
+                up = Up(linked.slid(by), text.slid(by), registers)
+                if usable(up.program, up.text, registers):
+                    return up
+        gdb.run_for(gdb.poll_s * (0.25 if seen else 2.5))
     message = "the kernel did not finish booting within {:g} s" if seen else _NEVER
     raise InfraError(
         message.format(deadline_s), hint="is this the vmlinux of what was booted?"
@@ -76,3 +76,29 @@ def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -
     call = unwind_call(program, cpu)
     gdb.insert_breakpoint(call.return_address)
     return Guest(gdb, program, text, cpu, call)
+
+
+@dataclass(slots=True)
+class Cpus:
+    """A guest as each of its CPUs has it: stacks and scratch memory are a CPU's own.
+
+    ``first`` is the one that was attached to; others are found when they stop.
+    """
+
+    first: Guest
+    others: dict[int, Guest] = field(default_factory=dict)
+
+    def of(self, registers: Registers) -> Guest:
+        """Return the guest on the CPU that has ``registers``."""
+        first = self.first
+        base = per_cpu_base(registers)
+        if base is None or base == first.cpu.gs_base:
+            return first
+        if base not in self.others:
+            cpu = cpu_stacks(first.cpu.layout, base, first.gdb.read)
+            call = unwind_call(first.program, cpu)
+            self.others[base] = replace(first, cpu=cpu, call=call)
+        return self.others[base]
+
+    def __len__(self) -> int:
+        return 1 + len(self.others)

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from harness.artifacts import Artifacts
 from harness.boot import init_end, initramfs, kaslr, machine, outcome, vsmp_device
+from harness.boot.debugger import debugger
 from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, Plan
@@ -134,20 +135,22 @@ class Session:
         error here: :meth:`end` tells.
         """
         vsmp_guest = self.platform is Platform.VSMP
-        if not vsmp_guest and look is None:
+        plan = self.machine.plan
+        if plan.outer_nonce or (not vsmp_guest and look is None):
             self.machine.cont()
+        if not vsmp_guest and look is None:
             return
         linked = program.load(self._kernel.vmlinux)
         with (
             contextlib.suppress(LostGuest, GdbTimeout),
-            Gdb.connect(self.machine.gdb_socket) as gdb,
+            debugger(self.machine) as gdb,
         ):
             limit_s = self.machine.remaining_s
             if vsmp_guest:
                 served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
                 self._facts.update(served.facts)
             else:
-                if self._kaslr:
+                if self._kaslr or plan.spins:
                     linked = self._moved(gdb, linked)
                 init_end.run_there(gdb, linked, limit_s)
             self.program = linked
@@ -158,7 +161,8 @@ class Session:
     def _moved(self, gdb: Gdb, linked: Program) -> Program:
         """Wait for the kernel, and return it at the address that it has chosen."""
         slide = kaslr.find_slide(gdb, linked, self.machine.remaining_s)
-        self._facts["kaslr"] = f"{slide:#x}"
+        if self._kaslr:
+            self._facts["kaslr"] = f"{slide:#x}"
         if not slide:
             return linked
         path = self._kernel.bzimage

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from harness.boot.attach import attach, wait_until_up
+from harness.boot.attach import Cpus, attach, wait_until_up
 from harness.boot.control import (
     control_entry,
     differing_entries,
@@ -85,6 +85,8 @@ class Needs:
 
 
 NATIVE_NEEDS = Needs(inside_other_cfa=10)
+# It cannot be stepped through entry code, nor stopped at instructions of one byte.
+KVM_NEEDS = Needs(entry_context=10, inside_replacement=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def probe(
 ) -> CompareResult:
     """Sample the guest behind ``gdb`` until ``needs`` are met or ``deadline_s`` is up.
 
-    The guest has one vCPU and runs ``program`` (a vmlinux with symbols), wherever KASLR
+    The guest runs ``program`` (a vmlinux with symbols), wherever KASLR
     has put it; it may be anywhere from reset on, and should run a workload.
     It is left stopped, without breakpoints of ours; with ``only_first`` where the first
     finding is, if there is one.
@@ -139,9 +141,9 @@ def probe(
     progress("waiting for the kernel to come up")
     up = wait_until_up(gdb, program, text, deadline, deadline_s)
     started = time.monotonic()
-    guest = attach(gdb, up.program, up.text, up.registers)
+    cpus = Cpus(attach(gdb, up.program, up.text, up.registers))
     notes = [f"KASLR moved it by {by:#x}"] if (by := up.program.slide) else []
-    run = _Run(guest, needs, random.Random(seed), deadline, progress, only_first, notes)
+    run = _Run(cpus, needs, random.Random(seed), deadline, progress, only_first, notes)
     try:
         run.sample(parse_alternatives(up.program), inject_nmi)
     except _Enough:
@@ -160,7 +162,7 @@ class _Enough(Exception):
 @dataclass(slots=True)
 class _Run:
     # One probe under way.
-    guest: Guest
+    cpus: Cpus
     needs: Needs
     rng: random.Random
     deadline: float
@@ -175,6 +177,11 @@ class _Run:
     findings: dict[str, Finding] = field(default_factory=dict)
     entries: set[int] = field(default_factory=set)
     reason: str = ""
+
+    @property
+    def guest(self) -> Guest:
+        """The guest on the CPU that was attached to."""
+        return self.cpus.first
 
     def sample(
         self, alternatives: Alternatives | None, inject_nmi: Callable[[], None] | None
@@ -210,7 +217,7 @@ class _Run:
                 continue
             if (index := control_entry(point, self.guest)) is None:
                 continue
-            result = run_control(self.guest, registers, index)
+            result = run_control(self.cpus.of(registers), registers, index)
             self.counts["control_reported"] = int(result.reported is not None)
             self.counts["control_clean"] = int(result.clean)
             if result.reported is None:
@@ -233,7 +240,7 @@ class _Run:
             if survey.stops == self.needs.task_stops or not self.time_left():
                 break
             for registers in how.stops(self.guest, TASK_HIT_S):
-                for one in survey.stop(how, self.guest, registers):
+                for one in survey.stop(how, self.cpus.of(registers), registers):
                     self.found(one)
             self.wander(WANDER_STEPS)
         self.counts |= survey.counts
@@ -333,7 +340,7 @@ class _Run:
 
     def look(self, registers: Registers) -> Point | None:
         try:
-            return check_point(self.guest, registers)
+            return check_point(self.cpus.of(registers), registers)
         except UnmappedMemory:  # still on the user's page tables (PTI)
             self.count("not_mapped")
             return None
@@ -381,6 +388,7 @@ class _Run:
     def have(self) -> dict[str, int]:
         return self.counts | {
             "entry_points_hit": len(self.entries),
+            "vcpus": len(self.cpus),
             "inside_replacement": len(self.hit),
             "inside_other_cfa": sum(self.inside[place] for place in self.hit),
         }

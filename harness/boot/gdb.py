@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +54,38 @@ class Gdb:
     """A connection to QEMU's gdbstub; made by :meth:`connect`.
 
     The guest is stopped while connected, until :meth:`cont`.
+
+    Attributes:
+        steps: it can be stepped.
+        writes_text: breakpoints are bytes of its text, which must be there before.
+        reply_s: how long an answer may take.
+        poll_s: how long a guest may run before we look how far it is.
+        idle: called now and then while the guest is waited for.
     """
+
+    steps = True
+    writes_text = False
+    reply_s = REPLY_S
+    poll_s = 0.02
+    IDLE_S = 0.25
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
         self._breakpoints: set[int] = set()
+        self.idle: Callable[[], None] = _nothing
 
     @classmethod
     @contextlib.contextmanager
-    def connect(cls, path: Path, timeout_s: float = REPLY_S) -> Iterator[Gdb]:
+    def connect(
+        cls,
+        path: Path,
+        timeout_s: float = REPLY_S,
+        idle: Callable[[], None] | None = None,
+    ) -> Iterator[Gdb]:
         """Connect to the stub at ``path``, waiting for it to listen.
+
+        ``idle`` is called now and then while it, or the guest, is waited for.
 
         Raises:
             GdbTimeout: nobody listens or answers within ``timeout_s``.
@@ -73,6 +94,7 @@ class Gdb:
         deadline = time.monotonic() + timeout_s
         with contextlib.closing(_open_socket(path, deadline, timeout_s)) as sock:
             gdb = cls(sock)
+            gdb.idle = idle or gdb.idle
             gdb._handshake(deadline)
             yield gdb
 
@@ -85,11 +107,18 @@ class Gdb:
 
     def registers(self) -> Registers:
         """Return the registers of the stopped vCPU."""
-        return Registers.parse(_unhex(self._ask("g")))
+        return Registers.parse(unhex(self._ask("g")))
+
+    def vcpus(self) -> tuple[Registers, ...]:
+        """Return the registers of every vCPU that we know of: the one."""
+        return (self.registers(),)
+
+    def select(self, number: int) -> None:
+        """Make all else be about vCPU ``number`` of :meth:`vcpus`: it is."""
 
     def write_registers(self, registers: Registers | bytes) -> None:
         """Set all registers."""
-        self._expect_ok(_set_registers(registers))
+        self._expect_ok(set_registers(registers))
 
     # memory
 
@@ -106,7 +135,7 @@ class Gdb:
         replies = self._exchange(_reads(address, size))
         if any(_is_error(reply) for reply in replies):
             return None
-        return b"".join(map(_unhex, replies))
+        return b"".join(map(unhex, replies))
 
     def read_many(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read several (address, size) windows in as few round trips as can be.
@@ -128,7 +157,7 @@ class Gdb:
                 raise UnmappedMemory(
                     f"guest memory {address:#x}+{size:#x} is not mapped"
                 )
-            result.append(b"".join(map(_unhex, parts)))
+            result.append(b"".join(map(unhex, parts)))
         return result
 
     def registers_and_memory(
@@ -139,11 +168,11 @@ class Gdb:
         Of ``then`` the control registers stay as they are.
         """
         packets = ["g", *_reads(address, size)]
-        restore = [] if then is None else [_set_registers(then.pack_without_control())]
+        restore = [] if then is None else [set_registers(then.pack_without_control())]
         registers, *replies = self._exchange(packets + restore)
         if restore and replies.pop() != b"OK":
             raise InfraError("gdbstub refused registers")
-        return Registers.parse(_unhex(registers)), b"".join(map(_unhex, replies))
+        return Registers.parse(unhex(registers)), b"".join(map(unhex, replies))
 
     def write(self, address: int, data: bytes) -> None:
         """Write guest memory, whatever its page protection.
@@ -159,7 +188,7 @@ class Gdb:
         Raises:
             InfraError: one of them is not mapped.
         """
-        packets = [packet for window in windows for packet in _writes(*window)]
+        packets = writes(windows)
         for packet, reply in zip(packets, self._exchange(packets), strict=True):
             if reply != b"OK":
                 raise InfraError(
@@ -206,8 +235,8 @@ class Gdb:
 
     def step_registers(self, registers: Registers | None = None) -> Registers:
         """Set ``registers`` if given, execute one instruction, return the new ones."""
-        self._resume([] if registers is None else [_set_registers(registers)], "s")
-        self.wait(REPLY_S)
+        self._resume([] if registers is None else [set_registers(registers)], "s")
+        self.wait(self.reply_s)
         return self.registers()
 
     def interrupt(self) -> None:
@@ -237,7 +266,7 @@ class Gdb:
             return self.wait(seconds)
         except GdbTimeout:
             self.interrupt()
-            return self.wait(REPLY_S)
+            return self.wait(self.reply_s)
 
     def call(
         self,
@@ -246,9 +275,7 @@ class Gdb:
         timeout_s: float,
     ) -> Stop:
         """Write memory, set registers (no control register), run until it stops."""
-        packets = [packet for window in windows for packet in _writes(*window)]
-        without = registers.pack_without_control()
-        self._resume([*packets, _set_registers(without)], "c")
+        self._resume(into(registers, windows), "c")
         return self.wait(timeout_s)
 
     def monitor(self, command: str) -> str:
@@ -257,11 +284,11 @@ class Gdb:
         printed = b""
         while True:
             reply = self._receive(
-                time.monotonic() + REPLY_S, f"{command} in {REPLY_S} s"
+                time.monotonic() + self.reply_s, f"{command} in {self.reply_s} s"
             )
             if reply == b"OK" or not reply or _is_error(reply):
                 return printed.decode(errors="replace")
-            printed += _unhex(reply[reply[:1] == b"O" :])
+            printed += unhex(reply[reply[:1] == b"O" :])
 
     # the protocol
 
@@ -278,7 +305,7 @@ class Gdb:
     def _resume(self, first: Sequence[str], how: str) -> None:
         # All in one write: nothing may arrive once the guest runs.
         self._send([*first, how])
-        deadline = time.monotonic() + REPLY_S
+        deadline = time.monotonic() + self.reply_s
         for packet in first:
             if (reply := self._receive(deadline, packet[:40])) != b"OK":
                 raise InfraError(f"gdbstub refused {packet[:40]}: {_text(reply)!r}")
@@ -296,7 +323,7 @@ class Gdb:
         for start in range(0, len(packets), BATCH_PACKETS):
             batch = packets[start : start + BATCH_PACKETS]
             self._send(batch)
-            deadline = time.monotonic() + REPLY_S
+            deadline = time.monotonic() + self.reply_s
             replies += [self._receive(deadline, packet[:40]) for packet in batch]
         return replies
 
@@ -305,10 +332,10 @@ class Gdb:
 
     def _sock_send(self, data: bytes) -> None:
         try:
-            self._sock.settimeout(REPLY_S)
+            self._sock.settimeout(self.reply_s)
             self._sock.sendall(data)
         except TimeoutError as exc:
-            raise GdbTimeout(f"gdbstub took no request for {REPLY_S} s") from exc
+            raise GdbTimeout(f"gdbstub took no request for {self.reply_s} s") from exc
         except OSError as exc:
             raise LostGuest(f"gdbstub is gone: {exc}") from exc
 
@@ -319,9 +346,10 @@ class Gdb:
             if left <= 0:
                 raise GdbTimeout(f"gdbstub did not answer in time: {what}")
             try:
-                self._sock.settimeout(left)
+                self._sock.settimeout(min(left, self.IDLE_S))
                 data = self._sock.recv(65536)
             except TimeoutError:
+                self.idle()
                 continue
             except OSError as exc:
                 raise LostGuest(f"gdbstub is gone: {exc}") from exc
@@ -375,7 +403,12 @@ def _open_socket(path: Path, deadline: float, timeout_s: float) -> socket.socket
             return sock
 
 
-def _set_registers(registers: Registers | bytes) -> str:
+def _nothing() -> None:
+    pass
+
+
+def set_registers(registers: Registers | bytes) -> str:
+    """Return the packet that sets ``registers``."""
     blob = registers if isinstance(registers, bytes) else registers.pack()
     return f"G{blob.hex()}"
 
@@ -387,19 +420,31 @@ def _reads(address: int, size: int) -> list[str]:
     ]
 
 
-def _writes(address: int, data: bytes) -> list[str]:
-    chunks = range(0, len(data), CHUNK_BYTES)
-    parts = [
-        (address + offset, data[offset : offset + CHUNK_BYTES]) for offset in chunks
+def into(registers: Registers, windows: Iterable[tuple[int, bytes]]) -> list[str]:
+    """Return the packets that prepare a call: memory, and all but control registers."""
+    return [*writes(windows), set_registers(registers.pack_without_control())]
+
+
+def writes(windows: Iterable[tuple[int, bytes]]) -> list[str]:
+    """Return the packets that write ``windows``."""
+    return [
+        f"M{address + offset:x},{len(part):x}:{part.hex()}"
+        for address, data in windows
+        for offset in range(0, len(data), CHUNK_BYTES)
+        if (part := data[offset : offset + CHUNK_BYTES])
     ]
-    return [f"M{place:x},{len(part):x}:{part.hex()}" for place, part in parts]
 
 
 def _is_error(reply: bytes) -> bool:
     return not reply or (len(reply) == 3 and reply[:1] == b"E")
 
 
-def _unhex(reply: bytes) -> bytes:
+def unhex(reply: bytes) -> bytes:
+    """Return the bytes that a reply is of.
+
+    Raises:
+        InfraError: it is not of hex digits.
+    """
     try:
         return bytes.fromhex(reply.decode("ascii"))
     except ValueError as exc:

@@ -6,11 +6,15 @@ patched, nothing of it is freed, no program runs yet.
 
 from __future__ import annotations
 
-from harness.boot.gdb import Gdb
+import time
+
+from harness.boot.gdb import Gdb, GdbTimeout
+from harness.boot.kaslr import required
 from harness.elf.program import Program
-from harness.errors import UserError
+from harness.errors import InfraError, UserError
 
 SYMBOL = "free_initmem"
+SCHEDULING, FREEING = 1, 2  # enum system_states
 
 
 def address(program: Program) -> int:
@@ -28,11 +32,31 @@ def address(program: Program) -> int:
 def run_there(gdb: Gdb, program: Program, timeout_s: float) -> None:
     """Let the guest run from reset to there; it is left stopped, without breakpoints.
 
+    A stub whose breakpoints are bytes of the text (``gdb.writes_text``) must have seen
+    the kernel already.
+
     Raises:
         InfraError: it did not get there within ``timeout_s``.
     """
     end = address(program)
+    deadline = time.monotonic() + timeout_s
+    if gdb.writes_text:
+        _run_to_initcalls(gdb, program, deadline)
     gdb.insert_breakpoint(end)
     gdb.cont()
-    gdb.wait(timeout_s)
+    gdb.wait(max(deadline - time.monotonic(), 0.0))
     gdb.remove_breakpoint(end)
+
+
+def _run_to_initcalls(gdb: Gdb, program: Program, deadline: float) -> None:
+    """Let it run until alternative_instructions() is done, which writes text for good.
+
+    That is before rest_init() has set SYSTEM_SCHEDULING; initcalls come later.
+    """
+    state = required(program, "system_state")
+    while (now := int.from_bytes(gdb.read(state, 4), "little")) < SCHEDULING:
+        if time.monotonic() > deadline:
+            raise GdbTimeout("the kernel did not come to its initcalls in time")
+        gdb.run_for(gdb.poll_s)
+    if now >= FREEING:
+        raise InfraError(f"the kernel ran past {SYMBOL}() before it could be stopped")

@@ -13,7 +13,6 @@ from harness.boot.gdb import Gdb
 from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
 
-POLL_S = 0.02
 STEP = 2 << 20
 BANNER_BYTES = 128  # release, compiler and build number
 
@@ -49,7 +48,7 @@ def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
     begin, end = (required(program, name) for name in ("_stext", "_einittext"))
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        gdb.run_for(POLL_S)
+        gdb.run_for(gdb.poll_s)
         slide = moved_by(gdb, program, begin, end, gdb.registers().rip)
         if slide is not None:
             return slide

@@ -55,6 +55,7 @@ class MachineConfig:
         hold_s: how long the guest keeps its workload running, for a probe.
         kaslr: the kernel may move itself.
         host_kvm: use this host's KVM where its probe passes.
+        debugged: a nested guest waits at reset for us to come to its stub.
     """
 
     qemu: str = "qemu-system-x86_64"
@@ -69,6 +70,7 @@ class MachineConfig:
     hold_s: int = 0
     kaslr: bool = False
     host_kvm: bool = True
+    debugged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Plan:
         user: ``uid:gid`` that QEMU must run as; None is the engine's usual one.
         nmi: an NMI that QEMU injects reaches the kernel under test.
         outer_nonce: for a nested guest, what its host's evidence is led by.
+        stub: file name of the socket where the kernel's gdbstub listens.
+        spins: its breakpoints have to be spins (``spin.py``).
         facts: how the machine was made.
     """
 
@@ -97,6 +101,8 @@ class Plan:
     user: str | None = None
     nmi: bool = False
     outer_nonce: str = ""
+    stub: str = "gdb"
+    spins: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -164,8 +170,8 @@ class Machine:
 
     @property
     def gdb_socket(self) -> Path:
-        """The gdbstub's socket."""
-        return self.directory / "gdb"
+        """The socket of the gdbstub that sees the kernel under test."""
+        return self.directory / self.plan.stub
 
     @property
     def seconds(self) -> float:

@@ -32,6 +32,7 @@ INNER_APPEND = (
     f"memmap=1M${INNER_MEMORY:#x}",
 )
 APPEND = f"console=ttyS0 quiet nokaslr panic=-1 orc.guest={INNER_MEMORY:#x}"
+STUB = "inner-gdb"  # the inner gdbstub's socket
 PORTS = {"outer-evidence": EVIDENCE_PORT, "evidence": 0xEA, "console": 0xEB}
 
 # XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h), of 4 or 8 bytes.
@@ -131,18 +132,34 @@ def _contents(files: Path, init: bytes) -> dict[str, bytes]:
     return contents
 
 
-def archive(outer: Host, bzimage: Path, initrd: bytes, append: str) -> bytes:
+def stub_argv(directory: str) -> tuple[str, ...]:
+    """Return what joins the port of the inner gdbstub to a socket in ``directory``."""
+    return (
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=stub,path={directory}/{STUB},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=stub"),
+    )
+
+
+def archive(
+    outer: Host, bzimage: Path, initrd: bytes, append: str, *, debugged: bool = False
+) -> bytes:
     """Return the outer machine's initramfs with the kernel under test in it."""
+    argv = inner_argv(append, debugged=debugged)
     files = {
         "bzImage": bzimage.read_bytes(),
         "initrd": initrd,
-        "qemu.argv": "".join(f"{word}\n" for word in inner_argv(append)).encode(),
+        "qemu.argv": "".join(f"{word}\n" for word in argv).encode(),
     }
     return outer.archive.read_bytes() + cpio(files)
 
 
-def inner_argv(append: str) -> tuple[str, ...]:
-    """Return the inner QEMU's command line; no word may hold a newline."""
+def inner_argv(append: str, *, debugged: bool = False) -> tuple[str, ...]:
+    """Return the inner QEMU's command line; no word may hold a newline.
+
+    If it is ``debugged`` the guest waits at reset for who comes to its gdbstub.
+    """
+    stub = ("-gdb", "unix:/guest/gdb,server=on,wait=off", "-S")
     return (
         *("/usr/bin/qemu", "-nodefaults", "-no-user-config", "-L", "/firmware"),
         *("-accel", "kvm", "-cpu", "host", "-m", str(INNER_MEMORY_MB), "-smp", "2"),
@@ -157,4 +174,5 @@ def inner_argv(append: str) -> tuple[str, ...]:
         *("-device", "isa-serial,index=0,chardev=console"),
         *("-chardev", "file,id=evidence,path=/guest/evidence"),
         *("-device", "isa-serial,index=1,chardev=evidence"),
+        *(stub if debugged else ()),
     )

@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.boot.call import invoke
 from harness.boot.control import broken
 from harness.boot.gdb import UnmappedMemory
 from harness.boot.point import Guest, StackMemory, frame_lines, name_of
 from harness.boot.registers import Registers
-from harness.boot.sample import hits
+from harness.boot.sample import halted, hits
+from harness.boot.stack_info import KERNEL_HALF, per_cpu_base
 from harness.boot.task import (
     Task,
     TaskFinder,
@@ -74,28 +75,47 @@ class Reliability:
     layout: TaskLayout
 
     def stops(self, guest: Guest, timeout_s: float) -> Iterator[Registers]:
-        """Let the guest run to where it may be asked; yield the state it stops in."""
+        """Let the guest run to where it may be asked; yield the state it stops in.
+
+        That is where none of its vCPUs is switching tasks, or making or ending one.
+        """
         with contextlib.closing(hits(guest.gdb, [self.quiet], timeout_s)) as found:
-            yield from found
+            for registers in found:
+                if all(self._settled(guest, other) for other in guest.gdb.vcpus()):
+                    yield registers
+
+    def _settled(self, guest: Guest, registers: Registers) -> bool:
+        """Tell whether a vCPU runs a user's code, waits, or is at ``quiet``, too."""
+        return (
+            registers.rip < KERNEL_HALF
+            or registers.rip == self.quiet
+            or halted(guest.program, guest.text, registers)
+        )
 
     def tasks(self, guest: Guest, registers: Registers) -> Iterator[Asked | None]:
-        """Ask about every task of the guest, stopped at ``quiet``, but the running one.
+        """Ask about every task of the guest, stopped at ``quiet``, but those that run.
 
         None is a task that has no stack (any more).
 
         Raises:
             InfraError: a call did not come back.
         """
-        running = guest.cpu.task(guest.gdb.read)
+        running = set(self._running(guest))
         found = list(self.finder.find(guest.gdb, guest.call, registers))
         for address, pid in found:
-            if address == running:
+            if address in running:
                 continue
             try:
                 task = read_task(guest.gdb.read_many, self.layout, address, pid)
             except UnmappedMemory:
                 task = None
             yield None if task is None else self.ask(guest, registers, task)
+
+    def _running(self, guest: Guest) -> Iterator[int]:
+        """Yield the task of every vCPU."""
+        for each in guest.gdb.vcpus():
+            if (base := per_cpu_base(each)) is not None:
+                yield replace(guest.cpu, gs_base=base).task(guest.gdb.read)
 
     def ask(self, guest: Guest, registers: Registers, task: Task) -> Asked:
         """Unwind ``task`` twice.

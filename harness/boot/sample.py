@@ -118,7 +118,13 @@ def usable(program: Program, text: KernelText, registers: Registers) -> bool:
     """
     if not text.holds(registers.rip) or not text.holds(registers.rip - 1):
         return False
-    return int(program.read(registers.rip - 1, 1)[0]) != _HLT
+    return not halted(program, text, registers)
+
+
+def halted(program: Program, text: KernelText, registers: Registers) -> bool:
+    """Tell whether the vCPU stands behind a ``hlt``: it waits for an interrupt."""
+    before = registers.rip - 1
+    return text.holds(before) and int(program.read(before, 1)[0]) == _HLT
 
 
 def wander(
@@ -126,10 +132,13 @@ def wander(
 ) -> Iterator[Registers]:
     """Let the guest run for a moment, break in, then yield it step by step.
 
-    The consumer must leave the guest as it was.
+    Where it cannot be stepped, that is every vCPU once. The consumer must leave the
+    guest as it was.
     """
     gdb.run_for(rng.random() * RUN_S)
-    yield from walk(gdb, program, text, gdb.registers(), steps)
+    for number, registers in enumerate(gdb.vcpus()):
+        gdb.select(number)
+        yield from walk(gdb, program, text, registers, steps)
 
 
 def walk(
@@ -137,10 +146,10 @@ def walk(
 ) -> Iterator[Registers]:
     """Yield ``first`` and the states after each of ``steps`` instructions.
 
-    Ends early where the guest leaves the kernel's text.
+    Ends early where the guest leaves the kernel's text, and where it cannot be stepped.
     """
     registers = first
-    for _ in range(steps):
+    for _ in range(steps if gdb.steps else 0):
         if not usable(program, text, registers):
             return
         yield registers

@@ -59,7 +59,9 @@ def stage(
 
 def _stand(subject: Subject, on_stop: OnStop) -> str:
     if subject.platform is Platform.KVM:
-        return "not left standing: no debugger reaches into a nested guest"
+        return (
+            "not left standing: a nested guest has no breakpoints before it is patched"
+        )
     config = replace(subject.config, timeout_s=HELD_S)
     with boot.session(
         subject.toolbox(), subject.kernel, subject.platform, config

@@ -6,22 +6,24 @@ from dataclasses import replace
 
 from harness.boot import boot
 from harness.boot.boot import Look
-from harness.boot.compare import NATIVE_NEEDS, CompareResult, Needs, probe
+from harness.boot.compare import KVM_NEEDS, NATIVE_NEEDS, CompareResult, Needs, probe
 from harness.boot.debug import HELD_S, OnStop, Stopped
-from harness.boot.gdb import Gdb
+from harness.boot.debugger import debugger
 from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.traces import check_traces
 from harness.elf.program import load
+from harness.errors import InfraError
 from harness.progress import Progress
 from harness.result import Stage, StageResult
+from harness.stages.again import again
 from harness.stages.guard import Missing, guard, judged, skipped, unless
 from harness.stages.subject import Subject
 from harness.variant import Platform
 
 HOLD_S = 180
 DEADLINE_S = 150.0  # seconds are usual; a busy machine needs more
-NEEDS = {Platform.NATIVE: NATIVE_NEEDS}
+NEEDS = {Platform.NATIVE: NATIVE_NEEDS, Platform.KVM: KVM_NEEDS}
 
 
 def stage(
@@ -30,41 +32,60 @@ def stage(
     booted: BootResult | None,
     progress: Progress,
     look: Look | None = None,
-    again: Look | None = None,
+    later: Look | None = None,
     on_stop: OnStop | None = None,
 ) -> StageResult:
     """Compare what the kernel's own unwinder sees with its static table.
 
     The guest is booted once more, stopped hundreds of times and made to unwind
-    itself. No debugger reaches into a KVM guest that is nested: the traces that it
-    printed of itself while it ``booted`` are compared instead. A kernel that did not
-    boot is not compared. ``look`` is called at the end of the guest's init, ``again``
-    when all was compared. With ``on_stop`` the first finding ends it, and the guest
-    stands there while that is called.
+    itself. Of a KVM guest the traces that it printed of itself while it ``booted`` are
+    compared, too. A kernel that did not boot is not compared. ``look`` is called at the
+    end of the guest's init, ``again`` when all was compared. With ``on_stop`` the first
+    finding ends it, and the guest stands there while that is called.
     """
     if booted is None:
         return skipped(Stage.COMPARE, subject.name, "it did not boot")
 
     def work() -> StageResult:
         progress(f"comparing {subject.name} on {subject.platform}")
-        if subject.platform is Platform.KVM:
-            texts = {**booted.evidence.texts, "console": booted.console}
-            return _judged(subject, check_traces(texts, load(subject.kernel.vmlinux)))
         try:
-            probed = _probed(subject, seed, progress, look, again, on_stop)
-            return _judged(subject, probed)
+            result, before = again(
+                subject.platform,
+                lambda: _probed(subject, seed, progress, look, later, on_stop),
+                lambda result: "" if result.findings else result.reason,
+            )
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
+        if subject.platform is Platform.KVM:
+            texts = {**booted.evidence.texts, "console": booted.console}
+            result = _with(result, check_traces(texts, load(subject.kernel.vmlinux)))
+        if before:
+            note = f"tried again, for the first try came to no verdict: {before}"
+            result = replace(result, notes=(*result.notes, note))
+        return _judged(subject, result)
 
     return guard(Stage.COMPARE, subject.name, work)
 
 
+def _with(probed: CompareResult, printed: CompareResult) -> CompareResult:
+    """Return what was compared in the guest, and what it had printed, as one."""
+    return replace(
+        probed,
+        counts=probed.counts | printed.counts,
+        findings=(*probed.findings, *printed.findings),
+        notes=(*probed.notes, *printed.notes),
+        reason=probed.reason or printed.reason,
+    )
+
+
 def _judged(subject: Subject, result: CompareResult) -> StageResult:
-    again = [
+    findings = [
         replace(finding, reproduce=f"{subject.command} --compare")
         for finding in result.findings
     ]
-    judgement = judged(Stage.COMPARE, subject.name, again, result.counts, result.notes)
+    judgement = judged(
+        Stage.COMPARE, subject.name, findings, result.counts, result.notes
+    )
     return unless(judgement, result.reason)
 
 
@@ -73,11 +94,11 @@ def _probed(
     seed: int,
     progress: Progress,
     look: Look | None,
-    again: Look | None,
+    later: Look | None,
     on_stop: OnStop | None,
 ) -> CompareResult:
     program = load(subject.kernel.vmlinux)
-    config = replace(subject.config, hold_s=HOLD_S)
+    config = replace(subject.config, hold_s=HOLD_S, debugged=True)
     if on_stop:
         config = replace(config, timeout_s=HELD_S)
     with boot.session(
@@ -85,7 +106,9 @@ def _probed(
     ) as running:
         running.start(look)
         machine = running.machine
-        with Gdb.connect(machine.gdb_socket) as gdb:
+        if look is not None and machine.plan.spins and running.program is None:
+            raise InfraError("the guest was not seen to reach the end of its init")
+        with debugger(machine) as gdb:
             result = probe(
                 gdb,
                 program,
@@ -96,8 +119,8 @@ def _probed(
                 only_first=on_stop is not None,
                 progress=progress,
             )
-            if again is not None and not result.reason:
-                again(machine, gdb, running.program or program)
+            if later is not None and not result.reason:
+                later(machine, gdb, running.program or program)
             at = gdb.registers().rip if on_stop and result.findings else 0
         if on_stop and result.findings:
             why = f"{result.findings[0].rule}: {result.findings[0].message}"

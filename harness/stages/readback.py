@@ -12,7 +12,7 @@ from harness.boot.gdb import Gdb
 from harness.boot.machine import Machine, MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.readback.dump import DumpMemory, init_is_there
-from harness.boot.readback.memory import GuestMemory
+from harness.boot.readback.memory import memory_of
 from harness.boot.readback.taken import Taken, take
 from harness.boot.readback.verdict import Verdict, judge
 from harness.elf.core import parse_core
@@ -21,12 +21,11 @@ from harness.elf.program import Program, load
 from harness.errors import ExitCode, HarnessError, InfraError, UserError
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
+from harness.stages.again import again
 from harness.stages.guard import Missing, guard, judged, skipped
 from harness.stages.subject import Subject, names_of
-from harness.variant import Platform
 
 STOPS, STOP_S = 50, 0.005
-NESTED = "no debugger reaches into a nested KVM guest to read its text"
 
 
 class Looker:
@@ -44,8 +43,9 @@ class Looker:
     def look(self, machine: Machine, gdb: Gdb, program: Program) -> None:
         """Read the guest that is stopped at the end of its init."""
         try:
-            memory = GuestMemory(machine, gdb)
+            memory = memory_of(machine, gdb)
             self._taken = take(program, memory, init=True, seed=self._seed)
+            self._error = None
         except HarnessError as exc:
             self._error = exc
 
@@ -54,7 +54,7 @@ class Looker:
 
         It may be stopped where a user's page tables have no kernel: then it goes on.
         """
-        memory = GuestMemory(machine, gdb)
+        memory = memory_of(machine, gdb)
         for _ in range(STOPS):
             try:
                 self._later = take(program, memory, init=False, seed=self._seed + 1)
@@ -92,8 +92,6 @@ def stage(
         return skipped(Stage.READBACK, subject.name, "it did not boot")
 
     def work() -> StageResult:
-        if subject.platform is Platform.KVM:
-            raise Missing(NESTED)
         progress(f"predicting the text of {subject.name}")
         return _judged(subject, looker.taken, looker.later)
 
@@ -103,20 +101,23 @@ def stage(
 def stage_alone(subject: Subject, seed: int, progress: Progress) -> StageResult:
     """Boot ``subject`` to the end of its init, read its text and judge that."""
 
-    def work() -> StageResult:
-        if subject.platform is Platform.KVM:
-            raise Missing(NESTED)
-        progress(f"booting {subject.name} on {subject.platform}")
+    def once() -> Taken:
         looker = Looker(seed)
+        config = replace(subject.config, debugged=True)
+        with boot.session(
+            subject.toolbox(), subject.kernel, subject.platform, config
+        ) as running:
+            running.start(looker.look)
+        return looker.taken
+
+    def work() -> StageResult:
+        progress(f"booting {subject.name} on {subject.platform}")
         try:
-            with boot.session(
-                subject.toolbox(), subject.kernel, subject.platform, subject.config
-            ) as running:
-                running.start(looker.look)
+            taken, _ = again(subject.platform, once, lambda _: "")
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
         progress(f"predicting the text of {subject.name}")
-        return _judged(subject, looker.taken)
+        return _judged(subject, taken)
 
     return guard(Stage.READBACK, subject.name, work)
 

@@ -56,6 +56,7 @@ def _host(request: Request) -> Plan:
         devices=(kvm_probe.DEVICE,),
         user=kvm_probe.device_user(request.toolbox.engine),
         nmi=True,
+        spins=True,
         facts={"kvm": "host", "accel": "kvm", "cpu": board.cpu},
     )
 
@@ -65,23 +66,29 @@ def _nested(request: Request, reason: str) -> Plan:
     outer = nested.host(request.toolbox, config.nested)
     outer_nonce = secrets.token_hex(8)
     inner = request.append("ttyS0", *nested.INNER_APPEND)
+    debugged = "orc.debugged=1" if config.debugged else ""
     board = Boards(
         kernel=f"{where}/outer-kernel",
         initrd=f"{where}/outer-initrd",
-        append=f"{nested.APPEND} orc.nonce={outer_nonce}",
+        append=f"{nested.APPEND} orc.nonce={outer_nonce} {debugged}".rstrip(),
         # -la57: kvm-amd under TCG fails with five-level paging.
         cpu=config.cpu or "max,+svm,-la57",
         memory_mb=nested.MEMORY_MB,
         console="outer-console",
         ports=nested.PORTS,
     )
-    archive = nested.archive(outer, request.bzimage, request.initrd, inner)
+    archive = nested.archive(
+        outer, request.bzimage, request.initrd, inner, debugged=config.debugged
+    )
+    stub = nested.stub_argv(where) if config.debugged else ()
     return Plan(
-        argv=qemu_argv(config.qemu, board, where),
+        argv=(*qemu_argv(config.qemu, board, where), *stub),
         files={"outer-kernel": outer.kernel, "outer-initrd": archive},
         nonce=request.nonce,
         memory_mb=board.memory_mb,
         timeout_s=request.timeout_s(NESTED_TIMEOUT_S),
         outer_nonce=outer_nonce,
+        stub=nested.STUB,
+        spins=True,
         facts={"kvm": f"nested under TCG ({reason})", "accel": "tcg", "cpu": board.cpu},
     )

@@ -65,6 +65,28 @@ class GuestMemory:
         self._gdb.write(address, data)
 
 
+class StubMemory:
+    """The memory of a guest whose QEMU we can reach by its gdbstub alone: a nested one."""
+
+    def __init__(self, gdb: Gdb) -> None:
+        self._gdb = gdb
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return ``size`` bytes, see :class:`Memory`."""
+        return self._gdb.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change it, whatever its page protection, see :class:`Memory`."""
+        self._gdb.write(address, data)
+
+
+def memory_of(machine: Machine, gdb: Gdb) -> Memory:
+    """Return the memory of the guest that ``machine`` runs, stopped by ``gdb``."""
+    if machine.plan.outer_nonce:
+        return StubMemory(gdb)
+    return GuestMemory(machine, gdb)
+
+
 def read_image(program: Program, memory: Memory, *, init: bool) -> Program:
     """Return ``program`` with its sections as they are in memory.
 

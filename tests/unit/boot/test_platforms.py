@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,24 @@ def test_kvm_nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(archive, bytes)
     for content in (b"our kernel", b"inner qemu", b"kvm-amd", b"orc.nonce=42"):
         assert content in archive
+
+
+def test_a_nested_guest_that_is_debugged(tmp_path: Path) -> None:
+    """Its stub is at a port of its host's, which drops nothing; it waits at reset."""
+    config = MachineConfig(host_kvm=False, debugged=True)
+    plan = kvm.plan(request(tmp_path, config))
+    assert (plan.stub, plan.spins) == ("inner-gdb", True)
+    assert "virtserialport,chardev=stub" in plan.argv
+    assert "socket,id=stub,path=/m/inner-gdb,server=on,wait=off" in plan.argv
+    assert after(plan, "-append").endswith(" orc.debugged=1")
+    archive = plan.files["outer-initrd"]
+    assert isinstance(archive, bytes)
+    assert b"\n-gdb\nunix:/guest/gdb,server=on,wait=off\n-S\n" in archive
+    usual = kvm.plan(request(tmp_path, replace(config, debugged=False)))
+    archive = usual.files["outer-initrd"]
+    assert isinstance(archive, bytes)
+    assert b"\n-gdb\n" not in archive
+    assert "virtio-serial-pci" not in usual.argv
 
 
 def test_nested_archive_is_kept(tmp_path: Path) -> None:

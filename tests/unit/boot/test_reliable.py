@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,26 @@ def test_an_honest_guest(tmp_path: Path) -> None:
     assert (told.stops, told.asked, told.differ, told.unreliable) == (1, 1, 0, 0)
     assert told.without_stack == 2  # the zombie, and init_task, which never slept
     assert told.control is True
+
+
+@pytest.mark.parametrize(
+    ("rip", "asked"),
+    [(0x401000, True), (image.TEXT + 0x402, False)],
+    ids=["user", "kernel"],
+)
+def test_no_other_vcpu_may_be_in_the_kernel(
+    tmp_path: Path, rip: int, asked: bool
+) -> None:
+    """It could be switching tasks; what a user runs, runs, and is not asked about."""
+    told = Survey()
+    with attached(tmp_path, SimulatedGuest()) as guest:
+        how = reliability(guest)
+        assert how is not None
+        other = replace(simulated.KERNEL, rip=rip)
+        guest.gdb.vcpus = lambda: (guest.gdb.registers(), other)  # type: ignore[method-assign]
+        for registers in how.stops(guest, 0.05):
+            told.stop(how, guest, registers)
+    assert told.asked == int(asked)
 
 
 def test_a_guest_with_a_wrong_entry(tmp_path: Path) -> None:

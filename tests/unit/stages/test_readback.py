@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +40,7 @@ SUBJECT = Subject(
     no_image,
     MachineConfig(),
 )
-KVM = replace(SUBJECT, platform=Platform.KVM)
+PLAN = types.SimpleNamespace(outer_nonce="")
 
 
 def test_a_kernel_that_did_not_boot_is_not_read() -> None:
@@ -50,11 +49,16 @@ def test_a_kernel_that_did_not_boot_is_not_read() -> None:
     assert result.status is Status.SKIP
 
 
-def test_a_nested_guest_is_missed() -> None:
-    """No debugger reaches into it: that is no verdict, and is said."""
-    result = readback.stage(KVM, readback.Looker(0), BOOTED, silent)
-    assert (result.status, result.reason) == (Status.MISS, readback.NESTED)
-    assert readback.stage_alone(KVM, 0, silent).status is Status.MISS
+def test_a_nested_guest_is_read_through_its_stub() -> None:
+    """The outer QEMU, whose memory its host is in, is not asked."""
+    linked = Running({0: b"\x90"}).linked()
+    memory = FakeMemory(linked)
+    nested = types.SimpleNamespace(outer_nonce="42")
+    machine = types.SimpleNamespace(plan=nested)
+    gdb = types.SimpleNamespace(read=memory.read, write=memory.write)
+    looker = readback.Looker(0)
+    looker.look(cast(Machine, machine), cast(Gdb, gdb), linked)
+    assert looker.taken.mended
 
 
 def test_a_guest_that_was_not_stopped_is_no_verdict() -> None:
@@ -72,7 +76,7 @@ def test_what_goes_wrong_in_the_look_is_told_by_the_stage(tmp_path: Path) -> Non
 
     looker = readback.Looker(0)
     machine = types.SimpleNamespace(
-        qmp=types.SimpleNamespace(command=refuse), inside="/machine"
+        qmp=types.SimpleNamespace(command=refuse), inside="/machine", plan=PLAN
     )
     looker.look(cast(Machine, machine), cast(Gdb, None), Running().linked())
     result = readback.stage(SUBJECT, looker, BOOTED, silent)
@@ -123,6 +127,7 @@ def test_a_second_look_waits_for_the_kernels_page_tables() -> None:
     machine = types.SimpleNamespace(
         qmp=types.SimpleNamespace(command=save),
         inside="/machine",
+        plan=PLAN,
         read=lambda name: saved[-1],
     )
     gdb = types.SimpleNamespace(write=memory.write, run_for=resumed.append)

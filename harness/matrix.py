@@ -21,10 +21,13 @@ from harness.boot.boot import Kernel, kernel_of
 from harness.boot.debug import OnStop
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
-from harness.build.tree import PACKAGE, open_tree
+from harness.build import kept
+from harness.build.live import Live, following
+from harness.build.tree import PACKAGE, Tree, open_tree
 from harness.cache import cache_dir
 from harness.container import image
 from harness.container.engine import connect
+from harness.container.job import Engine
 from harness.coverage import Coverage
 from harness.errors import UserError
 from harness.progress import Progress
@@ -83,9 +86,18 @@ class Request:
         )
 
 
+OpenTree = Callable[
+    [Engine, image.Image, Progress], contextlib.AbstractContextManager[Tree]
+]
+
+
 @contextlib.contextmanager
-def workshop(request: Request, board: Board) -> Iterator[Shop]:
+def workshop(
+    request: Request, board: Board, opened: OpenTree | None = None
+) -> Iterator[Shop]:
     """Yield the engine with its images and the kernel source, made if need be.
+
+    The source is that of ``request`` unless it is ``opened`` otherwise.
 
     The machine image is made beside the first build. Orphans of runs that were
     killed are reaped first.
@@ -105,17 +117,54 @@ def workshop(request: Request, board: Board) -> Iterator[Shop]:
             image.ensure, engine, image.machine(), board("machine"), rebuild=rebuild
         )
         try:
-            tree = open_tree(
-                engine,
-                toolchain,
-                request.tree,
-                board("tree"),
-                package=request.package,
-            )
-            yield Shop(engine, toolchain, machine, tree, Store(cache_dir() / "store"))
+            with (opened or _snapshot(request))(
+                engine, toolchain, board("tree")
+            ) as tree:
+                store = Store(cache_dir() / "store")
+                yield Shop(engine, toolchain, machine, tree, store)
         except BaseException:  # what is being made now is wanted no more
             engine.abort()
             raise
+
+
+def _snapshot(request: Request) -> OpenTree:
+    def opened(
+        engine: Engine, toolchain: image.Image, line: Progress
+    ) -> contextlib.AbstractContextManager[Tree]:
+        return contextlib.nullcontext(
+            open_tree(engine, toolchain, request.tree, line, package=request.package)
+        )
+
+    return opened
+
+
+def build_edited(request: Request, tree: Path, board: Board) -> list[Artifacts]:
+    """Build what changed of the ``tree`` that somebody works on, in every variant.
+
+    Raises:
+        HarnessError: the first that does not build.
+    """
+    live: list[Live] = []
+
+    @contextlib.contextmanager
+    def opened(_: Engine, __: image.Image, line: Progress) -> Iterator[Tree]:
+        with following(tree, line) as found:
+            live.append(found)
+            yield found.tree
+
+    with workshop(request, board, opened) as shop:
+        return [
+            kept.build(
+                shop.engine,
+                live[0],
+                wanted,
+                shop.toolchain,
+                shop.store,
+                board(wanted.name),
+                request.jobs,
+            )
+            for wanted in request.variants
+        ]
 
 
 def build_variants(request: Request, board: Board) -> list[Artifacts]:

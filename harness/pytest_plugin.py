@@ -6,30 +6,46 @@
 A test that takes ``kernel_object`` becomes one item per file of each kernel, one
 that takes ``kernel`` an item per kernel, in a stable order. The build happens once,
 before collection, in the process that people started; xdist's workers get its paths.
+Of a tree that was built before only what was edited is built.
+
+The suite of the harness (``tests/kernel``) uses nothing but what is here, and so can
+anybody's:
+
+    def test_mine(kernel_object, orc_verdict, fail_on_new):
+        fail_on_new(orc_verdict.findings)
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import artifacts, kernel_build
+from harness import artifacts, baseline, cache, kernel_build
 from harness.errors import HarnessError
+from harness.finding import Finding, group_by_cause
 from harness.progress import Progress
 from harness.variant import Platform
 
 if TYPE_CHECKING:
     from harness.boot.initramfs import Toolbox
-    from harness.verify.verdict import Verdict
+    from harness.verify.verdict import Checked, Verdict
 
 _ARTIFACTS = pytest.StashKey[tuple["Kernel", ...]]()
 PROGRESS_INTERVAL_S = 10.0
+MARKERS = (
+    "build: builds a kernel, or judges what its build said",
+    "static: reads artifacts only",
+    "boot: boots a kernel under QEMU",
+)
+FailOnNew = Callable[..., None]
 NEEDS = (
     "kernel suite: needs --artifacts DIR (a kernel build), or --kernel-tree TREE "
     "[--kernel-variant native|kvm|xen|vsmp] to build one"
@@ -87,6 +103,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)  # behind the terminal, which shows the progress
 def pytest_configure(config: pytest.Config) -> None:
     """Build what is asked for, once: workers get the paths from the controller."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
     worker = getattr(config, "workerinput", None)
     try:
         if worker is not None:
@@ -111,11 +129,13 @@ def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
         return found
     from harness import matrix  # what builds is loaded on demand
 
-    request = matrix.Request(
-        tree=None if tree == "default" else Path(tree),
-        platforms=tuple(map(Platform, variants or Platform)),
-    )
-    for built in matrix.build_variants(request, _board(config)):
+    request = matrix.Request(platforms=tuple(map(Platform, variants or Platform)))
+    board = _board(config)
+    if tree == "default":
+        made = matrix.build_variants(request, board)
+    else:
+        made = matrix.build_edited(request, Path(tree), board)
+    for built in made:
         manifest = built.manifest
         found.append((manifest.variant, manifest.platform, str(built.directory)))
     return found
@@ -188,30 +208,74 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kernel_object", objects, ids=ids)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say in JUnit's properties what an item is about."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    found = params.get("kernel_object")
+    kernel = found.kernel if found else params.get("kernel")
+    if kernel is None:
+        return
+    about = {"kernel": kernel.name, "platform": kernel.platform.value}
+    about["build"] = str(kernel.build.root)
+    if found:
+        about["object"] = found.name
+    item.user_properties.extend(about.items())
+
+
+@pytest.fixture
+def fail_on_new(request: pytest.FixtureRequest) -> FailOnNew:
+    """Fails the test with those of some findings that the baseline does not know.
+
+    Called with findings, and with the command that shows them again.
+    """
+
+    def fail(found: Iterable[Finding], reproduce: str = "") -> None:
+        __tracebackhide__ = True
+        from harness.report import text
+
+        today = datetime.now(UTC).date()
+        grouped = group_by_cause(found)
+        new, known = baseline.split(grouped, baseline.load_all(()), today)
+        told = request.node.user_properties
+        told += [("known finding", finding.key) for finding in known]
+        if not new:
+            return
+        told += [("finding", finding.key) for finding in new]
+        shown = ["\n".join(text.lines(finding)) for finding in new]
+        if reproduce:
+            told.append(("reproduce", reproduce))
+            shown.append(f"reproduce: {reproduce}")
+        pytest.fail("\n\n".join(shown), pytrace=False)
+
+    return fail
+
+
 @pytest.fixture
 def orc_verdict(kernel_object: KernelObject) -> Verdict:
-    """The verdict on one file's ORC table; computed once per file and process.
+    """The verdict on one file's ORC table; computed once per file, and kept.
 
     A file that cannot be read fails the test with the reason.
     """
-    try:
-        return _verdict(kernel_object.path, kernel_object.kernel.build)
-    except HarnessError as exc:
-        pytest.fail(f"ERROR: no verdict: {exc}", pytrace=False)
+    checked = _checked(kernel_object.path, kernel_object.kernel.build)
+    if checked.verdict is None:
+        pytest.fail(f"ERROR: no verdict: {checked.error}", pytrace=False)
+    return checked.verdict
 
 
 @functools.cache
-def _verdict(path: Path, build: kernel_build.KernelBuild) -> Verdict:
+def _checked(path: Path, build: kernel_build.KernelBuild) -> Checked:
     from harness.elf.feature import parse_cpufeatures
-    from harness.elf.program import load
-    from harness.verify.check import check
-    from harness.verify.many import ask_kernel
+    from harness.verify.many import Given, check_many
 
     header = build.cpufeatures
     names = None if header is None else parse_cpufeatures(header.read_text())
-    asked = build.kernels[:1] if path in build.modules else ()
-    kernel = next(map(ask_kernel, asked), None)
-    return check(load(path), features=names, kernel=kernel)
+    kernel = next(iter(build.kernels), None)
+    # another worker that wants the same waits, and finds it in the archive
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    with cache.locked(cache.cache_dir() / "pytest" / f"{name}.lock"):
+        (checked,) = check_many([path], given=Given(names), kernel=kernel)
+    return checked
 
 
 @pytest.fixture(scope="session")

@@ -158,7 +158,7 @@ class Boots:
                 return readback.stage_alone(subject, seed, self.progress)
             if self.oracle.stage is Stage.COMPARE:
                 return compare.stage(subject, seed, booted, self.progress)
-            return shadow.stage(subject, booted, self.progress)
+            return shadow.stage(subject, booted, self.progress)[0]
 
         stage = settled(once)
         if stage.status in (Status.PASS, Status.FAIL):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from harness.bisect.judge import is_linked
 from harness.bisect.repository import Checkout
 from harness.bisect.sight import ONCE, Sight, Wanted
-from harness.bisect.stale import Stale, stale
 from harness.bisect.workbench import Item, Workbench
+from harness.build.stale import Stale, stale
 from harness.build.tree import Tree
 from harness.variant import Variant
 

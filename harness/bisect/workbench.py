@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness.bisect.judge import Judge, Made
 from harness.bisect.sight import Sight, Wanted
-from harness.bisect.stale import Stale
 from harness.build import part
+from harness.build.stale import Stale
 from harness.build.tree import Tree
 from harness.build.workplace import Limit, read_order
 from harness.container.image import Image

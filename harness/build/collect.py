@@ -1,11 +1,11 @@
-"""Collect: move what a build left into the store."""
+"""Collect: put what a build left into the store."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,13 @@ _FILES = {
 _HASHED = ("vmlinux", "vmlinux.o", "bzImage", ".config")
 
 
-def collect(place: Workplace, store: Store) -> Artifacts:
+Take = Callable[[Path, Path], object]
+
+
+def collect(place: Workplace, store: Store, take: Take = shutil.move) -> Artifacts:
     """Fill the store's entry for ``place`` and return it.
+
+    ``take`` moves a file, or copies it from an output directory that is kept.
 
     Raises:
         BuildError: make succeeded and left no kernel.
@@ -44,12 +49,12 @@ def collect(place: Workplace, store: Store) -> Artifacts:
     order = place.order
     place.progress(f"storing {order.variant.name}")
     with store.adding(order.key) as entry:
-        modules = tuple(_move_modules(place.out, entry / "modules"))
-        objects = tuple(_move_objects(place.out, entry / "objects"))
+        modules = tuple(_modules(place.out, entry / "modules", take))
+        objects = tuple(_objects(place.out, entry / "objects", take))
         for name, target in _FILES.items():
             if not (place.out / name).exists():
                 raise BuildError(f"make succeeded and left no {name}")
-            shutil.move(place.out / name, entry / target)
+            take(place.out / name, entry / target)
         shutil.copyfile(order.tree.source / CPUFEATURES, entry / "cpufeatures.h")
         shutil.copyfile(place.log, entry / "build.log")
         manifest = Manifest(
@@ -69,13 +74,13 @@ def collect(place: Workplace, store: Store) -> Artifacts:
     return load(store.root / order.key)
 
 
-def _move_modules(out: Path, target: Path) -> Iterator[str]:
+def _modules(out: Path, target: Path, take: Take) -> Iterator[str]:
     for module in sorted(out.rglob("*.ko")):
-        yield _move(module, out, target)
+        yield _taken(module, out, target, take)
 
 
-def _move_objects(out: Path, target: Path) -> Iterator[str]:
-    """Move the objects that objtool gave a table.
+def _objects(out: Path, target: Path, take: Take) -> Iterator[str]:
+    """Take the objects that objtool gave a table.
 
     Without IBT or LTO that is every object, and where it runs on vmlinux.o (v5.18
     and later) only those of modules.
@@ -83,7 +88,7 @@ def _move_objects(out: Path, target: Path) -> Iterator[str]:
     for path in sorted(out.rglob("*.o")):
         name = path.relative_to(out).as_posix()
         if not name.startswith(_NOT_OBJECTS) and _has_orc(path):
-            yield _move(path, out, target)
+            yield _taken(path, out, target, take)
 
 
 def _has_orc(path: Path) -> bool:
@@ -93,10 +98,10 @@ def _has_orc(path: Path) -> bool:
     return ORC_SECTION in parse_elf(np.frombuffer(data, np.uint8), path.name).names
 
 
-def _move(path: Path, out: Path, target: Path) -> str:
+def _taken(path: Path, out: Path, target: Path, take: Take) -> str:
     name = path.relative_to(out)
     (target / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, target / name)
+    take(path, target / name)
     return name.as_posix()
 
 

@@ -22,6 +22,7 @@ from harness.finding import Finding, Location, number
 _OBJTOOL = re.compile(
     r"^(?P<object>\S+?): (?P<level>warning|error): objtool: (?P<text>\S.*)$"
 )
+_STEP = re.compile(r"^  [A-Z]+ +(?:\[M\] +)?(\S+)", re.MULTILINE)
 _MODPOST = re.compile(r"^(?:WARNING|ERROR): (?P<new>modpost: )?(?P<text>.+)$")
 _PLACE = re.compile(r"^(?P<symbol>[\w.$]+)(?:\(\))?(?:\+(?P<offset>0x[0-9a-f]+))?: ")
 _OLD_MISMATCH = re.compile(
@@ -53,6 +54,19 @@ def findings(log: str) -> list[Finding]:
     """Return the findings of a build's log, numbered and in order."""
     lines = dict.fromkeys(log.splitlines())  # make may print a warning twice
     return number(_read(lines))
+
+
+def untouched(before: str, now: str) -> Iterator[tuple[str, str]]:
+    """Yield what objtool said in the log ``before`` and was not asked again ``now``.
+
+    Yields (object, line). ``now`` is the log of a build in the same directory; what
+    it made is in its steps (``  CC [M]  fs/a.o``).
+    """
+    made = set(_STEP.findall(now))
+    for line in dict.fromkeys(before.splitlines()):
+        match = _OBJTOOL.match(line)
+        if match and match["object"] not in made:
+            yield match["object"], line
 
 
 def _read(lines: Iterable[str]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Part: one file of a kernel, made in an output directory that may be kept.
+"""Part: a kernel or one file of it, made in an output directory that may be kept.
 
 For many commits of one tree. The whole kernel is neither built nor stored: one object
 takes a second. What is kept is what make can be trusted with; what it would take for
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.build import kbuild
-from harness.build.workplace import Order, Workplace, furnish, keep_log
+from harness.build.workplace import TARGETS, Order, Workplace, furnish, keep_log
 from harness.cache import require_space
 from harness.container.job import Engine
 from harness.errors import BuildError
@@ -112,6 +112,15 @@ def resolve(place: Workplace) -> Path:
     return config
 
 
+def make_whole(place: Workplace, *, reconfigure: bool) -> None:
+    """Make the kernel, its image and its modules: what changed, as make sees it.
+
+    Raises: as :func:`make` does.
+    """
+    _configure(place, reconfigure=reconfigure)
+    kbuild.make(place, kbuild.targets(place, TARGETS))
+
+
 def _configure(place: Workplace, *, reconfigure: bool) -> None:
     config, before = place.out / ".config", place.scratch / _CONFIGURED
     if (
@@ -120,10 +129,12 @@ def _configure(place: Workplace, *, reconfigure: bool) -> None:
         and before.read_bytes() == config.read_bytes()
     ):
         place.config = parse_config(config.read_text())
+        place.release = (place.out / "release").read_text().strip()
         return
     before.unlink(missing_ok=True)
     if _is_resolved(place, config):
         place.config = parse_config(config.read_text())
+        place.release = (place.out / "release").read_text().strip()
     else:
         (place.scratch / _RESOLVED).unlink(missing_ok=True)
         kbuild.configure(place)

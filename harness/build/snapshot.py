@@ -131,31 +131,37 @@ def _git_argv(root: Path, *arguments: str, git_dir: Path | None = None) -> list[
 
 def _hash_files(root: Path, paths: Sequence[str], cache: Path) -> dict[str, str]:
     """Hash files as git does; those of known size and time are not read again."""
-    known = _load(cache)
+    known = load_files(cache)
     fresh: dict[str, str] = {}
     files: dict[str, str] = {}
 
     def hash_one(path: str) -> tuple[str, str, str]:
-        return path, *_hash_file(root / path, known.get(path, ""))
+        return path, *hash_file(root / path, known.get(path, ""))
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for path, stamp, entry in pool.map(hash_one, paths):
             files[path] = entry
             fresh[path] = f"{stamp} {entry}"
     if len(paths) > _REPORT_EVERY:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_bytes(_FILES.dump_json(fresh))
+        keep_files(fresh, cache)
     return files
 
 
-def _load(cache: Path) -> dict[str, str]:
+def load_files(cache: Path) -> dict[str, str]:
+    """Read a map that was kept; empty if there is none, or it is damaged."""
     try:
         return _FILES.validate_json(cache.read_bytes())
     except (OSError, ValidationError):
         return {}
 
 
-def _hash_file(path: Path, known: str) -> tuple[str, str]:
+def keep_files(files: dict[str, str], path: Path) -> None:
+    """Write a map to be loaded again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_FILES.dump_json(files))
+
+
+def hash_file(path: Path, known: str = "") -> tuple[str, str]:
     """Return (what tells that it is unchanged, ``mode blob``)."""
     found = path.lstat()
     stamp = f"{found.st_size}.{found.st_mtime_ns}.{found.st_ino}"
@@ -185,14 +191,14 @@ def take(
     manifest = target.with_suffix(".json")
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".taking-"))
     try:
-        old = {} if previous is None else _load(previous.with_suffix(".json"))
+        old = {} if previous is None else load_files(previous.with_suffix(".json"))
         for done, (path, entry) in enumerate(listing.files.items()):
             if done % _REPORT_EVERY == 0:
                 progress("copying the source", done, len(listing.files))
             same = previous if previous and old.get(path) == entry else None
-            _place(listing.root / path, scratch / path, same and same / path)
+            place(listing.root / path, scratch / path, same and same / path)
         _open_directories(scratch)
-        manifest.write_bytes(_FILES.dump_json(listing.files))
+        keep_files(listing.files, manifest)
         with contextlib.suppress(OSError):  # another process was first: same content
             scratch.replace(target)
     except FileNotFoundError as exc:
@@ -205,7 +211,8 @@ def take(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _place(source: Path, target: Path, linked: Path | None) -> None:
+def place(source: Path, target: Path, linked: Path | None = None) -> None:
+    """Copy ``source`` for every user to read; or link ``linked``, which is the same."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if linked is not None:
         with contextlib.suppress(OSError):

@@ -184,18 +184,10 @@ def user_tree(source: Path, progress: Progress = silent) -> Tree:
         UserError: it is no kernel tree, or changes while it is read.
     """
     root = source.absolute()
-    require_kernel(root)
-    name = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-    directory = cache_dir() / "trees" / f"user-{name}"
-    directory.mkdir(parents=True, exist_ok=True)
-    progress(f"hashing {root}")
+    directory = cache_dir() / "trees" / f"user-{name_of(root)}"
     hashes = directory / "hashes"
-    listing = list_source(root, hashes)
-    if "Kconfig" not in listing.files:
-        raise UserError(
-            f"git ignores the source in {root}",
-            hint="look at the .gitignore files in it and above",
-        )
+    listing = list_kernel(root, hashes, progress)
+    directory.mkdir(parents=True, exist_ok=True)
     target = directory / listing.digest[:16]
     with locked(directory / "lock"):
         if not target.is_dir():
@@ -204,6 +196,28 @@ def user_tree(source: Path, progress: Progress = silent) -> Tree:
             _require_unchanged(listing, hashes, target)
             _prune(directory)
     return Tree(target, listing.digest, str(root))
+
+
+def name_of(root: Path) -> str:
+    """Return what a directory of ours is called that is about the source ``root``."""
+    return hashlib.sha256(str(root).encode()).hexdigest()[:16]
+
+
+def list_kernel(root: Path, hashes: Path, progress: Progress = silent) -> Listing:
+    """List the kernel source ``root``.
+
+    Raises:
+        UserError: it is no kernel tree.
+    """
+    require_kernel(root)
+    progress(f"hashing {root}")
+    listing = list_source(root, hashes)
+    if "Kconfig" not in listing.files:
+        raise UserError(
+            f"git ignores the source in {root}",
+            hint="look at the .gitignore files in it and above",
+        )
+    return listing
 
 
 def require_kernel(root: Path) -> None:

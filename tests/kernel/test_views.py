@@ -9,12 +9,11 @@ import pytest
 
 from harness.elf.feature import image_features, parse_cpufeatures
 from harness.elf.program import load
-from harness.pytest_plugin import Kernel
+from harness.pytest_plugin import FailOnNew, Kernel
 from harness.text.patch.choice import Machine
 from harness.variant import Platform
 from harness.verify.columns import Columns, read_columns
 from harness.verify.texts.view import verify_view
-from tests.kernel.test_orc import fail_for
 
 
 @functools.lru_cache(maxsize=1)
@@ -41,7 +40,9 @@ def vmlinux(kernel: Kernel) -> Columns:
 @pytest.mark.static
 @pytest.mark.parametrize("cpu", ["none", "all"])
 @pytest.mark.parametrize("platform", Platform)
-def test_view(vmlinux: Columns, platform: Platform, cpu: str) -> None:
+def test_view(
+    vmlinux: Columns, platform: Platform, cpu: str, fail_on_new: FailOnNew
+) -> None:
     """Patched for a platform, the text has no finding that the linked one has not."""
     part = verify_view(vmlinux, Machine(platform, others=cpu == "all"))
     again = (
@@ -49,4 +50,4 @@ def test_view(vmlinux: Columns, platform: Platform, cpu: str) -> None:
         "--check"
     )
 
-    fail_for(part.findings, again)
+    fail_on_new(part.findings, again)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from harness.report.rules import DOCS, read_rules
 from tests.builders.elfwriter import ElfWriter
+from tests.builders.site import XENPV, Replacement, sites_of
 from tests.kernel.test_orc import GROUPS
 
 # Groups that other items are for, and the one that takes --dwarf to be looked at.
@@ -19,9 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str, **environ: str) -> str:
+    return run_in(ROOT, "-rs", "-v", "tests/kernel", *arguments, **environ)
+
+
+def run_in(root: Path, *arguments: str, **environ: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rs", "-v", "tests/kernel", *arguments],
-        cwd=ROOT,
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=root,
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
@@ -83,3 +89,64 @@ def test_a_build_that_cannot_start_is_a_usage_error() -> None:
     assert "daemon answers" in said
     assert "INTERNALERROR" not in said
     assert "Traceback" not in said
+
+
+SOMEBODYS = """
+import pytest
+
+@pytest.mark.static
+def test_mine(kernel_object, orc_verdict, fail_on_new):
+    fail_on_new(orc_verdict.findings, f"see {kernel_object.name}")
+"""
+
+
+@pytest.fixture
+def somebodys(tmp_path: Path) -> Path:
+    """A test suite of somebody else's, strict about markers, and two objects."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    (tmp_path / "test_somebodys.py").write_text(SOMEBODYS)
+    call_pv_ops = bytes.fromhex("ff1500000000")
+    pushf_pop = Replacement(bytes.fromhex("9c58"), XENPV, flags=1)
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built/bad.ko").write_bytes(
+        sites_of([(call_pv_ops, [pushf_pop])]).build()
+    )
+    (tmp_path / "built/good.ko").write_bytes(ElfWriter().build())
+    return tmp_path
+
+
+def test_it_serves_a_suite_of_somebody_elses(somebodys: Path) -> None:
+    """What fails shows the window and the command; JUnit has it as properties."""
+    xml = somebodys / "junit.xml"
+    said = run_in(somebodys, "-v", "--artifacts", "built", f"--junit-xml={xml}")
+
+    assert "test_somebodys.py::test_mine[built-bad.ko] FAILED" in said
+    assert "test_somebodys.py::test_mine[built-good.ko] PASSED" in said
+    assert "replacement 1 not XENPV         ORC" in said
+    assert "reproduce: see bad.ko" in said
+    root = ElementTree.parse(xml).getroot()
+    properties = {
+        (case.get("name"), item.get("name")): item.get("value", "")
+        for case in root.iter("testcase")
+        for item in case.iter("property")
+    }
+    assert properties["test_mine[built-good.ko]", "platform"] == "native"
+    assert properties["test_mine[built-bad.ko]", "object"] == "bad.ko"
+    assert properties["test_mine[built-bad.ko]", "reproduce"] == "see bad.ko"
+    assert properties["test_mine[built-bad.ko]", "finding"].startswith("alternative/")
+
+
+def test_the_last_failed_are_run_again(somebodys: Path) -> None:
+    """Ids are stable, with workers and without."""
+    run_in(somebodys, "--artifacts", "built", "-n", "2")
+    said = run_in(somebodys, "-v", "--artifacts", "built", "--lf")
+
+    assert "1 failed" in said
+    assert "passed" not in said
+
+
+def test_one_is_chosen_by_name(somebodys: Path) -> None:
+    """-k takes an object, as it takes any id."""
+    said = run_in(somebodys, "--artifacts", "built", "-k", "good")
+
+    assert "1 passed, 1 deselected" in said

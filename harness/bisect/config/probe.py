@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.bisect.sight import ONCE, Looker, Sight, Wanted
-from harness.bisect.stale import Stale
 from harness.bisect.workbench import Item, Workbench
 from harness.build import part
+from harness.build.stale import Stale
 from harness.build.tree import Tree
 from harness.build.workplace import Limit, read_order
 from harness.variant import Platform, Variant

@@ -13,8 +13,8 @@ import pytest
 from harness.bisect.config import probe
 from harness.bisect.config.probe import ConfigProber
 from harness.bisect.sight import ONCE, Sight, Wanted
-from harness.bisect.stale import Stale
 from harness.bisect.workbench import Item
+from harness.build.stale import Stale
 from harness.build.tree import Tree
 from harness.build.workplace import Order
 from harness.container.image import Image

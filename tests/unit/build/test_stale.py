@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.bisect.stale import Stale, stale
+from harness.build.stale import Stale, stale
 
 
 @pytest.mark.parametrize(

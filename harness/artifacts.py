@@ -7,6 +7,7 @@ appears whole or not at all: it is filled beside its place and renamed into it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -128,7 +129,11 @@ class Store:
     def find(self, key: str) -> Artifacts | None:
         """Return the entry of ``key``, or None if it was never finished."""
         directory = self.root / key
-        return load(directory) if (directory / MANIFEST).exists() else None
+        if not (directory / MANIFEST).exists():
+            return None
+        with contextlib.suppress(OSError):  # whose cache is pruned may see that
+            os.utime(directory / MANIFEST)
+        return load(directory)
 
     def keys(self) -> frozenset[str]:
         """Return the keys of all finished entries."""

@@ -12,10 +12,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from harness.errors import InfraError
 
 CACHE_VARIABLE = "ORC_HARNESS_CACHE"
+_HELD = "in-use.lock"
+_holding: list[IO[str]] = []  # open as long as we live
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -58,3 +61,22 @@ def require_space(directory: Path, size_bytes: int, purpose: str) -> None:
             f"{size_bytes >> 20} MB",
             hint="free some space, or set ORC_HARNESS_CACHE to another disk",
         )
+
+
+def hold(root: Path | None = None) -> None:
+    """Say, until this process ends, that what is in the cache is in use."""
+    path = (root or cache_dir()) / _HELD
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    except OSError:
+        return  # whoever writes to it says why
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    _holding.append(lock)
+
+
+@contextlib.contextmanager
+def unheld(root: Path) -> Iterator[bool]:
+    """Yield whether nobody holds the cache ``root``; if so, nobody can meanwhile."""
+    with try_locked(root / _HELD) as free:
+        yield free

@@ -127,6 +127,7 @@ def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
     tree = config.getoption("--kernel-tree")
     if tree is None:
         return found
+    cache.hold()
     from harness import matrix  # what builds is loaded on demand
 
     request = matrix.Request(platforms=tuple(map(Platform, variants or Platform)))

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import network
 from harness.build.snapshot import Listing, list_source, snapshots, take
 from harness.cache import cache_dir, locked, require_space
 from harness.container.image import Image
@@ -119,6 +120,7 @@ def default_tree(
 def _fetch(
     engine: Engine, image: Image, package: str, directory: Path, progress: Progress
 ) -> None:
+    network.require(f"the kernel source {package}")
     require_space(directory.parent, SPACE, "the kernel source")
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".fetching-"))
     try:

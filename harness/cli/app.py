@@ -13,12 +13,13 @@ import traceback
 from types import FrameType
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from harness import cache
+from harness import cache, config_file, network
 from harness import run as run_door
 from harness.cli.console import ERR
+from harness.cli.examples import epilog
 from harness.errors import ExitCode, HarnessError
 
 INTERRUPTED = 130
@@ -56,7 +57,10 @@ COMMANDS = {
     "diff": "Tell two runs apart: which findings are new, known, fixed or unseen.",
     "corpus": "Measure the verifier: mutants of a kernel, plants in its source, "
     "objects.",
+    "cache": "Show what the cache holds; prune it by age and size.",
 }
+# Those that may fetch images and sources, and use what is in the cache for long.
+FETCHING = ("build", "boot", "readback", "run", "bisect", "bisect-step", "corpus")
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -67,17 +71,49 @@ class _Group(TyperGroup):
         self, ctx: typer.Context, args: list[str]
     ) -> tuple[str | None, TyperCommand | None, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if name else None, rest
+        if not name:
+            return name, None, rest
+        command = load_command(name)
+        if not ctx.resilient_parsing:  # that is completion
+            if name in FETCHING:
+                cache.hold()
+            ctx.default_map = {name: _defaults(command)}
+        return name, command, rest
 
 
 def load_command(name: str) -> TyperCommand:
     """Import the command ``name`` and return it."""
     alone = typer.Typer(add_completion=False, context_settings=HELP_OPTIONS)
     module = importlib.import_module(f"harness.cli.{name.replace('-', '_')}")
-    alone.command(name)(module.command)
+    alone.command(name, epilog=epilog(name))(module.command)
     command = get_command(alone)
     assert isinstance(command, TyperCommand)
+    if name in FETCHING:
+        command.params.append(_offline())
     return command
+
+
+def _offline() -> TyperOption:
+    def forbid(_: object, __: object, offline: bool) -> None:
+        if offline:
+            network.forbid()
+
+    return TyperOption(
+        param_decls=["--offline"],
+        is_flag=True,
+        expose_value=False,
+        envvar=network.OFFLINE,
+        callback=forbid,
+        help="Fetch nothing; what is not in the cache is an error.",
+    )
+
+
+def _defaults(command: TyperCommand) -> dict[str, object]:
+    if config_file.find() is None:
+        return {}
+    from harness.cli.defaults import defaults
+
+    return defaults(command, list(COMMANDS))
 
 
 app = typer.Typer(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness import run
+from harness import network, run
 from harness.cache import cache_dir, locked, require_space
 from harness.container.host import HOST_IMAGE
 from harness.container.job import Engine, Limits
@@ -180,6 +180,7 @@ def ensure(
     with locked(cache_dir() / "images" / f"{recipe.name}.lock"):
         created = rebuild or not engine.has_image(recipe.tag)
         if created:
+            network.require(f"the image {recipe.name}")
             _make(engine, recipe, progress, mirror)
         return Image(recipe.tag, _identity(engine, recipe), created)
 

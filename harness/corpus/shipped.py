@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from harness import kernel_build
+from harness import kernel_build, network
 from harness.cache import cache_dir, locked, require_space
 from harness.container import image
 from harness.container.job import Engine, Limits, Mount, own
@@ -75,6 +75,7 @@ def fetch(engine: Engine, kernel: Kernel, progress: Progress) -> Fetched:
     Raises:
         InfraError: the mirror has it not, or the line broke.
     """
+    network.require(f"the newest {kernel.name}")
     progress(f"fetching {kernel.name}")
     home = cache_dir() / "kernels" / kernel.name
     toolchain = image.ensure(engine, image.toolchain(kernel.suite), progress)

@@ -24,10 +24,14 @@ from pathlib import Path
 
 import harness
 from harness.cache import CACHE_VARIABLE, cache_dir
+from harness.config_file import VARIABLE as CONFIG_VARIABLE
 from harness.errors import HarnessError
+from harness.network import OFFLINE
 from harness.verify.verdict import Checked
 
 KEPT_VERSIONS = 3  # of our code; people bisect with several
+# Where things are and may come from, not how they are judged.
+_NO_MATTER = (CACHE_VARIABLE, CONFIG_VARIABLE, OFFLINE)
 _HASH_BYTES = hashlib.sha256().digest_size
 
 
@@ -46,7 +50,7 @@ def key(paths: Sequence[Path], known: object) -> str | None:
     settings = {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith("ORC_HARNESS_") and name != CACHE_VARIABLE
+        if name.startswith("ORC_HARNESS_") and name not in _NO_MATTER
     }
     told = "\0".join((*files, repr(known), repr(settings)))
     return hashlib.sha256(told.encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""``orc-harness cache``: what is kept, and how much of it is to go."""
+
+from __future__ import annotations
+
+import enum
+import re
+import time
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from harness import inventory
+from harness.cache import cache_dir
+from harness.cli import options
+from harness.cli.console import OUT
+from harness.errors import UserError
+from harness.inventory import Entry
+
+DAY_S = 86400.0
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+
+
+class Action(enum.StrEnum):
+    """What to do with the cache."""
+
+    SHOW = "show"
+    PRUNE = "prune"
+
+
+def command(
+    action: Annotated[
+        Action, typer.Argument(help="Show what is there, or delete some of it.")
+    ] = Action.SHOW,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than", metavar="DAYS", help="Prune what was not used for longer."
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="SIZE", help="Prune the oldest until this is left: 20G."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be pruned.")
+    ] = False,
+    output: options.FormatOption = options.Format.TEXT,
+) -> None:
+    """Show what the cache holds; prune it by age and size.
+
+    Everything in it can be made again, except what is kept: the store of runs, and
+    the state of bisections. Nothing is pruned while somebody builds or boots, and
+    nothing that was used within the last hour.
+    """
+    root = cache_dir()
+    if action is Action.SHOW:
+        if older_than is not None or to is not None or dry_run:
+            raise UserError(
+                "show takes no --older-than, --to or --dry-run",
+                hint="orc-harness cache prune --older-than 30 deletes",
+            )
+        _show(inventory.entries(root), output)
+        return
+    if older_than is None and to is None:
+        raise UserError(
+            "prune what?", hint="--older-than DAYS, --to SIZE (20G), or both"
+        )
+    gone = inventory.prune(
+        root,
+        older_s=None if older_than is None else older_than * DAY_S,
+        to_bytes=None if to is None else parse_size(to),
+        dry=dry_run,
+    )
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(gone), end="")
+        return
+    for entry in gone:
+        OUT.print(f"{entry.kind}: {entry.path} {_mb(entry.size_bytes)}", markup=False)
+    what = "would be pruned" if dry_run else "pruned"
+    total = sum(entry.size_bytes for entry in gone)
+    OUT.print(f"{len(gone)} entries {what}, {_mb(total)}", markup=False)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: a number with K, M, G or T behind it.
+
+    Raises:
+        UserError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?", text.strip().upper())
+    if match is None:
+        raise UserError(f"--to {text!r} is no size", hint="such as 500M or 20G")
+    return int(float(match[1]) * (1 << _UNITS.get(match[2], 0)))
+
+
+def _show(found: list[Entry], output: options.Format) -> None:
+    kinds = inventory.kinds(found)
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(kinds), end="")
+        return
+    table = Table("kind", "entries", "size", "oldest")
+    for name in (1, 2, 3):
+        table.columns[name].justify = "right"
+    now = time.time()
+    for kind in kinds:
+        days = f"{(now - kind.oldest) / DAY_S:.1f} days"
+        table.add_row(kind.name, str(kind.entries), _mb(kind.size_bytes), days)
+    OUT.print(table)
+    total = sum(kind.size_bytes for kind in kinds)
+    OUT.print(f"{cache_dir()}: {_mb(total)}", markup=False)
+
+
+def _mb(size: int) -> str:
+    return f"{size >> 20:,} MB"

@@ -1,0 +1,216 @@
+"""What using the command is like: config file, --offline, help, colours, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import app
+from harness.cli.cache import parse_size
+from harness.cli.examples import EXAMPLES
+from harness.errors import UserError
+from tests.builders.elfwriter import ElfWriter
+
+NOWHERE = {"DOCKER_HOST": "unix:///nowhere.sock"}
+
+
+def run(
+    *arguments: str | Path, cwd: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        env={**os.environ, **environ},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """A directory with an object, and a config file above it."""
+    (tmp_path / "orc-harness.toml").write_text('format = "json"\n')
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/a.o").write_bytes(ElfWriter().build())
+    return tmp_path / "below"
+
+
+def test_the_config_file_is_obeyed(configured: Path) -> None:
+    """It is found above; the command line is stronger."""
+    assert json.loads(run("validate", "a.o", cwd=configured).stdout)["stages"]
+    said = run("validate", "a.o", "--format", "text", cwd=configured)
+    assert not said.stdout.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("[validate]\nno-cash = true\n", "no-cache was meant"),
+        ("[validate]\nno-cache = 1\n", "true or false was expected"),
+        ("toolchian = 1\n", "toolchain was meant"),
+        ("[validate]\njobs = 'x'\n", "--jobs"),
+    ],
+)
+def test_a_wrong_config_file_is_a_usage_error(
+    configured: Path, text: str, meant: str
+) -> None:
+    """Exit code 2, and what was meant."""
+    (configured.parent / "orc-harness.toml").write_text(text)
+
+    done = run("validate", "a.o", cwd=configured)
+
+    assert done.returncode == 2
+    assert meant in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_paths_of_the_config_file_are_relative_to_it(configured: Path) -> None:
+    """It may lie anywhere above; an option of another command is none of ours."""
+    (configured.parent / "orc-harness.toml").write_text(
+        'tree = "linux"\n[validate]\nvmlinux = "kernel/vmlinux"\nknown = "mine"\n'
+    )
+
+    done = run("validate", "a.o", cwd=configured)
+
+    assert str(configured.parent / "mine") in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_offline_nothing_is_fetched(tmp_path: Path, how: str) -> None:
+    """What is not in the cache is a clear error, and exit code 3."""
+    offline = ["--offline"] if how == "option" else []
+    environ = {"ORC_HARNESS_OFFLINE": "1"} if how == "environment" else {}
+    script = (
+        "import sys; from harness import network; from harness.cli import app\n"
+        "from harness import matrix\n"
+        "matrix.build_variants = lambda *_: network.require('the source')\n"
+        "app.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "build", *offline],
+        env={**os.environ, **environ, "ORC_HARNESS_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 3
+    assert "the source is not in the cache" in done.stderr
+
+
+@pytest.mark.parametrize("command", app.COMMANDS)
+def test_every_example_is_a_command_line(command: str) -> None:
+    """It parses, and --help shows it."""
+    loaded = app.load_command(command)
+    for example in EXAMPLES[command]:
+        words = shlex.split(example)
+        words = words[words.index("orc-harness") + 1 :]
+        assert words[0] == command
+        context = loaded.make_context(command, [*words[1:]], resilient_parsing=False)
+        assert context.command is loaded
+    assert EXAMPLES[command][0][:60] in run(command, "--help", COLUMNS="120").stdout
+
+
+def test_the_cache_is_shown_and_pruned(tmp_path: Path) -> None:
+    """Results are on stdout; what is asked for wrongly is a usage error."""
+    there = {"ORC_HARNESS_CACHE": str(tmp_path)}
+    (tmp_path / "store/x").mkdir(parents=True)
+    os.utime(tmp_path / "store/x", (0, 0))
+
+    shown = json.loads(run("cache", "--format", "json", **there).stdout)
+    pruned = run("cache", "prune", "--older-than", "1", **there)
+
+    assert [kind["name"] for kind in shown["data"]] == ["builds"]
+    assert "1 entries pruned" in pruned.stdout
+    assert not (tmp_path / "store/x").exists()
+    assert run("cache", "prune", **there).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500M", 500 << 20), ("1.5G", 3 << 29), ("20GiB", 20 << 30)]
+)
+def test_sizes(text: str, size: int) -> None:
+    """As people write them."""
+    assert parse_size(text) == size
+
+
+def test_what_is_no_size_is_refused() -> None:
+    """With what one looks like."""
+    with pytest.raises(UserError, match="no size"):
+        parse_size("lots")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("doctor",), ("cache",), ("validate", "a.o"), ("baseline", "list")],
+    ids=lambda words: words[0],
+)
+def test_no_colour_is_printed_where_none_is_wanted(
+    configured: Path, arguments: tuple[str, ...]
+) -> None:
+    """NO_COLOR holds on a terminal, too."""
+    (configured.parent / "orc-harness.toml").unlink()
+    words = shlex.join([sys.executable, "-m", "harness", *arguments])
+    done = subprocess.run(
+        ["script", "-qec", words, "/dev/null"],
+        env={**os.environ, **NOWHERE, "NO_COLOR": "1", "TERM": "xterm-256color"},
+        cwd=configured,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stdout
+    assert "\x1b[3" not in done.stdout.replace("\x1b[3m", "")  # italic is no colour
+    assert "\x1b[9" not in done.stdout
+
+
+def test_progress_goes_to_stderr(configured: Path) -> None:
+    """stdout is one JSON document, whatever is drawn meanwhile."""
+    done = run("validate", "a.o", "--no-cache", cwd=configured)
+
+    json.loads(done.stdout)
+    assert "validating 1 files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("orc-harness valid", "validate"),
+        ("orc-harness validate --no-c", "--no-cache"),
+        ("orc-harness build --variant x", "xen"),
+    ],
+)
+def test_bash_completes(tmp_path: Path, line: str, offered: str) -> None:
+    """Commands, options and their values, in a real bash."""
+    (tmp_path / "orc-harness").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.argv[0] = '
+        '\'orc-harness\'; from harness.__main__ import main; main()" "$@"\n'
+    )
+    (tmp_path / "orc-harness").chmod(0o755)
+    script = (
+        'eval "$(orc-harness --show-completion bash)"\n'
+        f"COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+        "complete -p orc-harness > /dev/null && _orc_harness_completion orc-harness\n"
+        'echo "${COMPREPLY[@]}"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert offered in done.stdout.split(), done.stderr

@@ -268,17 +268,20 @@ def _plants(
 
 def _garden(plants: Sequence[Plant], grown: Sequence[Grown]) -> Table:
     table = Table()
-    for title in ("plant", "objtool", "ours", "place", "blame", "s", ""):
+    for title in ("plant", "objtool", "seen by", "ours", "place", "blame", "s", ""):
         table.add_column(title, overflow="fold")  # names are told whole
     for plant, one in zip(plants, grown, strict=True):
         found = one.findings[: 1 if one.found else 0]
         blame = one.findings[0].blame.partition(":")[0] if found else ""
+        if plant.static and not one.blamed:
+            blame = f"{blame} (not {plant.blame})"
         table.add_row(
             plant.name,
             "noisy" if one.objtool else "silent" if one.directory else "",
+            ", ".join(stage for stage, count in one.seen.items() if count),
             ", ".join(finding.rule for finding in found),
             ", ".join(str(finding.location) for finding in found),
-            blame if one.blamed else f"{blame} (not {plant.blame})",
+            blame,
             f"{one.seconds:.0f}",
             one.mark,
             style=None if one.good else "red",

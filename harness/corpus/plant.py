@@ -1,7 +1,8 @@
 """Plant: a bug of the kernel's history, put into a source tree of today.
 
 Plants are data (``configs/plants/*.toml``): what is edited, who would be to blame,
-whether objtool says a word, and which rule has to see it where.
+whether objtool says a word, and which rule has to see it where: the verifier's, or one
+of those that look at a kernel as it runs.
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ from harness.build.tree import Tree
 from harness.cache import cache_dir
 from harness.errors import FormatError, UserError
 from harness.finding import Finding
+from harness.result import Stage
 from harness.variant import CONFIGS
 
 PLANTS = CONFIGS / "plants"
 
 
 class Blame(enum.StrEnum):
-    """Who made a table wrong: what a finding's ``blame`` begins with."""
+    """Who made it wrong: what the ``blame`` of a verifier's finding begins with."""
 
     HINT = "source hint"
     CODE = "compiler"  # or whoever wrote assembly
     OBJTOOL = "objtool"
     LINKER = "linker"
     SORTTABLE = "sorttable"
+    KERNEL = "kernel"  # the table is right: what patches or unwinds at run time is not
 
 
-class Objtool(enum.StrEnum):
-    """Whether objtool warned when it was measured."""
+class Heard(enum.StrEnum):
+    """Whether a tool said anything when it was measured."""
 
     SILENT = "silent"
     NOISY = "noisy"
@@ -65,23 +68,37 @@ class Plant:
         reason: what is wrong in the kernel that comes out.
         blame: who made it.
         objtool: what objtool says, as measured.
-        rules: patterns; a finding of one of them has to be there.
+        rules: patterns; a finding of one of them has to be there, of each oracle.
         edit: what is changed in the source.
         row: the bug's number in the project's list, 0 if it is not in it.
         symbols: patterns of where that finding lies.
         profile: how much of a kernel has to be built.
+        oracles: the stages that have to see it.
+        verifier: what the verifier says if it is none of them, as measured.
     """
 
     name: str
     bug: str
     reason: str
     blame: Blame
-    objtool: Objtool
+    objtool: Heard
     rules: tuple[str, ...]
     edit: tuple[Edit, ...]
     row: int = 0
     symbols: tuple[str, ...] = ("*",)
     profile: str = "small"
+    oracles: tuple[Stage, ...] = (Stage.VALIDATE,)
+    verifier: Heard = Heard.SILENT
+
+    @property
+    def static(self) -> bool:
+        """The verifier has to see it, and to blame the right one."""
+        return Stage.VALIDATE in self.oracles
+
+    @property
+    def runs(self) -> bool:
+        """It is seen as the kernel runs."""
+        return any(stage is not Stage.VALIDATE for stage in self.oracles)
 
     @property
     def digest(self) -> str:

@@ -49,3 +49,24 @@ def test_a_plant_is_found_and_blamed(plant: str) -> None:
     assert one["objtool"] == []
     assert one["found"] == 1
     assert one["blamed"]
+
+
+@pytest.mark.boot
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "oracle"),
+    [
+        ("run-nops-split", "readback"),
+        ("run-inactive-sp", "compare"),
+        ("run-iret-depth", "shadow"),
+    ],
+)
+def test_a_plant_that_shows_as_it_runs(plant: str, oracle: str) -> None:
+    """The verifier has nothing to say about it, and the right oracle has."""
+    code, grown = corpus("--plants", "--class", plant)
+
+    (one,) = grown
+    assert code == 0, one
+    assert one["objtool"] == []
+    assert not one["seen"]["validate"]
+    assert one["seen"][oracle]

@@ -15,20 +15,24 @@ from harness.build.tree import Tree
 from harness.container.image import Image
 from harness.container.job import Engine
 from harness.corpus import garden
-from harness.corpus.plant import Blame, Edit, Objtool, Plant
+from harness.corpus.plant import Blame, Edit, Heard, Plant
 from harness.errors import BuildError
 from harness.finding import Finding, Location
 from harness.progress import Progress, silent
 from harness.result import Stage, StageResult, Status
 from harness.stages.shop import Shop
+from harness.stages.subject import Subject
 from harness.variant import Variant
 
 WARNING = "vmlinux.o: warning: objtool: f+0x4: stack state mismatch: cfa1=4+8\n"
 OLD = "vmlinux.o: warning: objtool: old+0x1: unreachable instruction\n"
 
 
+MANIFEST = Manifest("k", "native", "native", "t", "6.12", {}, (), (), {}, 0, 0)
+
+
 def a_plant(
-    objtool: Objtool = Objtool.SILENT, old: str = "right", blame: Blame = Blame.HINT
+    objtool: Heard = Heard.SILENT, old: str = "right", blame: Blame = Blame.HINT
 ) -> Plant:
     edit = Edit("kernel/f.c", old, "wrong")
     rules = ("text/*",)
@@ -57,7 +61,11 @@ def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
         return made.get(shop.tree.digest)
 
     def one(
-        plant: Plant, log: str = "", findings: tuple[Finding, ...] = ()
+        plant: Plant,
+        log: str = "",
+        findings: tuple[Finding, ...] = (),
+        ran: tuple[Finding, ...] = (),
+        control: Status = Status.PASS,
     ) -> garden.Grown:
         def make(shop: Shop, variant: Variant, jobs: int, progress: Progress) -> object:
             planted = (shop.tree.source / "kernel" / "f.c").read_text() == "wrong\n"
@@ -65,7 +73,7 @@ def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
             where.mkdir(exist_ok=True)
             (where / "vmlinux").write_bytes(b"")
             (where / "build.log").write_text(OLD + (log if planted else ""))
-            made[shop.tree.digest] = Artifacts(where, cast(Manifest, None))
+            made[shop.tree.digest] = Artifacts(where, MANIFEST)
             return made[shop.tree.digest]
 
         def stage(build: object, name: str, *rest: object) -> StageResult:
@@ -73,9 +81,18 @@ def grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grow:
             ours += findings if name != "clean" else ()
             return StageResult(Stage.VALIDATE, name, Status.FAIL, findings=ours)
 
+        def run(subject: Subject, *rest: object) -> tuple[list[StageResult], None]:
+            if subject.name == "clean":
+                return [StageResult(Stage.SHADOW, "clean", control)], None
+            reason = "no QEMU" if not ran else ""
+            ended = Status.FAIL if ran else Status.ERROR
+            one = StageResult(Stage.SHADOW, "p", ended, findings=ran, reason=reason)
+            return [one], None
+
         monkeypatch.setattr(garden.build, "make", make)
         monkeypatch.setattr(garden.build, "stored", stored)
         monkeypatch.setattr(garden.validate, "stage", stage)
+        monkeypatch.setattr(garden.runtime, "run", run)
         shop = Shop(
             cast(Engine, None),
             cast(Image, None),
@@ -141,14 +158,60 @@ def test_what_objtool_says_more_than_of_the_clean_kernel(grow: Grow) -> None:
 
 
 @pytest.mark.parametrize(
-    ("objtool", "log"), [(Objtool.SILENT, ""), (Objtool.NOISY, WARNING)]
+    ("objtool", "log"), [(Heard.SILENT, ""), (Heard.NOISY, WARNING)]
 )
-def test_objtool_as_it_was_measured(grow: Grow, objtool: Objtool, log: str) -> None:
+def test_objtool_as_it_was_measured(grow: Grow, objtool: Heard, log: str) -> None:
     """Nothing is unexpected then, and its words are no finding of ours."""
     grown = grow(a_plant(objtool), log=log, findings=(found("objtool/x", "f"),))
 
     assert not grown.unexpected
     assert grown.found == 0
+
+
+RUNS = replace(a_plant(), oracles=(Stage.SHADOW,), rules=("shadow/*",))
+
+
+def test_a_plant_that_shows_as_it_runs(grow: Grow) -> None:
+    """The verifier need not see it, nor say whose it is."""
+    grown = grow(RUNS, ran=(found("shadow/cfa", "f"),))
+
+    assert grown.good
+    assert grown.seen == {"validate": 0, "shadow": 1}
+
+
+def test_a_plant_that_the_verifier_sees_and_should_not(grow: Grow) -> None:
+    """What was measured of it is no longer so, unless it was measured."""
+    words = {"findings": (found("text/step", "f"),), "ran": (found("shadow/cfa", "f"),)}
+
+    assert grow(RUNS, **words).mark == "VERIFIER CHANGED"
+    assert grow(replace(RUNS, verifier=Heard.NOISY), **words).good
+
+
+def test_every_oracle_has_to_see_it(grow: Grow) -> None:
+    """One that does not is a miss, whatever the others see."""
+    both = replace(RUNS, oracles=(Stage.VALIDATE, Stage.SHADOW), rules=("*",))
+
+    one = grow(both, ran=(found("shadow/cfa", "f"),))
+    two = grow(both, findings=(found("text/step", "f"),), ran=one.findings)
+
+    assert (one.found, one.unseen, one.mark) == (1, ("validate",), "MISSED")
+    assert (two.found, two.unseen, two.mark) == (2, (), "")
+
+
+def test_an_oracle_without_a_verdict(grow: Grow) -> None:
+    """It missed nothing: the reason is told."""
+    grown = grow(RUNS)
+
+    assert grown.mark == "NO VERDICT"
+    assert grown.error == "shadow: ERROR: no QEMU"
+
+
+def test_a_clean_kernel_that_is_not_clean_where_it_runs(grow: Grow) -> None:
+    """Then what the plant's kernel has there proves nothing."""
+    ran = (found("shadow/cfa", "f"),)
+    grown = grow(RUNS, ran=ran, control=Status.FAIL)
+
+    assert "control: shadow of the clean kernel ends in FAIL" in grown.error
 
 
 def test_a_plant_that_does_not_fit(grow: Grow) -> None:

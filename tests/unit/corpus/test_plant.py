@@ -11,7 +11,7 @@ from harness.corpus.plant import (
     PLANTS,
     Blame,
     Edit,
-    Objtool,
+    Heard,
     Plant,
     is_planted,
     planted,
@@ -19,6 +19,7 @@ from harness.corpus.plant import (
 )
 from harness.errors import FormatError, UserError
 from harness.finding import Finding, Location
+from harness.result import Stage
 
 EDIT = Edit("lib/a.c", "int one;", "int two;")
 PLANT = Plant(
@@ -26,7 +27,7 @@ PLANT = Plant(
     "a bug",
     "wrong",
     Blame.CODE,
-    Objtool.SILENT,
+    Heard.SILENT,
     ("text/*",),
     (EDIT,),
     symbols=("asm_*",),
@@ -55,8 +56,21 @@ def test_the_plants_that_are_kept() -> None:
         Blame.OBJTOOL,
         Blame.SORTTABLE,
     }
-    assert {p.objtool for p in plants} == set(Objtool)
+    assert {p.objtool for p in plants} == set(Heard)
     assert len({p.digest for p in plants}) == len(plants)
+
+
+def test_the_plants_that_are_seen_as_they_run() -> None:
+    """Six at least, by every oracle; one is wrong in the image's table and in memory."""
+    plants = [plant for plant in read_plants() if plant.runs]
+
+    assert len(plants) >= 6
+    assert {one for plant in plants for one in plant.oracles} >= {
+        Stage.READBACK,
+        Stage.COMPARE,
+        Stage.SHADOW,
+    }
+    assert any(Stage.SHADOW in p.oracles and not p.static for p in plants)
 
 
 @pytest.mark.parametrize("path", sorted(PLANTS.glob("*.toml")), ids=lambda p: p.stem)

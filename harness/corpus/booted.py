@@ -32,6 +32,7 @@ class Boot:
     name: str
     build: str
     platform: Platform = Platform.NATIVE
+    built_for: Platform = Platform.NATIVE
     cpu: str | None = None
     append: str = ""
     says: str = ""
@@ -67,14 +68,14 @@ def chosen(prefix: str, nightly: bool) -> list[Boot]:
 
 
 def build_of(wanted: Boot) -> built.Build:
-    """Return what ``wanted`` boots, built for its platform.
+    """Return what ``wanted`` boots, with the name of that.
 
     Raises:
         FormatError: no build is called so.
     """
     for build in catalog.read(CONFIGS / "builds.toml", built.Build):
         if build.name == wanted.build:
-            return replace(build, name=wanted.name, platform=wanted.platform)
+            return replace(build, name=wanted.name, platform=wanted.built_for)
     raise FormatError(f"{wanted.name} boots {wanted.build}, which no build is called")
 
 

@@ -40,11 +40,11 @@ def test_the_boots_that_are_listed() -> None:
 
 @pytest.mark.parametrize("boot", chosen("", nightly=True), ids=lambda one: one.name)
 def test_every_boot_has_a_build(boot: Boot) -> None:
-    """Made for the platform that it boots on."""
+    """Made for a platform that boots where it does."""
     build = build_of(boot)
 
     assert build.name == boot.name
-    assert build.variant.platform is boot.platform
+    assert build.variant.platform in (boot.platform, Platform.XEN)
     assert (boot.config.cpu, boot.config.append) == (boot.cpu, boot.append)
 
 

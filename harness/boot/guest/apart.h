@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "workload.h"
+
 #define APART_S 20
 
 static inline int apart(void (*steps)(void))
@@ -28,6 +30,16 @@ static inline int apart(void (*steps)(void))
 	}
 	return waitpid(pid, &status, 0) == pid &&
 	       !(WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM);
+}
+
+/* Ask for each of count, as a part of the workload does. */
+static inline int each_apart(void (*const *steps)(void), size_t count, int *asked)
+{
+	int done = 0;
+
+	for (size_t i = 0; i < count; i++)
+		TRY(apart(steps[i]));
+	return done;
 }
 
 /* Run one step that may be killed. */

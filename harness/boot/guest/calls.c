@@ -25,7 +25,6 @@
 #include <time.h>
 
 #include "apart.h"
-#include "workload.h"
 
 #define NEVER_NS 2000000
 
@@ -292,9 +291,6 @@ int calls(int *asked)
 	static void (*const steps[])(void) = {
 		futexes, waits_for, schedules, clocks, files, programs, terminals,
 	};
-	int done = 0;
 
-	for (unsigned int i = 0; i < sizeof(steps) / sizeof(*steps); i++)
-		TRY(apart(steps[i]));
-	return done;
+	return each_apart(steps, sizeof(steps) / sizeof(*steps), asked);
 }

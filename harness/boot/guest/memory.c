@@ -11,7 +11,6 @@
 #include <sys/uio.h>
 
 #include "apart.h"
-#include "workload.h"
 
 #define PAGE 4096UL
 #define BIG (1UL << 20)
@@ -190,9 +189,6 @@ int memory(int *asked)
 	static void (*const steps[])(void) = {
 		moves, advice, locks, shared, badly, zeros, place,
 	};
-	int done = 0;
 
-	for (unsigned int i = 0; i < sizeof(steps) / sizeof(*steps); i++)
-		TRY(apart(steps[i]));
-	return done;
+	return each_apart(steps, sizeof(steps) / sizeof(*steps), asked);
 }

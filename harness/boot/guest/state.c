@@ -12,7 +12,6 @@
 #include <sys/ucontext.h>
 
 #include "apart.h"
-#include "workload.h"
 
 #define PAGE 4096
 #define VSYSCALL_TIME 0xffffffffff600400

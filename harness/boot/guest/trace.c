@@ -17,7 +17,6 @@
 #include <time.h>
 
 #include "apart.h"
-#include "workload.h"
 
 #define PAGE 4096
 #define STEPS 8
@@ -214,10 +213,7 @@ static void inherited(void)
 
 int trace(int *asked)
 {
-	int done = 0;
+	static void (*const steps[])(void) = { traces, samples, inherited };
 
-	TRY(apart(traces));
-	TRY(apart(samples));
-	TRY(apart(inherited));
-	return done;
+	return each_apart(steps, sizeof(steps) / sizeof(*steps), asked);
 }

@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 
 #include "apart.h"
-#include "workload.h"
 
 #define DEEPEST 12
 #define READ_BYTES (16 << 10)

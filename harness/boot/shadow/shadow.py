@@ -24,7 +24,7 @@ from harness.variant import Platform
 _MODULE_INIT = "unwind_module_init"
 # The whole workload (boot/guest/init.c), and what only old programs need.
 _WIDE = "orc.wide=1 vsyscall=emulate"
-LEAST_VERIFIED = 10_000_000  # a boot of the small kernel has 90 million
+LEAST_VERIFIED = 10_000_000  # a boot of the small kernel has 200 million
 
 
 @dataclass(frozen=True, slots=True)

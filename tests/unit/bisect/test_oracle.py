@@ -58,6 +58,12 @@ class Guest:
         self.seeds.append(seed)
         return stage
 
+    def read_back(self, subject, seed, progress) -> StageResult:
+        return self.compare(subject, seed, None, progress)
+
+    def shadow(self, subject, booted, progress) -> tuple[StageResult, None]:
+        return self.compare(subject, 0, booted, progress), None
+
 
 @pytest.fixture
 def look(monkeypatch, tmp_path) -> Callable[..., Sight]:
@@ -66,11 +72,15 @@ def look(monkeypatch, tmp_path) -> Callable[..., Sight]:
     made = Made(tmp_path / "vmlinux", tmp_path, tmp_path, {})
     made.file.write_bytes(b"a kernel")
 
-    def look(guest: Guest, wanted: Wanted, platform=Platform.NATIVE) -> Sight:
+    def look(
+        guest: Guest, wanted: Wanted, platform=Platform.NATIVE, stage=Stage.COMPARE
+    ) -> Sight:
         monkeypatch.setattr(oracles.boot, "stage", guest.boot)
         monkeypatch.setattr(oracles.compare, "stage", guest.compare)
+        monkeypatch.setattr(oracles.readback, "stage_alone", guest.read_back)
+        monkeypatch.setattr(oracles.shadow, "stage", guest.shadow)
         toolbox = Toolbox(HostEngine(), "machine")
-        asked = Oracle(Stage.COMPARE, Quorum(10, 0.95, 0))
+        asked = Oracle(stage, Quorum(10, 0.95, 0))
         judge = Boots(asked, platform, toolbox, tmp_path / "evidence")
         return judge.judge(made, Sight("c" * 40, None), wanted)
 
@@ -86,6 +96,14 @@ def test_the_first_boot_that_shows_it_is_the_last(look) -> None:
     assert sight.findings == (FOUND,)
     assert (sight.runs, sight.times(FOUND.key)) == (3, 1)
     assert guest.seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stage", [Stage.READBACK, Stage.COMPARE, Stage.SHADOW])
+def test_whoever_is_asked(look, stage) -> None:
+    """What it finds in a boot is found."""
+    sight = look(Guest(compares=[BAD]), Wanted(FOUND.key, 9), stage=stage)
+
+    assert sight.findings == (FOUND,)
 
 
 def test_it_is_not_there_after_so_many(look) -> None:

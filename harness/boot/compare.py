@@ -236,13 +236,14 @@ class _Run:
             return True
         survey = Survey()
         self.progress("asking about tasks")
-        for _ in range(3 * self.needs.task_stops):
+        # a stop is of use only if all vCPUs have come to rest
+        for _ in range(3 * self.needs.task_stops * len(self.guest.gdb.vcpus()) ** 2):
             if survey.stops == self.needs.task_stops or not self.time_left():
                 break
             for registers in how.stops(self.guest, TASK_HIT_S):
                 for one in survey.stop(how, self.cpus.of(registers), registers):
                     self.found(one)
-            self.wander(WANDER_STEPS)
+            self.wander(WANDER_STEPS if self.guest.gdb.steps else 1)
         self.counts |= survey.counts
         if survey.control is False:
             self.reason = "control did not fail: a wrong entry went unseen in a task"

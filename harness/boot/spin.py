@@ -31,7 +31,7 @@ from harness.errors import InfraError
 from harness.text.decode import decode_all
 
 SPIN = b"\xeb\xfe"  # jmp .
-NAP_S, LONGEST_NAP_S = 0.001, 0.1
+NAP_S, LONGEST_NAP_S, LONGEST_CALL_NAP_S = 0.001, 0.1, 0.02
 HANDSHAKE_S = 60.0  # its QEMU may only be starting
 _INSN_BYTES = 15
 _BREAK_IN, _TRAP = 2, 5
@@ -46,7 +46,7 @@ class SpinGdb(Gdb):
 
     steps = False
     writes_text = True
-    poll_s = 0.1  # to break in takes its host a while, too
+    poll_s = 0.2  # to break in takes its host a while, too
     reply_s = 60.0  # its host may have to be woken, more than once
 
     def __init__(self, sock: socket.socket) -> None:
@@ -55,6 +55,7 @@ class SpinGdb(Gdb):
         self._threads: tuple[str, ...] = ()
         self._selected = 0
         self._stopped: tuple[Registers, ...] = ()
+        self._call_s = NAP_S
 
     # vCPUs
 
@@ -172,7 +173,7 @@ class SpinGdb(Gdb):
         before = self._stopped
         how = f"vCont;c:{self._thread}"
         self._resume(into(registers, windows), how)
-        stop = self._watch(timeout_s, how)
+        stop = self._watch(timeout_s, how, self._call_s)
         self._stopped = before  # what is called is a secret
         return stop
 
@@ -182,16 +183,20 @@ class SpinGdb(Gdb):
             self._look()
         return self._threads[self._selected]
 
-    def _watch(self, seconds: float, how: str) -> Stop:
+    def _watch(self, seconds: float, how: str, first_s: float = NAP_S) -> Stop:
         """Break into what has been resumed until a vCPU stands at a breakpoint.
 
-        ``how`` resumes it. It is left stopped.
+        ``how`` resumes it; ``first_s`` is when we look first. It is left stopped.
         """
         deadline = time.monotonic() + seconds
-        nap_s = NAP_S if self._breakpoints else seconds
+        nap_s = first_s if self._breakpoints else seconds
         while True:
             self._nap(min(nap_s, max(deadline - time.monotonic(), 0.0)))
             if self._look(alone=how != "c", break_in=True):
+                if how != "c":  # to break in too early costs more than to wait
+                    at_once = nap_s == first_s
+                    grown = first_s * (0.95 if at_once else 1.5)
+                    self._call_s = min(max(grown, NAP_S), LONGEST_CALL_NAP_S)
                 return Stop(_TRAP)
             if time.monotonic() >= deadline:
                 return Stop(_BREAK_IN)

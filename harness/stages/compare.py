@@ -21,8 +21,9 @@ from harness.stages.guard import Missing, guard, judged, skipped, unless
 from harness.stages.subject import Subject
 from harness.variant import Platform
 
-HOLD_S = 180
 DEADLINE_S = 150.0  # seconds are usual; a busy machine needs more
+KVM_DEADLINE_S = 300.0  # two emulations deep
+HELD_LONGER_S = 30
 NEEDS = {Platform.NATIVE: NATIVE_NEEDS, Platform.KVM: KVM_NEEDS}
 
 
@@ -98,7 +99,10 @@ def _probed(
     on_stop: OnStop | None,
 ) -> CompareResult:
     program = load(subject.kernel.vmlinux)
-    config = replace(subject.config, hold_s=HOLD_S, debugged=True)
+    nested = subject.platform is Platform.KVM
+    deadline_s = KVM_DEADLINE_S if nested else DEADLINE_S
+    hold_s = int(deadline_s) + HELD_LONGER_S
+    config = replace(subject.config, hold_s=hold_s, debugged=True)
     if on_stop:
         config = replace(config, timeout_s=HELD_S)
     with boot.session(
@@ -112,7 +116,7 @@ def _probed(
             result = probe(
                 gdb,
                 program,
-                deadline_s=DEADLINE_S,
+                deadline_s=deadline_s,
                 needs=NEEDS.get(subject.platform, Needs()),
                 inject_nmi=machine.qmp.inject_nmi if machine.plan.nmi else None,
                 seed=seed,

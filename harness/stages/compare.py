@@ -59,7 +59,7 @@ def stage(
             raise Missing(exc.message, exc.hint or "") from exc
         if subject.platform is Platform.KVM:
             texts = {**booted.evidence.texts, "console": booted.console}
-            result = _with(result, check_traces(texts, load(subject.kernel.vmlinux)))
+            result = together(result, check_traces(texts, load(subject.kernel.vmlinux)))
         if before:
             note = f"tried again, for the first try came to no verdict: {before}"
             result = replace(result, notes=(*result.notes, note))
@@ -68,7 +68,7 @@ def stage(
     return guard(Stage.COMPARE, subject.name, work)
 
 
-def _with(probed: CompareResult, printed: CompareResult) -> CompareResult:
+def together(probed: CompareResult, printed: CompareResult) -> CompareResult:
     """Return what was compared in the guest, and what it had printed, as one."""
     return replace(
         probed,

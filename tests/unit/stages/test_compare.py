@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.boot.boot import Kernel
+from harness.boot.compare import CompareResult
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
 from harness.errors import InfraError
+from harness.finding import Finding, Location
 from harness.progress import silent
 from harness.result import Status
 from harness.stages import boot, compare
@@ -53,3 +55,14 @@ def test_the_command_boots_it_again() -> None:
     assert SUBJECT.command == "orc-harness boot /b --platform xen"
     more = "--xen-args smt=0 --cpu Opteron_G5 --append 'nopti quiet'"
     assert asked.command == f"{SUBJECT.command} {more}"
+
+
+def test_what_a_guest_printed_is_told_with_what_it_was_asked() -> None:
+    """Neither hides the other's findings, counts or reason."""
+    finding = Finding("runtime/unwind-differs", Location("vmlinux", "f", 0), "other")
+    asked = CompareResult({"points": 500}, (), ("asked",), "", 9.0, slide=0x200000)
+    printed = CompareResult({"proc_traces": 20}, (finding,), (), "too few", 1.0)
+    both = compare.together(asked, printed)
+    assert both.counts == {"points": 500, "proc_traces": 20}
+    assert (both.findings, both.notes) == ((finding,), ("asked",))
+    assert (both.reason, both.slide) == ("too few", 0x200000)

@@ -60,7 +60,17 @@ COMMANDS = {
     "cache": "Show what the cache holds; prune it by age and size.",
 }
 # Those that may fetch images and sources, and use what is in the cache for long.
-FETCHING = ("build", "boot", "readback", "run", "bisect", "bisect-step", "corpus")
+FETCHING = (
+    "build",
+    "boot",
+    "readback",
+    "run",
+    "bisect",
+    "bisect-step",
+    "config-bisect",
+    "config-bisect-step",
+    "corpus",
+)
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 

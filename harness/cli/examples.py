@@ -26,6 +26,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "run": ("orc-harness run --tree ~/linux --variant xen",),
     "bisect": ("orc-harness bisect --tree ~/linux --good v6.11 --bad v6.12",),
     "bisect-step": ("git bisect run orc-harness bisect-step --finding KEY",),
+    "config-bisect": (
+        "orc-harness config-bisect --good native --bad native+debug.config",
+    ),
+    "config-bisect-step": (
+        "orc-harness config-bisect-step --config FILE --finding KEY "
+        "--target arch/x86/lib/hweight.o",
+    ),
     "report": ("orc-harness report report/ --format markdown",),
     "history": ("orc-harness history --trend",),
     "diff": ("orc-harness diff old/result.json report/",),

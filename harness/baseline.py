@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data import CONFIGS
 from harness.errors import FormatError, UserError
 from harness.finding import Finding
-from harness.variant import CONFIGS
 
 KNOWN = CONFIGS / "known"
 NAME_LENGTH = 100

@@ -26,9 +26,9 @@ from harness.cache import cache_dir, locked, require_space
 from harness.container.host import HOST_IMAGE
 from harness.container.job import Engine, Limits
 from harness.container.mirror import Mirror, host_mirror
+from harness.data import CONFIGS
 from harness.errors import FormatError, InfraError, UserError
 from harness.progress import Progress, silent
-from harness.variant import CONFIGS
 
 DEFAULT_TOOLCHAIN = "bookworm"
 RECIPE_VERSION = "1"  # change it when what we do with a recipe changes

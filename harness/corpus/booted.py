@@ -15,6 +15,7 @@ from harness.boot.outcome import BootResult
 from harness.container import image
 from harness.container.job import Engine
 from harness.corpus import built, catalog
+from harness.data import CONFIGS
 from harness.errors import FormatError
 from harness.progress import Progress
 from harness.result import StageResult
@@ -22,7 +23,7 @@ from harness.stages import runtime
 from harness.stages.confirm import confirm
 from harness.stages.guard import skipped
 from harness.stages.subject import Subject
-from harness.variant import CONFIGS, Platform
+from harness.variant import Platform
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from harness.cache import cache_dir
 from harness.container import image
 from harness.container.job import Engine
 from harness.corpus import catalog
+from harness.data import CONFIGS
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages import validate
 from harness.stages.guard import guard
-from harness.variant import CONFIGS, Platform, Variant, variant
+from harness.variant import Platform, Variant, variant
 
 
 @dataclass(frozen=True, slots=True)

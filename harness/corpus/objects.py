@@ -20,12 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.cache import cache_dir
 from harness.container.job import Limits, Mount, own
+from harness.data import CONFIGS
 from harness.elf.program import load
 from harness.errors import FormatError, InfraError
 from harness.finding import Finding
 from harness.progress import Progress
 from harness.stages.shop import Shop
-from harness.variant import CONFIGS
 from harness.verify.check import check
 
 OBJECTS = CONFIGS / "objects"

@@ -23,10 +23,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.build.tree import Tree
 from harness.cache import cache_dir
+from harness.data import CONFIGS
 from harness.errors import FormatError, UserError
 from harness.finding import Finding
 from harness.result import Stage
-from harness.variant import CONFIGS
 
 PLANTS = CONFIGS / "plants"
 

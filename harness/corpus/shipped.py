@@ -20,12 +20,12 @@ from harness.cache import cache_dir, locked, require_space
 from harness.container import image
 from harness.container.job import Engine, Limits, Mount, own
 from harness.corpus import catalog
+from harness.data import CONFIGS
 from harness.errors import InfraError
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages import validate
 from harness.stages.guard import guard
-from harness.variant import CONFIGS
 
 FETCH = Limits(memory_mb=2048, timeout_s=3600)
 SPACE = 4 << 30

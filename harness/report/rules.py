@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data import FINDINGS as DOCS
 from harness.errors import UserError
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "findings.md"
 TOOLS = "What the build's own tools said"  # the section of objtool's and modpost's
 
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)

@@ -17,8 +17,9 @@ from urllib.parse import quote
 import attr
 import sarif_om as om
 
+from harness.data import FINDINGS
 from harness.finding import Finding, Location
-from harness.report.rules import DOCS, Rule, read_rules
+from harness.report.rules import Rule, read_rules
 from harness.result import RunResult, StageResult, Status
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -56,7 +57,7 @@ def _found(
 
 def _driver(names: Iterable[str]) -> om.ToolComponent:
     try:
-        rules = read_rules(DOCS.read_text())
+        rules = read_rules(FINDINGS.read_text())
     except OSError:  # installed without its tree: rules have no words then
         rules = {}
     return om.ToolComponent(

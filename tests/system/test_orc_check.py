@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.variant import CONFIGS
+from harness.data import CONFIGS
 from tests.builders.elfwriter import ALLOC, EXEC, UND, ElfWriter, add_orc, call
 
 FRAGMENT = CONFIGS / "kbuild" / "orc-check.mk"

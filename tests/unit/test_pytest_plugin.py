@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.rules import DOCS, read_rules
+from harness.data import FINDINGS as DOCS
+from harness.report.rules import read_rules
 from tests.builders.elfwriter import ElfWriter
 from tests.builders.site import XENPV, Replacement, sites_of
 from tests.kernel.test_orc import GROUPS

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UserError
-from harness.report.rules import DOCS, TOOLS, find_rule, read_rules
+from harness.data import FINDINGS as DOCS
+from harness.report.rules import TOOLS, find_rule, read_rules
 
 TEXT = """# Findings
 

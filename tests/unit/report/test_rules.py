@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.errors import UserError
 from harness.data import FINDINGS as DOCS
+from harness.errors import UserError
 from harness.report.rules import TOOLS, find_rule, read_rules
 
 TEXT = """# Findings

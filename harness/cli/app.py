@@ -46,6 +46,7 @@ COMMANDS = {
     "evidence.",
     "readback": "Read a running kernel's text, or a dump's; predict every byte of it.",
     "run": "Build, validate, boot and compare kernels; print one table; write report/.",
+    "matrix": "Run the matrix of kernels and machines; make only the cells that changed.",
     "bisect": "Find the commit that made a finding; write a report that can be mailed.",
     "bisect-step": "Say whether the commit that is checked out has a finding: git bisect "
     "run this.",

@@ -1,0 +1,1 @@
+"""Cells: the matrix of all that is tested every night, one content-addressed result each."""

@@ -1,0 +1,116 @@
+"""Need: the cores and the memory that a build or a guest takes, and a machine has.
+
+A guest's memory is its machine's, and QEMU's beside it: its container may have no more.
+What a build takes was measured (bookworm's gcc 12 and ld, two jobs): its jobs, and a link
+or objtool on vmlinux.o, whichever is more.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.boot import nested
+from harness.boot.machine import OVERHEAD_MB
+from harness.boot.platforms import kvm, native, xen
+from harness.cells.cell import Cell
+from harness.corpus.built import Build
+from harness.variant import Platform
+
+BUILD_MB = {"small": 1536, "full": 3072}
+JOB_MB = 384
+OURS_MB = 768  # our own, while we validate and compare
+GUEST_MB = {
+    Platform.NATIVE: native.MEMORY_MB,
+    Platform.KVM: max(kvm.MEMORY_MB, nested.MEMORY_MB),
+    Platform.XEN: xen.MEMORY_MB,
+    Platform.VSMP: native.MEMORY_MB,
+}
+RESERVE_MB = 512  # left to everybody else
+_UNLIMITED = 1 << 60  # bytes; what version 1 of cgroups calls no limit is more
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What work takes, or a machine has."""
+
+    cores: float
+    memory_mb: int
+
+    def fits(self, room: Need) -> bool:
+        """Tell whether there is so much in ``room``."""
+        return self.cores <= room.cores and self.memory_mb <= room.memory_mb
+
+    def __add__(self, other: Need) -> Need:
+        return Need(self.cores + other.cores, self.memory_mb + other.memory_mb)
+
+    def __sub__(self, other: Need) -> Need:
+        return Need(self.cores - other.cores, self.memory_mb - other.memory_mb)
+
+    def __str__(self) -> str:
+        cores = "1 core" if self.cores == 1 else f"{self.cores:g} cores"
+        return f"{cores}, {self.memory_mb} MB"
+
+
+def of_build(build: Build, jobs: int) -> Need:
+    """Return what building ``build`` with ``jobs`` takes."""
+    return Need(jobs, max(BUILD_MB[build.profile], jobs * JOB_MB))
+
+
+def of_cell(cell: Cell) -> Need:
+    """Return what validating and booting ``cell`` takes: one guest at a time.
+
+    A nested guest has two CPUs, one of which waits for the other mostly.
+    """
+    return Need(1, GUEST_MB[cell.boot.platform] + OVERHEAD_MB + OURS_MB)
+
+
+def of_machine(
+    proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> Need:
+    """Return what this machine has now: usable cores, memory that is available.
+
+    A container's own limits count, of either version of cgroups.
+    """
+    memory = [_available_mb(proc / "meminfo"), *_limits_mb(cgroup)]
+    cores: list[float] = [len(os.sched_getaffinity(0)), *_quotas(cgroup)]
+    return Need(max(1.0, min(cores)), max(0, min(memory) - RESERVE_MB))
+
+
+def _available_mb(meminfo: Path) -> int:
+    for line in meminfo.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) >> 10
+    raise ValueError(f"{meminfo} has no MemAvailable")
+
+
+def _limits_mb(cgroup: Path) -> list[int]:
+    found = []
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        most, used = _number(cgroup / limit), _number(cgroup / usage)
+        if most is not None and used is not None and most < _UNLIMITED:
+            found.append(int(most - used) >> 20)
+    return found
+
+
+def _quotas(cgroup: Path) -> list[float]:
+    try:
+        quota, _, period = (cgroup / "cpu.max").read_text().partition(" ")
+        return [] if quota == "max" else [int(quota) / int(period)]
+    except (OSError, ValueError):
+        pass
+    most = _number(cgroup / "cpu/cpu.cfs_quota_us")
+    period_us = _number(cgroup / "cpu/cpu.cfs_period_us")
+    return [most / period_us] if most and most > 0 and period_us else []
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,274 @@
+"""Work: a cell's kernel is built, validated and booted; each attempt on fresh machines.
+
+Nothing is kept between attempts but the sources and the images: each has its own line to
+the container engine, its own containers and guests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness import kernel_build
+from harness.artifacts import Artifacts, Store
+from harness.boot.boot import kernel_of
+from harness.build.tree import Tree, open_tree
+from harness.build.workplace import Limit, read_order
+from harness.cache import cache_dir
+from harness.cells.cell import Cell
+from harness.cells.kept import Kept, Results, tried
+from harness.cells.key import cell_key, no_key
+from harness.container import image
+from harness.container.engine import connect
+from harness.container.image import Image
+from harness.container.job import Engine
+from harness.corpus.built import Build
+from harness.progress import Progress
+from harness.result import Stage, StageResult
+from harness.stages import build, runtime, validate
+from harness.stages.confirm import confirm
+from harness.stages.guard import guard, skipped
+from harness.stages.shop import Shop
+from harness.stages.subject import Subject
+
+VALIDATE_JOBS = 1  # builds and guests want the cores too
+RESULTS = "cells"
+Board = Callable[[str], Progress]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How all cells of a night are made.
+
+    Attributes:
+        night: the run's name.
+        tree: kernel source, or None for what Debian has of each build's package.
+        runtime: auto, docker, podman or host.
+        jobs: parallel jobs of a build.
+        seed: what the sampling of the comparison starts from.
+        again: answer nothing that an earlier night has made.
+    """
+
+    night: str
+    tree: Path | None = None
+    runtime: str = "auto"
+    jobs: int = 2
+    seed: int = 0
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What is known of some cells' one kernel.
+
+    Attributes:
+        keys: cell's name -> the key of its result.
+        answers: cell's name -> the result, where it is kept already.
+        attempts: the build stage of each attempt, if it was built (or found).
+        artifacts: the kernel, if there is one.
+    """
+
+    keys: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, Kept] = field(default_factory=dict)
+    attempts: tuple[StageResult, ...] = ()
+    artifacts: Artifacts | None = None
+
+
+class Maker:
+    """Makes cells on this machine; threads may share it."""
+
+    def __init__(self, terms: Terms, board: Board) -> None:
+        """Make nothing yet."""
+        self.terms = terms
+        self.results = Results(cache_dir() / RESULTS)
+        self._board = board
+        self._store = Store(cache_dir() / "store")
+        self._trees: dict[tuple[str, str], Tree] = {}
+        self._opening = threading.Lock()
+        self._living: dict[int, Engine] = {}
+
+    def build(self, cells: Sequence[Cell]) -> Built:
+        """Return what answers ``cells``, which share a kernel; build it if need be."""
+        progress = self._board(cells[0].name)
+        made: list[Built] = []
+
+        def attempt() -> list[StageResult]:
+            stages: list[StageResult] = []
+
+            def work() -> StageResult:
+                with self._shop(cells[0].build, progress) as shop:
+                    found = self._known(shop, cells)
+                    made.append(found)
+                    if len(found.answers) == len(cells):
+                        return skipped(Stage.BUILD, cells[0].name, "all is answered")
+                    variant = cells[0].build.variant
+                    stage, artifacts = build.stage(
+                        shop, variant, self.terms.jobs, progress
+                    )
+                    made.append(replace(found, artifacts=artifacts))
+                    return _told(stage, artifacts)
+
+            stages.append(guard(Stage.BUILD, cells[0].name, work))
+            return stages
+
+        attempts = tuple(stage for (stage,) in tried(attempt))
+        known = made[-1] if made else Built(keys=self._no_keys(cells))
+        if not made:
+            known = replace(known, answers=self._answers(known.keys))
+        progress("built" if known.artifacts else "done", 1, 1)
+        return replace(known, attempts=attempts)
+
+    def judge(self, cell: Cell, built: Built) -> Kept:
+        """Return what ``cell`` comes to, and keep it; from what is kept, if it is."""
+        if answer := built.answers.get(cell.name):
+            return answer
+        progress = self._board(cell.name)
+        *lost, last = built.attempts
+        attempts = [self._unbuilt(cell, stage) for stage in lost]
+        tools: dict[str, str] = {}
+        artifacts = built.artifacts
+        if artifacts is None:
+            attempts.append(self._unbuilt(cell, last))
+        else:
+            first = replace(last, variant=cell.name)
+
+            def attempt() -> list[StageResult]:
+                return [first, *self._booted(cell, artifacts, tools, progress)]
+
+            attempts += tried(attempt)
+        kept = Kept(
+            built.keys[cell.name],
+            cell.name,
+            self.terms.night,
+            tuple(map(tuple, attempts)),
+            tools,
+            artifacts.manifest.tree if artifacts else "",
+            socket.gethostname(),
+        )
+        self.results.keep(kept)
+        progress("done", 1, 1)
+        return kept
+
+    def known(self, cells: Sequence[Cell]) -> tuple[Built, bool] | None:
+        """Return what is known of ``cells``, and whether their kernel is built.
+
+        None, if an image or the source would have to be made to know.
+
+        Raises:
+            HarnessError: no container engine, or no such toolchain.
+        """
+        wanted = cells[0].build
+        with self._engine() as engine:
+            recipes = (image.toolchain(wanted.toolchain), image.machine())
+            if not all(image.is_present(engine, recipe) for recipe in recipes):
+                return None
+            debian = cache_dir() / "trees" / wanted.package / "NAME"
+            if self.terms.tree is None and not debian.exists():
+                return None
+            with self._shop(wanted, lambda *_: None) as shop:
+                there = build.stored(shop, wanted.variant) is not None
+                return self._known(shop, cells), there
+
+    def abort(self) -> None:
+        """Kill everything that runs now, in other threads too."""
+        for engine in list(self._living.values()):
+            engine.abort()
+
+    def _known(self, shop: Shop, cells: Sequence[Cell]) -> Built:
+        order = read_order(shop.tree, cells[0].build.variant, shop.toolchain, Limit())
+        keys = {
+            cell.name: cell_key(
+                cell,
+                order.key,
+                shop.machine.result(),
+                self.terms.seed,
+                shop.engine.runtime,
+            )
+            for cell in cells
+        }
+        return Built(keys, self._answers(keys))
+
+    def _no_keys(self, cells: Sequence[Cell]) -> dict[str, str]:
+        return {cell.name: no_key(cell, self.terms.night) for cell in cells}
+
+    def _answers(self, keys: dict[str, str]) -> dict[str, Kept]:
+        """Return what is kept: of this night whatever it is, of others verdicts."""
+        found = {name: self.results.find(key) for name, key in keys.items()}
+        return {
+            name: kept
+            for name, kept in found.items()
+            if kept is not None
+            and (
+                kept.night == self.terms.night or (kept.final and not self.terms.again)
+            )
+        }
+
+    def _unbuilt(self, cell: Cell, stage: StageResult) -> list[StageResult]:
+        why = "there is no build"
+        later = (Stage.VALIDATE, *runtime.STAGES)
+        rest = [skipped(each, cell.name, why) for each in later]
+        return [replace(stage, variant=cell.name), *rest]
+
+    def _booted(
+        self, cell: Cell, artifacts: Artifacts, tools: dict[str, str], line: Progress
+    ) -> list[StageResult]:
+        found = kernel_build.find(artifacts.directory)
+        validated = validate.stage(found, cell.name, VALIDATE_JOBS, line)
+        with self._shop(cell.build, line) as shop:
+            subject = Subject(
+                cell.name,
+                cell.boot.platform,
+                kernel_of(artifacts),
+                lambda: shop.toolbox,
+                cell.config,
+            )
+            ran = runtime.run(subject, self.terms.seed, line, cell.boot.objection)
+            tools |= shop.machine.result().identity
+        return confirm([validated, *ran])
+
+    @contextlib.contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """Yield a fresh line to the engine, after what dead owners left is reaped."""
+        with connect(self.terms.runtime) as engine:
+            engine.reap()
+            self._living[id(engine)] = engine
+            try:
+                yield engine
+            finally:
+                del self._living[id(engine)]
+
+    @contextlib.contextmanager
+    def _shop(self, wanted: Build, progress: Progress) -> Iterator[Shop]:
+        with self._engine() as engine:
+            recipe = image.toolchain(wanted.toolchain)
+            toolchain = image.ensure(engine, recipe, progress)
+            machine: Future[Image] = Future()
+            machine.set_result(image.ensure(engine, image.machine(), progress))
+            with self._opening:
+                tree = self._tree(engine, toolchain, wanted, progress)
+            yield Shop(engine, toolchain, machine, tree, self._store)
+
+    def _tree(
+        self, engine: Engine, toolchain: Image, wanted: Build, progress: Progress
+    ) -> Tree:
+        """Return the source, as it was when it was first asked for."""
+        where = (wanted.toolchain if self.terms.tree is None else "", wanted.package)
+        if where not in self._trees:
+            self._trees[where] = open_tree(
+                engine, toolchain, self.terms.tree, progress, package=wanted.package
+            )
+        return self._trees[where]
+
+
+def _told(stage: StageResult, artifacts: Artifacts | None) -> StageResult:
+    """Return the build stage with the source and the compiler in its notes."""
+    if artifacts is None:
+        return stage
+    manifest = artifacts.manifest
+    compiler = manifest.toolchain.get("clang") or manifest.toolchain.get("gcc", "")
+    return replace(stage, notes=(f"{manifest.tree}, {compiler}", *stage.notes))

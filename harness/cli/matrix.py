@@ -1,0 +1,186 @@
+"""``orc-harness matrix``: versions x variants x toolchains x options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cells import local
+from harness.cells import night as nights
+from harness.cells.cell import MATRIX, Cell, choose, read
+from harness.cells.kept import Kept
+from harness.cells.need import Need, of_build, of_cell, of_machine
+from harness.cells.work import Maker, Terms
+from harness.cli import options, saved
+from harness.cli.console import ERR, OUT, board
+from harness.cli.outcome import conclude
+from harness.errors import ExitCode, HarnessError
+from harness.progress import silent
+from harness.report import folder
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What would become of one cell.
+
+    Attributes:
+        kernel: ``kept``, ``to build`` or ``unknown`` (its image is not made yet).
+        result: ``kept`` or ``to make``.
+        build, guest: what they take.
+    """
+
+    cell: str
+    toolchain: str
+    source: str
+    kernel: str
+    result: str
+    build: Need
+    guest: Need
+
+
+def command(
+    cells: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CELL]...",
+            help="Cells by name, * for any letters. Default: all but the nightly ones.",
+            show_default=False,
+        ),
+    ] = None,
+    nightly: Annotated[
+        bool, typer.Option("--nightly", help="The nightly ones, too.")
+    ] = False,
+    matrix: Annotated[
+        Path, typer.Option("--matrix", help="The file that lists them.")
+    ] = MATRIX,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Only tell: what is kept, what would be made, what it takes."
+        ),
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Answer nothing from an earlier night.")
+    ] = False,
+    tree: options.TreeOption = None,
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
+    jobs: options.JobsOption = None,
+    seed: options.SeedOption = 0,
+    report: Annotated[
+        Path,
+        typer.Option(
+            "--report", help="Where result.json, junit.xml and report.html go."
+        ),
+    ] = Path("report"),
+    store: options.StoreOption = None,
+    baseline: options.BaselineOption = None,
+    output: options.FormatOption = options.Format.TEXT,
+) -> None:
+    """Run the matrix of kernels and machines; make only the cells that changed.
+
+    A cell is a kernel on a machine. Its result is kept under the hash of all that it
+    depends on: the next night answers it from there, unless something has changed. A
+    run that was killed goes on where it was. What fails for want of a machine is tried
+    once more on a fresh one; both results are kept.
+    """
+    chosen = choose(read(matrix), cells or (), nightly=nightly)
+    workers = jobs or os.cpu_count() or 1
+    if plan:
+        terms = Terms("", tree, runtime.value, workers, seed, again)
+        _show_plan(_planned(Maker(terms, lambda _: silent), chosen), output)
+        raise typer.Exit(ExitCode.CLEAN)
+    folder.prepare(report)
+    saved.check(store)
+    base = saved.Base(baseline, store)
+    asked = nights.question(
+        chosen, tree=tree and tree.absolute(), runtime=runtime, seed=seed, again=again
+    )
+    with nights.night(asked) as tonight:
+        if tonight.resumed:
+            _say(f"going on with the run {tonight.name}, which was not finished")
+        terms = Terms(tonight.name, tree, runtime.value, workers, seed, again)
+        kept = _make(terms, chosen)
+        _say(_counted(kept, tonight.name))
+        for path in nights.write_attempts(kept, report):
+            _say(f"tried twice, and both results are kept: {path}")
+        label = "matrix" if matrix == MATRIX else f"matrix {matrix.stem}"
+        result = nights.result(tonight, kept, chosen, label)
+        judged = conclude(result, output, base=base, store=store, report=report)
+    raise typer.Exit(judged.exit_code)
+
+
+def _say(line: str) -> None:
+    ERR.print(line, markup=False)
+
+
+def _make(terms: Terms, chosen: Sequence[Cell]) -> list[Kept]:
+    with board() as lines:
+        maker = Maker(terms, lines)
+        done = 0
+        overall = lines("matrix")
+
+        def on_kept(kept: Kept) -> None:
+            nonlocal done
+            done += 1
+            overall(f"{kept.name}: finished", done, len(chosen))
+
+        return local.run(maker, chosen, terms.jobs, on_kept)
+
+
+def _counted(kept: Sequence[Kept], night: str) -> str:
+    made = sum(one.night == night for one in kept)
+    return (
+        f"{len(kept)} cells: {made} made in this run, {len(kept) - made} unchanged, "
+        "answered from the cache"
+    )
+
+
+def _planned(maker: Maker, chosen: Sequence[Cell]) -> list[Planned]:
+    return [
+        _plan_of(maker, group, cell) for group in local.groups(chosen) for cell in group
+    ]
+
+
+def _plan_of(maker: Maker, group: Sequence[Cell], cell: Cell) -> Planned:
+    wanted = cell.build
+    try:
+        known = maker.known(group)
+    except HarnessError as exc:
+        known = None
+        _say(f"note: {exc}")
+    answered = known is not None and cell.name in known[0].answers
+    kernel = "unknown" if known is None else "kept" if known[1] else "to build"
+    return Planned(
+        cell.name,
+        wanted.toolchain,
+        str(maker.terms.tree or wanted.package),
+        kernel,
+        "kept" if answered else "to make",
+        of_build(wanted, maker.terms.jobs),
+        of_cell(cell),
+    )
+
+
+def _show_plan(planned: Sequence[Planned], output: options.Format) -> None:
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(planned), end="")
+        return
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("cell", no_wrap=True)
+    for title in ("source", "toolchain", "kernel", "result"):
+        table.add_column(title, overflow="fold")
+    for title in ("build MB", "guest MB"):
+        table.add_column(title, justify="right")
+    for one in planned:
+        row = (one.cell, one.source, one.toolchain, one.kernel, one.result)
+        memory = (one.build.memory_mb, one.guest.memory_mb)
+        table.add_row(*row, *map(str, memory))
+    OUT.print(table)
+    OUT.print(f"this machine has {of_machine()}", markup=False)

@@ -20,8 +20,9 @@ from harness.boot.machine import MachineConfig
 from harness.corpus import catalog
 from harness.corpus.booted import Boot, build_of
 from harness.corpus.built import Build
+from harness.data import CONFIGS
 from harness.errors import FormatError, UserError
-from harness.variant import CONFIGS, Platform
+from harness.variant import Platform
 
 MATRIX = CONFIGS / "matrix.toml"
 DEFAULT = "default"
@@ -120,6 +121,7 @@ def _cell(
     boot = Boot(
         name,
         build.name,
+        platform,
         platform,
         how.cpu,
         how.append,

@@ -227,7 +227,7 @@ class Maker:
                 lambda: shop.toolbox,
                 cell.config,
             )
-            ran = runtime.run(subject, self.terms.seed, line, cell.boot.objection)
+            ran, _ = runtime.run(subject, self.terms.seed, line, cell.boot.objection)
             tools |= shop.machine.result().identity
         return confirm([validated, *ran])
 

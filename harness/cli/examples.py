@@ -24,6 +24,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "boot": ("orc-harness boot ~/linux --platform xen --compare",),
     "readback": ("orc-harness readback ~/linux --cpu EPYC",),
     "run": ("orc-harness run --tree ~/linux --variant xen",),
+    "matrix": ("orc-harness matrix --plan", "orc-harness matrix '6.12-*' --nightly"),
     "bisect": ("orc-harness bisect --tree ~/linux --good v6.11 --bad v6.12",),
     "bisect-step": ("git bisect run orc-harness bisect-step --finding KEY",),
     "config-bisect": (

@@ -245,6 +245,16 @@ class SpinGdb(Gdb):
                 self.select(there[0])
         return bool(there)
 
+    def _handshake(self, deadline: float) -> None:
+        # The stub may have an earlier client's words yet, and not tell that it stops.
+        self.interrupt()
+        self._send(["qAttached"])
+        reply = self._receive(deadline, "qAttached")
+        while reply[:1] in (b"S", b"T"):
+            reply = self._receive(deadline, "qAttached")
+        if reply not in (b"0", b"1"):
+            raise InfraError(f"gdbstub sent {reply!r} for qAttached, expected 0 or 1")
+
     def _ask_threads(self) -> tuple[str, ...]:
         names: list[str] = []
         reply = self._ask("qfThreadInfo").decode("latin-1")

@@ -42,6 +42,8 @@ class SpinStub(FakeStub):
                 if not alone or number == int(alone, 16) - 1:
                     self._go(number)
             return b""
+        if packet == "qAttached" and packet not in self.script:
+            return frame("1")
         if packet == "qfThreadInfo":
             names = [f"{number + 1:02x}" for number in range(len(self.vcpus))]
             return frame("m" + ",".join(names))

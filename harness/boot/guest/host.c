@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -140,19 +141,21 @@ static pid_t start_relay(void)
 
 	if (pid)
 		return pid;
+	signal(SIGPIPE, SIG_IGN);
 	both[0] = (struct pollfd){ .fd = open_port(), .events = POLLIN };
 	both[1] = (struct pollfd){ .fd = -1, .events = POLLIN };
 	while (poll(both, 2, -1) > 0) {
-		if (both[0].revents & (POLLHUP | POLLERR)) {
-			close(both[1].fd); /* nobody is there */
-			both[1].fd = -1;
-			nanosleep(&nap, NULL);
-		} else if (both[1].fd < 0) {
-			both[1].fd = open_stub();
+		if (both[1].fd < 0) {
+			if (!(both[0].revents & (POLLHUP | POLLERR)))
+				both[1].fd = open_stub();
 			if (both[1].fd < 0)
 				nanosleep(&nap, NULL);
-		} else if (both[0].revents && !pass_on(both[0].fd, both[1].fd)) {
-			nanosleep(&nap, NULL);
+			continue;
+		}
+		/* Who goes says something first: what is left is passed on. */
+		if (both[0].revents && !pass_on(both[0].fd, both[1].fd)) {
+			close(both[1].fd);
+			both[1].fd = -1;
 		} else if (both[1].revents && !pass_on(both[1].fd, both[0].fd)) {
 			break; /* QEMU has ended */
 		}

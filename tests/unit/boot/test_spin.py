@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.boot.gdb import GdbTimeout
+from harness.boot.gdb import GdbTimeout, frame
 from harness.boot.spin import SPIN, SpinGdb, first_size
 from harness.errors import InfraError
 from tests.builders.rspserver import serving
@@ -39,6 +39,20 @@ def test_a_breakpoint_is_a_jump_to_itself(tmp_path: Path) -> None:
         gdb.remove_breakpoint(A)
         assert (stub.at(A), gdb.breakpoints) == (NOP4[:2], frozenset())
         assert gdb.read(A, 16) == NOP4.ljust(16, b"\x90")
+
+
+def test_an_earlier_clients_guest_is_stopped_first(tmp_path: Path) -> None:
+    """It may run yet, and its stub not say that it stops: nothing hangs on that."""
+    with connected(tmp_path, [0]) as (_, stub):
+        assert "?" not in stub.seen
+    silent = SpinStub(roads=[[0]], script={"qAttached": frame("E01")})
+    path = tmp_path / "other.sock"
+    with (
+        serving(silent, path),
+        pytest.raises(InfraError, match="sent b'E01' for qAttached"),
+        SpinGdb.connect(path, timeout_s=5),
+    ):
+        pass
 
 
 def test_no_jump_is_put_over_two_instructions(tmp_path: Path) -> None:

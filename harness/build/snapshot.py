@@ -169,7 +169,8 @@ def hash_file(path: Path, known: str = "") -> tuple[str, str]:
     if before == stamp:
         return stamp, entry
     if path.is_symlink():
-        mode, data = _SYMLINK, os.fsencode(path.readlink())
+        # as it is written: pathlib would tidy it
+        mode, data = _SYMLINK, os.fsencode(os.readlink(path))  # noqa: PTH115
     else:
         mode = _EXECUTABLE if found.st_mode & 0o100 else _REGULAR
         data = path.read_bytes()

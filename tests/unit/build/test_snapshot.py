@@ -31,7 +31,7 @@ def plain(tmp_path) -> Path:
         (root / name).write_text(text)
     (root / "script.sh").write_text("#!/bin/sh\n")
     (root / "script.sh").chmod(0o755)
-    (root / "link").symlink_to("Makefile")
+    (root / "link").symlink_to("./Makefile")  # git keeps the dot
     return root
 
 

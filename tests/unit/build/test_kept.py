@@ -94,7 +94,7 @@ def test_what_was_built_is_found(bench) -> None:
     assert bench.kept == ["nothing was built"]
 
 
-@pytest.mark.parametrize("edit", ["Makefile", "scripts_link-vmlinux.sh"])
+@pytest.mark.parametrize("edit", ["Makefile", "scripts_Makefile.build"])
 def test_what_make_cannot_see_is_built_anew(bench, edit) -> None:
     """The stale-object hazard: an empty directory, the store."""
     bench.build()

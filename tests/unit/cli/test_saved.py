@@ -119,8 +119,15 @@ def test_a_store_that_cannot_be_is_refused_first(bad: Path) -> None:
         (("history", "--add", "nowhere"), "nowhere is no result"),
     ],
 )
-def test_what_is_not_there(arguments: tuple[str, ...], said: str, store: str) -> None:
+def test_what_is_not_there(
+    arguments: tuple[str, ...],
+    said: str,
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One error, and no empty store is left behind."""
+    monkeypatch.chdir(tmp_path)  # people have a report/ beside them
     done = run(*arguments, "--store", store)
 
     assert done.returncode == 2

@@ -27,6 +27,7 @@ def main() -> None:
         command()
     finally:
         forerunner.end()
+        memory.no_more_cycles()
 
 
 if __name__ == "__main__":

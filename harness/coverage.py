@@ -7,25 +7,17 @@ is reachable, executed or verified if it is so on one of them.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.result import Kind
+
 _U64 = npt.NDArray[np.uint64]
 _Bools = npt.NDArray[np.bool_]
 _COLUMNS = ("reachable", "executed", "verified")
-
-
-class Kind(enum.StrEnum):
-    """What is counted."""
-
-    ENTRIES = "entries"  # of the ORC table, that have a state
-    SITES = "sites"  # of alternatives
-    TEXTS = "texts"  # of those sites: the original, and each replacement
-    FUNCTIONS = "functions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,11 @@ def few_cycles() -> None:
     gc.set_threshold(_OBJECTS)
 
 
+def no_more_cycles() -> None:
+    """Look for no more of them: the process ends, and all goes with it."""
+    gc.freeze()
+
+
 @functools.cache
 def keep() -> None:
     """Keep freed memory for what comes next; without glibc it goes back as ever."""

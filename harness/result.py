@@ -39,6 +39,15 @@ class Stage(enum.StrEnum):
     COVERAGE = "coverage"  # one of all variants: what their shadow stages have covered
 
 
+class Kind(enum.StrEnum):
+    """What coverage counts; the stages' counts have these names in them."""
+
+    ENTRIES = "entries"  # of the ORC table, that have a state
+    SITES = "sites"  # of alternatives
+    TEXTS = "texts"  # of those sites: the original, and each replacement
+    FUNCTIONS = "functions"
+
+
 @dataclass(frozen=True, slots=True)
 class StageResult:
     """One stage of one variant.

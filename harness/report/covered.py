@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
-from harness.coverage import Kind
-from harness.result import Stage, StageResult
+from harness.result import Kind, Stage, StageResult
 
 _SHOWN = 10  # sites in a terminal; the result has more
 

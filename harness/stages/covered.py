@@ -11,10 +11,11 @@ import numpy as np
 from harness.boot import initramfs
 from harness.boot.shadow.record import Record
 from harness.boot.shadow.texts import texts
-from harness.coverage import Cold, Coverage, Kind, Things, things
+from harness.coverage import Cold, Coverage, Things, things
 from harness.elf.feature import Features
 from harness.elf.place import Places
 from harness.elf.program import Program, parse
+from harness.result import Kind
 from harness.text.insn import U64
 from harness.variant import Platform
 from harness.verify.columns import Columns, read_columns

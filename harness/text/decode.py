@@ -161,7 +161,11 @@ def _shares(
 def decoding(program: Program, threads: int | None = None) -> Iterator[Decoding]:
     """Decode ``program`` meanwhile, mostly without the GIL; ``result()`` waits for it."""
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(decode_program, program, threads)
+        ahead = pool.submit(decode_program, program, threads)
+        pool.shutdown(
+            wait=False
+        )  # the thread ends with its work: only then may we fork
+        yield ahead
 
 
 def _cuts(first: int, last: int, starts: U64) -> list[int]:

@@ -87,7 +87,7 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
     forked = not alone and len(columns.insns) > WORTH_A_FORK and _cores() > 1
     if forked:
         _ = columns.lookup, columns.starts, columns.state  # what both halves need
-    with beside(lambda: lint(columns), forked=forked) as others:
+    with beside(lambda: [*map(_shown, lint(columns))], forked=forked) as others:
         parts = [follow(columns), *others()]
     for part in parts:
         counts |= part.counts
@@ -164,6 +164,11 @@ def lint(columns: Columns) -> list[Part]:
 def _told(one: Callable[[Columns], Part], columns: Columns) -> Part:
     part = one(columns)
     return replace(part, findings=tuple(few(part.findings)))
+
+
+def _shown(part: Part) -> Part:
+    """Return ``part`` with the windows that are shown: the others need no pipe."""
+    return replace(part, findings=_drawn_once(number(part.findings)))
 
 
 def _drawn_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.coverage import Cold, Coverage, Kind, Things, merge, things
+from harness.coverage import Cold, Coverage, Things, merge, things
+from harness.result import Kind
 
 
 def some(*rows: tuple[int, bool, bool, bool]) -> Things:

@@ -36,10 +36,10 @@ print('MODULES', *sys.modules, file=sys.stderr)
 """
 
 
-def imported(*arguments: str | Path) -> set[str]:
+def imported(*arguments: str | Path, text: str = _IMPORTED) -> set[str]:
     """Return the modules that the command has imported when it ends."""
     done = subprocess.run(
-        [sys.executable, "-c", _IMPORTED, *map(str, arguments)],
+        [sys.executable, "-c", text, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -68,6 +68,17 @@ def test_validate_imports_what_reads_kernels(tmp_path: Path) -> None:
     assert not first & (HEAVY | {"harness.matrix", "harness.boot"})
     # the second answer is from the archive: nothing that judges, nothing that decodes
     assert not second & (HEAVY | {"harness.verify.check", "harness.text", "capstone"})
+
+
+def test_the_command_line_itself_imports_no_numpy(tmp_path: Path) -> None:
+    """What judges is imported by the forerunner, at the same time."""
+    (tmp_path / "vmlinux").write_bytes(ElfWriter(ET_EXEC).build())
+    text = _IMPORTED.replace("harness.cli.app", "harness.__main__")
+
+    modules = imported("validate", tmp_path, text=text)
+
+    assert "harness.verify.many" in modules
+    assert not modules & {"numpy", "harness.elf.program", "harness.verify.check"}
 
 
 @pytest.mark.parametrize(("name", "words"), app.COMMANDS.items())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.coverage import Cold, Coverage, Kind, things
-from harness.result import Stage, Status
+from harness.coverage import Cold, Coverage, things
+from harness.result import Kind, Stage, Status
 from harness.stages import coverage
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.boot.shadow.record import Record
-from harness.coverage import Kind
 from harness.elf.feature import Features
 from harness.elf.program import Program
+from harness.result import Kind
 from harness.stages.covered import Covered, covered
 from harness.variant import Platform
 from tests.builders.elfwriter import UND, ElfWriter

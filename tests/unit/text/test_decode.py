@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from harness.text.decode import (
     decode,
     decode_all,
     decode_program,
+    decoding,
     format_insn,
 )
 from harness.text.insn import InsnKind, Insns
@@ -206,6 +210,18 @@ def test_program_starts_at_its_functions(decoder: Decoder) -> None:
     assert (one.index(functions) >= 0).all()
     assert (one.address == two.address).all()
     assert (one.kind == two.kind).all()
+
+
+def test_no_thread_is_left_when_all_is_decoded() -> None:
+    """Whoever forks then is alone: ``beside`` does not fork in company."""
+    writer = ElfWriter()
+    writer.section(".text", b"\x90" * 64, flags=ALLOC | EXEC)
+    with decoding(writer.program("one.o")) as ahead:
+        assert len(ahead.result()) > 0
+        ends = time.monotonic() + 5
+        while threading.active_count() > 1 and time.monotonic() < ends:
+            time.sleep(0.001)
+        assert threading.active_count() == 1
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def _insns(alternatives: Alternatives, streams: Streams, stream: I64, count: I64
     site = alternatives.site_address[owner]
     goes = insns.target - site
     inside = (goes <= alternatives.site_length[owner]) & (insns.target != 0)
+    far = insns.of_kind(InsnKind.JMP, InsnKind.JCC) & ~inside
     seen = np.arange(CODE_BYTES) < insns.size[:, None]
     # how far it is to a function, or its pointer, does not matter
     seen &= ~insns.of_kind(InsnKind.CALL, InsnKind.CALL_INDIRECT)[:, None]
@@ -80,6 +81,7 @@ def _insns(alternatives: Alternatives, streams: Streams, stream: I64, count: I64
         insns.kind,
         np.where(inside, goes, insns.target),
         inside,
+        np.where(far, goes, np.uint64(0)),
         insns.code[:] * seen,
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from harness.elf.feature import image_features
+from harness.text.insn import InsnKind
 from harness.verify.check import check
 from harness.verify.columns import read_columns
 from harness.verify.texts.shape import Shape, shapes_of
@@ -70,6 +73,25 @@ def test_jumps_over_different_distances() -> None:
     near = (bytes.fromhex("e920000000") + b"\x90", [PUSHF_POP])
     farther = (b"\xe9" + (0x20 + far).to_bytes(4, "little") + b"\x90", [PUSHF_POP])
     one, other = shapes(farther, near)
+    assert one != other
+
+
+def test_one_replacement_over_different_distances() -> None:
+    """Both sites share its bytes, which jump to one place behind them."""
+    jump = Replacement(b"\xe9" + bytes(4), XENPV)
+    program = many_sites([(NOPS, [jump]), (NOPS, [jump])])
+    columns = read_columns(program, image_features(program))
+    assert columns is not None
+    alternatives, streams = columns.alternatives, columns.streams
+    assert alternatives is not None
+    assert streams is not None
+    target = streams.insns.target.copy()
+    target[streams.insns.kind == InsnKind.JMP] = alternatives.site_address[1] + 100
+    streams = replace(streams, insns=replace(streams.insns, target=target))
+    table = np.ones((2, len(NOPS) + 1), np.int64)
+
+    one, other = shapes_of(alternatives, streams, table, np.arange(2))
+
     assert one != other
 
 

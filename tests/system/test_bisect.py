@@ -128,7 +128,7 @@ def sorted_wrong(source, roots, tmp_path_factory) -> History:
     return _history(source, roots[-1], "sorttable", f"{C}.c", whole=True, **few)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_sorts_the_table(sorted_wrong) -> None:
     """Only vmlinux shows it; it is linked anew, and not built anew."""
     found = _bisect(sorted_wrong, "vmlinux")
@@ -136,7 +136,7 @@ def test_what_sorts_the_table(sorted_wrong) -> None:
     _require_right(found, sorted_wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.boot
 def test_what_a_boot_shows(sorted_wrong) -> None:
     """The same by what the kernel executes: one boot of each, as that always shows."""
@@ -178,7 +178,7 @@ def _told(state: Path) -> bytes:
     return data if data.endswith(b"\n") and data.count(TOLD) > 2 else b""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_options_that_make_it_together(source, tmp_path, monkeypatch) -> None:
     """Two of those that differ make a wrong hint; the others, and all they pull in, not."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(_borrowed(tmp_path / "cache")))

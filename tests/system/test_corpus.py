@@ -56,8 +56,8 @@ def test_a_plant_is_found_and_blamed(plant: str) -> None:
 @pytest.mark.parametrize(
     ("plant", "oracle"),
     [
-        ("run-nops-split", "readback"),
-        ("run-inactive-sp", "compare"),
+        pytest.param("run-nops-split", "readback", marks=pytest.mark.nightly),
+        pytest.param("run-inactive-sp", "compare", marks=pytest.mark.nightly),
         ("run-iret-depth", "shadow"),
     ],
 )

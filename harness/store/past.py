@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, case, exists, func, select
+from sqlalchemy import ColumnElement, case, exists, func, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
 from harness.errors import ExitCode
@@ -17,6 +17,7 @@ from harness.store import schema
 from harness.store.database import Database
 from harness.store.runs import NEWEST_FIRST, load_number
 
+_WHEN = (schema.Run.started, schema.Run.number)  # in seconds: several begin in one
 _AT_ONCE = 50  # rows fetched of many
 _KNOWN = func.sum(case((schema.Finding.known, 1), else_=0))
 
@@ -44,8 +45,8 @@ def recent(
         if profile:
             wanted = wanted.where(schema.Run.profile == profile)
         if until:
-            last = select(schema.Run.started).where(schema.Run.run_id == until)
-            wanted = wanted.where(schema.Run.started <= last.scalar_subquery())
+            last = select(*_WHEN).where(schema.Run.run_id == until).subquery()
+            wanted = wanted.join(last, tuple_(*_WHEN) <= tuple_(*last.c))
         found = session.scalars(wanted).all()
         findings = _findings_of(session, found)
         stages = _stages_of(session, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_recent(database: Database) -> None:
     assert ids(9, profile="full") == [saved[2].run_id]
     assert ids(9, until=saved[1].run_id) == [saved[0].run_id, saved[1].run_id]
     assert ids(9, until="nowhere") == []
+
+
+def test_runs_of_one_second(database: Database) -> None:
+    """They are in the order in which they were saved: the later one is no past."""
+    first = run(stage())
+    second, third = (replace(run(stage()), started=first.started) for _ in range(2))
+    for each in (first, second, third):
+        runs.save(database, each)
+
+    found = past.recent(database, 9, until=second.run_id)
+
+    assert [each.run_id for each in found] == [first.run_id, second.run_id]
 
 
 def test_measurements(database: Database) -> None:

@@ -6,9 +6,11 @@ runs, runs that could not be saved, and the state of bisections, which are never
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +157,16 @@ def prune(
             entries(root), older_s=older_s, to_bytes=to_bytes, now=time.time()
         )
         for entry in () if dry else gone:
-            if entry.path.is_dir():
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                entry.path.unlink(missing_ok=True)
+            _delete(entry.path)
     return gone
+
+
+def _delete(path: Path) -> None:
+    """Delete ``path``, which is gone at once: nobody takes half of it for the whole."""
+    going = path.with_name(f".going-{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(going)
+        if going.is_dir():
+            shutil.rmtree(going, ignore_errors=True)
+        else:
+            going.unlink()

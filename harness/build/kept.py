@@ -53,12 +53,15 @@ def build(
         return found
     directory = live.directory / f"out-{variant.name}-{_recipe(order)}"
     how_stale = _stale(directory / _BUILT, live.files)
-    if how_stale is Stale.ALL:
+    if (
+        how_stale >= Stale.CONFIG
+    ):  # modules that it has no more would be taken for its own
+        how_stale = Stale.ALL
         shutil.rmtree(directory, ignore_errors=True)
     with part.opened(engine, order, directory, progress) as place:
         (directory / _BUILT).unlink(missing_ok=True)
         try:
-            part.make_whole(place, reconfigure=how_stale >= Stale.CONFIG)
+            part.make_whole(place, reconfigure=how_stale is Stale.ALL)
         finally:
             keep_files(live.files, directory / _BUILT)
             _carry(place)

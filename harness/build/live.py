@@ -80,6 +80,8 @@ def _follow(listing: Listing, copy: Path, progress: Progress) -> None:
     known = load_files(manifest) if copy.is_dir() else {}
     manifest.unlink(missing_ok=True)
     if not known:
+        for out in copy.parent.glob("out-*"):  # its objects may be newer than the copy
+            shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(copy, ignore_errors=True)
         require_space(copy.parent, SPACE, f"a copy of {listing.root}")
         shared = cache_dir() / "trees" / f"user-{copy.parent.name}"

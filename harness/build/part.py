@@ -23,6 +23,7 @@ from harness.kconfig import parse_config
 from harness.progress import Progress
 
 LINKED = "vmlinux"
+_LINKED = (LINKED, "vmlinux.unstripped")  # since 6.16 the first is made of the second
 SPACE = 2 << 30
 _BUSY = "busy"  # is there while something is made: whoever finds it finds poison
 _CONFIGURED = "configured"
@@ -118,6 +119,8 @@ def make_whole(place: Workplace, *, reconfigure: bool) -> None:
     Raises: as :func:`make` does.
     """
     _configure(place, reconfigure=reconfigure)
+    for linked in _LINKED:  # anew, or what only the link runs would not count
+        (place.out / linked).unlink(missing_ok=True)
     kbuild.make(place, kbuild.targets(place, TARGETS))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from harness import baseline
-from harness.errors import ExitCode
+from harness.errors import ExitCode, InfraError
 from harness.history.diff import VERDICTS
 from harness.result import Stage, StageResult, Status, plain
 
@@ -149,11 +149,21 @@ class Results:
             return None
 
     def keep(self, kept: Kept) -> None:
-        """Write ``kept``, whole or not at all, in place of what was there."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Write ``kept``, whole or not at all, in place of what was there.
+
+        Raises:
+            InfraError: it cannot be written.
+        """
         scratch = self.root / f".{kept.key}.{uuid.uuid4().hex}"
-        with scratch.open("wb") as file:
-            file.write(dump(kept))
-            file.flush()
-            os.fsync(file.fileno())  # who is killed with the machine, too, finds it
-        scratch.replace(self.root / f"{kept.key}.json")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with scratch.open("wb") as file:
+                file.write(dump(kept))
+                file.flush()
+                os.fsync(file.fileno())  # who is killed with the machine finds it, too
+            scratch.replace(self.root / f"{kept.key}.json")
+        except OSError as exc:
+            raise InfraError(
+                f"cannot keep the result of {kept.name}: {exc}",
+                hint=f"make room in {self.root}, or name another cache",
+            ) from exc

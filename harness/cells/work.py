@@ -26,7 +26,7 @@ from harness.cells.key import cell_key, no_key
 from harness.container import image
 from harness.container.engine import connect
 from harness.container.image import Image
-from harness.container.job import Engine
+from harness.container.job import Engine, refuse_if
 from harness.corpus.built import Build
 from harness.progress import Progress
 from harness.result import Stage, StageResult
@@ -90,6 +90,7 @@ class Maker:
         self._store = Store(cache_dir() / "store")
         self._trees: dict[tuple[str, str], Tree] = {}
         self._opening = threading.Lock()
+        self._aborted = threading.Event()
         self._living: dict[int, Engine] = {}
 
     def build(self, cells: Sequence[Cell]) -> Built:
@@ -150,6 +151,7 @@ class Maker:
             artifacts.manifest.tree if artifacts else "",
             socket.gethostname(),
         )
+        refuse_if(self._aborted)  # whatever it is, it is no answer
         self.results.keep(kept)
         progress("done", 1, 1)
         return kept
@@ -175,7 +177,8 @@ class Maker:
                 return self._known(shop, cells), there
 
     def abort(self) -> None:
-        """Kill everything that runs now, in other threads too."""
+        """Kill everything that runs now, in other threads too; nothing starts after it."""
+        self._aborted.set()
         for engine in list(self._living.values()):
             engine.abort()
 
@@ -219,24 +222,39 @@ class Maker:
     ) -> list[StageResult]:
         found = kernel_build.find(artifacts.directory)
         validated = validate.stage(found, cell.name, VALIDATE_JOBS, line)
-        with self._shop(cell.build, line) as shop:
-            subject = Subject(
-                cell.name,
-                cell.boot.platform,
-                kernel_of(artifacts),
-                lambda: shop.toolbox,
-                cell.config,
-            )
-            ran, _ = runtime.run(subject, self.terms.seed, line, cell.boot.objection)
-            tools |= shop.machine.result().identity
+        ran: list[StageResult] = []
+
+        def work() -> StageResult:
+            with self._shop(cell.build, line) as shop:
+                subject = Subject(
+                    cell.name,
+                    cell.boot.platform,
+                    kernel_of(artifacts),
+                    lambda: shop.toolbox,
+                    cell.config,
+                )
+                objection = cell.boot.objection
+                ran[:], _ = runtime.run(subject, self.terms.seed, line, objection)
+                tools.update(shop.machine.result().identity)
+            return ran[0]
+
+        first = guard(Stage.BOOT, cell.name, work)
+        if not ran:  # no machine to run it on
+            rest = [
+                skipped(each, cell.name, first.reason) for each in runtime.STAGES[1:]
+            ]
+            ran = [first, *rest]
         return confirm([validated, *ran])
 
     @contextlib.contextmanager
     def _engine(self) -> Iterator[Engine]:
         """Yield a fresh line to the engine, after what dead owners left is reaped."""
+        refuse_if(self._aborted)
         with connect(self.terms.runtime) as engine:
             engine.reap()
             self._living[id(engine)] = engine
+            if self._aborted.is_set():  # while it connected
+                engine.abort()
             try:
                 yield engine
             finally:

@@ -66,6 +66,7 @@ FETCHING = (
     "boot",
     "readback",
     "run",
+    "matrix",
     "bisect",
     "bisect-step",
     "config-bisect",

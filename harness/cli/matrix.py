@@ -109,6 +109,7 @@ def command(
         for path in nights.write_attempts(kept, report):
             _say(f"tried twice, and both results are kept: {path}")
         label = "matrix" if matrix == MATRIX else f"matrix {matrix.stem}"
+        label += f" of {tree.absolute()}" if tree else ""  # each has its own history
         result = nights.result(tonight, kept, chosen, label)
         judged = conclude(result, output, base=base, store=store, report=report)
     raise typer.Exit(judged.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,19 @@ from harness import baseline
 from harness.errors import ExitCode, HarnessError
 from harness.finding import Finding, group_by_cause, number
 from harness.result import Stage, StageResult, Status
+
+# What the machine has no more of, or cannot do: nothing of ours, and no kernel's fault.
+_MACHINE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
 
 
 class Missing(Exception):
@@ -42,16 +56,40 @@ def guard(stage: Stage, variant: str, work: Callable[[], StageResult]) -> StageR
             exit_code=exc.exit_code,
         )
     except Exception as exc:  # noqa: BLE001 - one broken stage must not lose the others
-        result = StageResult(
+        result = _broken(stage, variant, exc)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def _broken(stage: Stage, variant: str, exc: Exception) -> StageResult:
+    if isinstance(exc, OSError) and exc.errno in _MACHINE:
+        return StageResult(
             stage,
             variant,
             Status.ERROR,
-            reason=f"internal error: {type(exc).__name__}: {exc}",
-            hint="a bug in orc-harness: please report the notes of this stage",
-            exit_code=ExitCode.INTERNAL,
-            notes=tuple(traceback.format_exc().splitlines()),
+            reason=str(exc),
+            hint="make room on the machine, or mend it; then run it again",
+            exit_code=ExitCode.INFRASTRUCTURE,
         )
-    return replace(result, seconds=time.monotonic() - started)
+    from concurrent.futures import BrokenExecutor  # not where nothing is broken
+
+    if isinstance(exc, BrokenExecutor):
+        return StageResult(
+            stage,
+            variant,
+            Status.ERROR,
+            reason=f"a process that worked for us was killed: {exc}",
+            hint="is there memory enough? fewer --jobs take less",
+            exit_code=ExitCode.INFRASTRUCTURE,
+        )
+    return StageResult(
+        stage,
+        variant,
+        Status.ERROR,
+        reason=f"internal error: {type(exc).__name__}: {exc}",
+        hint="a bug in orc-harness: please report the notes of this stage",
+        exit_code=ExitCode.INTERNAL,
+        notes=tuple(traceback.format_exc().splitlines()),
+    )
 
 
 def skipped(stage: Stage, variant: str, reason: str) -> StageResult:

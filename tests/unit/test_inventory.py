@@ -54,6 +54,13 @@ def test_what_is_older_goes(root):
     assert (root / "runs.sqlite").exists()
 
 
+def test_a_prune_that_is_cut_short_leaves_no_half(root, monkeypatch):
+    """What is not deleted whole is not found under its name any more."""
+    monkeypatch.setattr(inventory.shutil, "rmtree", lambda *_, **__: None)
+    inventory.prune(root, older_s=5 * DAY_S, to_bytes=None)
+    assert not (root / "store/old").exists()
+
+
 def test_the_oldest_go_until_the_rest_fits(root):
     """But what was used within the hour stays, though it does not fit."""
     (gone,) = inventory.prune(root, older_s=None, to_bytes=150_000)

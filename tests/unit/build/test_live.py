@@ -99,6 +99,8 @@ def test_what_a_kill_left_is_taken_anew(linux):
     copy.with_suffix(".json").unlink()
     (copy / "kernel/fork.c").unlink()
     (copy / "debris").write_text("")
+    built = copy.parent / "out-native-1"
+    built.mkdir()
 
     assert _copy(linux).keys() == {
         "Kconfig",
@@ -107,6 +109,7 @@ def test_what_a_kill_left_is_taken_anew(linux):
         "kernel/fork.c",
         "scripts/a",
     }
+    assert not built.exists(), "its objects are newer than files that were edited"
 
 
 def test_a_file_that_changes_while_it_is_copied_is_told(linux, monkeypatch):

@@ -235,6 +235,29 @@ def test_a_machine_that_is_broken_stops_only_its_cells(machine: Machine) -> None
     assert again.final
 
 
+def test_the_machine_fails_before_the_boot(machine: Machine) -> None:
+    """That is one attempt of this cell; its validation stands, and no other is lost."""
+    machine.fails = {"boot a": [LOST]}
+
+    kept, other = night([a_cell("a"), a_cell("b")])
+
+    assert kept.final
+    assert other.final
+    (lost, better) = kept.attempts
+    assert [one.status for one in lost[2:]] == [Status.ERROR, *[Status.SKIP] * 3]
+    assert [one.status for one in better] == [Status.PASS] * len(STAGES)
+
+
+def test_nothing_begins_after_an_interrupt(machine: Machine) -> None:
+    """Neither a second attempt nor a result that another night would take for one."""
+    maker = Maker(Terms("one"), lambda _: silent)
+    maker.abort()
+
+    with pytest.raises(InfraError, match="interrupted"), maker._engine():
+        pass
+    assert machine.engines == []
+
+
 def test_a_kernel_that_does_not_compile(machine: Machine) -> None:
     """That is no trouble of the machine's: once, and another night again."""
     machine.fails = {"build": [BuildError("no such header")]}

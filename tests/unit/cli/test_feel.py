@@ -214,3 +214,12 @@ def test_bash_completes(tmp_path: Path, line: str, offered: str) -> None:
     )
 
     assert offered in done.stdout.split(), done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(app.COMMANDS) - {"doctor"})
+)  # it only asks
+def test_who_runs_containers_holds_the_cache(command: str) -> None:
+    """What is in use is not pruned, and --offline is an option, where images are made."""
+    options = {param.name for param in app.load_command(command).params}
+    assert (command in app.FETCHING) == ("runtime" in options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -29,6 +31,9 @@ def raising(exc: Exception) -> Callable[[], StageResult]:
         (UserError("no such option"), Status.ERROR, 2),
         (ZeroDivisionError("ours"), Status.ERROR, 4),
         (Missing("no hypervisor"), Status.MISS, 0),
+        (OSError(errno.ENOSPC, "No space left on device"), Status.ERROR, 3),
+        (FileNotFoundError(errno.ENOENT, "ours"), Status.ERROR, 4),
+        (BrokenProcessPool("killed"), Status.ERROR, 3),
     ],
 )
 def test_what_is_raised_becomes_a_status(

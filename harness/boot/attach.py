@@ -47,7 +47,8 @@ def wait_until_up(
                 if by is None:
                     continue
                 seen = True
-                if int.from_bytes(gdb.read(state + by, 4), "little") < RUNNING:
+                data = gdb.read_or_none(state + by, 4)  # a user's tables may lack it
+                if data is None or int.from_bytes(data, "little") < RUNNING:
                     continue
                 up = Up(linked.slid(by), text.slid(by), registers)
                 if usable(up.program, up.text, registers):

@@ -89,6 +89,9 @@ NATIVE_NEEDS = Needs(inside_other_cfa=10)
 KVM_NEEDS = Needs(entry_context=10, inside_replacement=0)
 
 
+_UNSEEN = "control did not fail"
+
+
 @dataclass(frozen=True, slots=True)
 class CompareResult:
     """What a probe came to.
@@ -100,6 +103,7 @@ class CompareResult:
         reason: why this is no verdict (needs not met, control not seen), or empty.
         seconds: how long it took, without waiting for the kernel to boot.
         slide: how far KASLR has moved the kernel.
+        blind: the reason is that a control went unseen, which is no machine's fault.
     """
 
     counts: dict[str, int]
@@ -108,6 +112,7 @@ class CompareResult:
     reason: str
     seconds: float
     slide: int = 0
+    blind: bool = False
 
 
 def probe(
@@ -221,9 +226,9 @@ class _Run:
             self.counts["control_reported"] = int(result.reported is not None)
             self.counts["control_clean"] = int(result.clean)
             if result.reported is None:
-                self.reason = "control did not fail: a wrong entry went unseen"
+                self.reason = f"{_UNSEEN}: a wrong entry went unseen"
             elif not result.clean:
-                self.reason = "control: the entry was put back, yet it still differs"
+                self.reason = f"{_UNSEEN}: the entry was put back, yet it still differs"
             return result.passed
         self.reason = "control could not run: no agreeing trace with a caller was seen"
         return False
@@ -246,7 +251,7 @@ class _Run:
             self.wander(WANDER_STEPS if self.guest.gdb.steps else 1)
         self.counts |= survey.counts
         if survey.control is False:
-            self.reason = "control did not fail: a wrong entry went unseen in a task"
+            self.reason = f"{_UNSEEN}: a wrong entry went unseen in a task"
         elif survey.stops and survey.control is None and not survey.findings:
             self.reason = "control could not run: no task had a stack to unwind"
         return not self.reason
@@ -420,6 +425,7 @@ class _Run:
             findings=tuple(sorted(self.findings.values(), key=lambda f: f.order)),
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
+            blind=self.reason.startswith(_UNSEEN),
             seconds=seconds,
             slide=self.guest.program.slide,
         )

@@ -54,9 +54,18 @@ def _run_to_initcalls(gdb: Gdb, program: Program, deadline: float) -> None:
     That is before rest_init() has set SYSTEM_SCHEDULING; initcalls come later.
     """
     state = required(program, "system_state")
-    while (now := int.from_bytes(gdb.read(state, 4), "little")) < SCHEDULING:
+    while (now := _word(gdb, state)) < SCHEDULING:
         if time.monotonic() > deadline:
             raise GdbTimeout("the kernel did not come to its initcalls in time")
         gdb.run_for(gdb.poll_s)
     if now >= FREEING:
         raise InfraError(f"the kernel ran past {SYMBOL}() before it could be stopped")
+
+
+def _word(gdb: Gdb, at: int) -> int:
+    """Return the word ``at``, as whichever vCPU sees the kernel; 0 if none does yet."""
+    for number in range(len(gdb.vcpus())):
+        gdb.select(number)
+        if (data := gdb.read_or_none(at, 4)) is not None:
+            return int.from_bytes(data, "little")
+    return 0

@@ -49,9 +49,11 @@ def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         gdb.run_for(gdb.poll_s)
-        slide = moved_by(gdb, program, begin, end, gdb.registers().rip)
-        if slide is not None:
-            return slide
+        for number, registers in enumerate(gdb.vcpus()):
+            gdb.select(number)  # the others wait to be started
+            slide = moved_by(gdb, program, begin, end, registers.rip)
+            if slide is not None:
+                return slide
     raise InfraError(f"no kernel of {program.name} was seen within {timeout_s:g} s")
 
 

@@ -19,6 +19,7 @@ from harness.boot.machine import MachineConfig
 from harness.boot.shadow.shadow import check, sorted_table
 from harness.elf.orc import OrcEntry, OrcReg, OrcTable, OrcType, describe, unpack
 from harness.elf.program import Program
+from harness.errors import InfraError
 from harness.progress import Progress
 from harness.variant import Platform
 
@@ -103,6 +104,8 @@ def measure(
     orc, config = sorted_table(program), MachineConfig()
     progress("booting with the table as it is")
     clean = check(toolbox, kernel, platform, config, program, orc)
+    if clean.died:
+        raise InfraError(clean.died)
     spoilt = spoil(orc, clean.seen.verified, count, seed)
     progress(f"booting with {len(spoilt.rows)} wrong entries")
     again = check(toolbox, kernel, platform, config, program, spoilt.table, "bp=on")

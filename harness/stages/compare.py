@@ -53,7 +53,7 @@ def stage(
             result, before = again(
                 subject.platform,
                 lambda: _probed(subject, seed, progress, look, later, on_stop),
-                lambda result: "" if result.findings else result.reason,
+                lambda result: "" if result.findings or result.blind else result.reason,
             )
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from harness.errors import ExitCode, HarnessError, InfraError, UserError
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.again import again
-from harness.stages.guard import Missing, guard, judged, skipped
+from harness.stages.guard import Missing, guard, judged, skipped, unless
 from harness.stages.subject import Subject, names_of
 
 STOPS, STOP_S = 50, 0.005
+LATER_S = 120.0  # for the second reading
 
 
 class Looker:
@@ -39,6 +41,7 @@ class Looker:
         self._taken: Taken | None = None
         self._later: Taken | None = None
         self._error: HarnessError | None = None
+        self._later_error: HarnessError | None = None
 
     def look(self, machine: Machine, gdb: Gdb, program: Program) -> None:
         """Read the guest that is stopped at the end of its init."""
@@ -55,20 +58,32 @@ class Looker:
         It may be stopped where a user's page tables have no kernel: then it goes on.
         """
         memory = memory_of(machine, gdb)
+        ends = time.monotonic() + LATER_S
         for _ in range(STOPS):
             try:
                 self._later = take(program, memory, init=False, seed=self._seed + 1)
             except HarnessError as exc:
-                error = exc
-                gdb.run_for(STOP_S)
+                self._later_error = exc
             else:
+                self._later_error = None
                 return
-        self._error = error
+            if time.monotonic() > ends:
+                return
+            try:
+                gdb.run_for(STOP_S)
+            except HarnessError as exc:  # it is lost: what was found before is not
+                self._later_error = exc
+                return
 
     @property
     def later(self) -> Taken | None:
         """What was read when userspace had run and loaded modules, if it was."""
         return self._later
+
+    @property
+    def later_error(self) -> str:
+        """Why it could not be read once more, or empty."""
+        return self._later_error.message if self._later_error else ""
 
     @property
     def taken(self) -> Taken:
@@ -93,7 +108,9 @@ def stage(
 
     def work() -> StageResult:
         progress(f"predicting the text of {subject.name}")
-        return _judged(subject, looker.taken, looker.later)
+        result = _judged(subject, looker.taken, looker.later)
+        error = looker.later_error
+        return unless(result, f"it was not read once more: {error}" if error else "")
 
     return guard(Stage.READBACK, subject.name, work)
 
@@ -113,11 +130,15 @@ def stage_alone(subject: Subject, seed: int, progress: Progress) -> StageResult:
     def work() -> StageResult:
         progress(f"booting {subject.name} on {subject.platform}")
         try:
-            taken, _ = again(subject.platform, once, lambda _: "")
+            taken, before = again(subject.platform, once, lambda _: "")
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
         progress(f"predicting the text of {subject.name}")
-        return _judged(subject, taken)
+        result = _judged(subject, taken)
+        if before:
+            note = f"tried again, for the first try came to no verdict: {before}"
+            result = replace(result, notes=(*result.notes, note))
+        return result
 
     return guard(Stage.READBACK, subject.name, work)
 

@@ -9,6 +9,7 @@ from harness.boot.outcome import BootResult
 from harness.boot.shadow.shadow import ShadowResult, shadow
 from harness.coverage import Coverage
 from harness.elf.program import Program, load
+from harness.errors import HarnessError
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages.covered import covered
@@ -50,7 +51,7 @@ def stage(
         except MissingMachine as exc:
             raise Missing(exc.message, exc.hint or "") from exc
         stage, coverage = _judged(subject, program, result, booted.seconds)
-        found.extend([] if result.reason else [coverage])
+        found.extend([] if result.reason or coverage is None else [coverage])
         return stage
 
     return guard(Stage.SHADOW, subject.name, work), found[0] if found else None
@@ -58,7 +59,7 @@ def stage(
 
 def _judged(
     subject: Subject, program: Program, result: ShadowResult, plain_s: float
-) -> tuple[StageResult, Coverage]:
+) -> tuple[StageResult, Coverage | None]:
     again = [
         replace(finding, reproduce=f"{subject.command} --shadow")
         for finding in result.findings
@@ -72,7 +73,13 @@ def _judged(
         )
     modules = subject.kernel.modules
     names = subject.features(program)
-    has = covered(program, names, modules, subject.platform, result.record)
-    counts = result.counts | has.counts
+    has = None
+    try:
+        has = covered(program, names, modules, subject.platform, result.record)
+    except HarnessError as exc:
+        if not again:
+            raise
+        notes.append(f"what was covered is not known: {exc.message}")  # findings stand
+    counts = result.counts | (has.counts if has else {})
     judgement = judged(Stage.SHADOW, subject.name, again, counts, notes)
-    return unless(judgement, result.reason), has.coverage
+    return unless(judgement, result.reason), has.coverage if has else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from harness.boot.boot import Kernel
 from harness.boot.compare import CompareResult
 from harness.boot.initramfs import Toolbox
@@ -16,6 +18,7 @@ from harness.result import Status
 from harness.stages import boot, compare
 from harness.stages.subject import Subject
 from harness.variant import Platform
+from tests.unit.stages.test_shadow import BOOTED
 
 
 def no_image() -> Toolbox:
@@ -66,3 +69,25 @@ def test_what_a_guest_printed_is_told_with_what_it_was_asked() -> None:
     assert both.counts == {"points": 500, "proc_traces": 20}
     assert (both.findings, both.notes) == ((finding,), ("asked",))
     assert (both.reason, both.slide) == ("too few", 0x200000)
+
+
+@pytest.mark.parametrize(("blind", "tries"), [(True, 1), (False, 2)])
+def test_a_control_that_goes_unseen_is_no_reason_to_try_again(
+    monkeypatch: pytest.MonkeyPatch, blind: bool, tries: int
+) -> None:
+    """A nested guest gets a second try when it was lost, not when we saw nothing."""
+    looks: list[object] = []
+    without = CompareResult({}, (), (), "no verdict", 1.0, blind=blind)
+
+    def probed(*_: object) -> CompareResult:
+        looks.append(without)
+        return without
+
+    monkeypatch.setattr(compare, "_probed", probed)
+    monkeypatch.setattr(compare, "load", lambda _: None)
+    monkeypatch.setattr(compare, "check_traces", lambda *_: replace(without, reason=""))
+    nested = replace(SUBJECT, platform=Platform.KVM)
+
+    result = compare.stage(nested, 0, BOOTED, silent)
+
+    assert (len(looks), result.status) == (tries, Status.ERROR)

@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from harness.boot.boot import Kernel
-from harness.boot.gdb import Gdb
+from harness.boot.gdb import Gdb, LostGuest
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig
 from harness.boot.outcome import BootResult
 from harness.boot.readback.difference import Difference
+from harness.boot.readback.taken import Taken
 from harness.boot.readback.verdict import Verdict
 from harness.errors import InfraError
 from harness.finding import Finding, Location
@@ -41,6 +42,7 @@ SUBJECT = Subject(
     MachineConfig(),
 )
 PLAN = types.SimpleNamespace(outer_nonce="")
+TAKEN = cast(Taken, object())
 
 
 def test_a_kernel_that_did_not_boot_is_not_read() -> None:
@@ -136,3 +138,29 @@ def test_a_second_look_waits_for_the_kernels_page_tables() -> None:
     assert len(resumed) == 3
     assert looker.later is not None
     assert looker.later.mended
+
+
+def test_a_guest_that_is_lost_before_the_second_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first look stands, and so does what the guest was stopped for."""
+
+    def lost(*_: object, **__: object) -> None:
+        raise LostGuest("the gdbstub is gone")
+
+    linked = Running({0: b"\x90"}).linked()
+    looker = readback.Looker(0)
+    monkeypatch.setattr(readback, "take", lambda *_, **__: TAKEN)
+    looker.look(
+        cast(Machine, types.SimpleNamespace(plan=PLAN)), cast(Gdb, None), linked
+    )
+    monkeypatch.setattr(readback, "take", lost)
+    gdb = types.SimpleNamespace(run_for=lost)
+
+    looker.look_again(
+        cast(Machine, types.SimpleNamespace(plan=PLAN)), cast(Gdb, gdb), linked
+    )
+
+    assert looker.taken is TAKEN
+    assert looker.later is None
+    assert looker.later_error == "the gdbstub is gone"

@@ -18,6 +18,7 @@ from harness.boot.shadow.judge import Seen
 from harness.boot.shadow.record import Record
 from harness.boot.shadow.shadow import ShadowResult
 from harness.coverage import Coverage
+from harness.errors import FormatError
 from harness.finding import Finding, Location
 from harness.progress import silent
 from harness.result import Stage, StageResult, Status
@@ -112,3 +113,29 @@ def test_a_machine_that_is_not_here_is_a_miss(monkeypatch: pytest.MonkeyPatch) -
     result = staged(monkeypatch, MissingMachine("no kernel to host a guest"))
 
     assert (result.status, result.reason) == (Status.MISS, "no kernel to host a guest")
+
+
+def test_findings_stand_where_coverage_is_not_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without them it is an ERROR, as it is no boot of ours that tells nothing."""
+
+    def unknown(*_: object) -> Covered:
+        raise FormatError("a section of one.ko has no layout")
+
+    def boots(*_: object, saved_bp: bool) -> ShadowResult:
+        return replace(CLEAN, findings=found)
+
+    monkeypatch.setattr(shadow, "shadow", boots)
+    monkeypatch.setattr(shadow, "load", lambda _: None)
+    monkeypatch.setattr(shadow, "covered", unknown)
+    monkeypatch.setattr(Subject, "features", lambda *_: None)
+
+    found: tuple[Finding, ...] = (WRONG,)
+    failed, covers = shadow.stage(SUBJECT, BOOTED, silent)
+    found = ()
+    unknowable, _ = shadow.stage(SUBJECT, BOOTED, silent)
+
+    assert (failed.status, covers) == (Status.FAIL, None)
+    assert "what was covered is not known" in failed.notes[-1]
+    assert unknowable.status is Status.ERROR

@@ -71,6 +71,10 @@ def _judged(
         notes.append(
             f"executed where no table is, followed and not checked: {unchecked}"
         )
+    if result.cut:  # the plain boot has less of a workload: nobody else tells
+        notes.append(
+            f"workload cut short, so that less is covered: {', '.join(result.cut)}"
+        )
     modules = subject.kernel.modules
     names = subject.features(program)
     has = None

@@ -35,12 +35,14 @@ class Checked:
         seen: how often each entry of the sorted table was executed and verified.
         seconds: how long the boot took.
         died: how the kernel ended that did not come to its end, or empty.
+        cut: the parts of the workload that it did not do whole (``tree 1 of 3``).
     """
 
     record: Record
     seen: judge.Seen
     seconds: float
     died: str = ""
+    cut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class ShadowResult:
         record: what was executed.
         reason: why this is no verdict, or empty.
         seconds: how long the boot took.
+        cut: the parts of the workload that it did not do whole.
     """
 
     counts: dict[str, int]
@@ -61,6 +64,7 @@ class ShadowResult:
     record: Record
     reason: str
     seconds: float
+    cut: tuple[str, ...] = ()
 
 
 def shadow(
@@ -95,6 +99,7 @@ def shadow(
         record=found,
         reason=checked.died or judge.reason_against(found, LEAST_VERIFIED),
         seconds=checked.seconds,
+        cut=checked.cut,
     )
 
 
@@ -148,4 +153,11 @@ def check(
         if not report:  # QEMU was killed
             raise InfraError(died)
     found = parse(report, places, modules)
-    return Checked(found, judge.seen(found, orc), ended.seconds, died)
+    cut = [p for p in ended.evidence.parts if p.done < p.asked]
+    return Checked(
+        found,
+        judge.seen(found, orc),
+        ended.seconds,
+        died,
+        tuple(f"{part.name} {part.done} of {part.asked}" for part in cut),
+    )

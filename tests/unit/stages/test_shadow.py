@@ -115,6 +115,16 @@ def test_a_machine_that_is_not_here_is_a_miss(monkeypatch: pytest.MonkeyPatch) -
     assert (result.status, result.reason) == (Status.MISS, "no kernel to host a guest")
 
 
+def test_a_workload_that_was_cut_short_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only this boot has the whole of it, and a slow machine may end a part early."""
+    result = staged(monkeypatch, replace(CLEAN, cut=("tree 1 of 3",)))
+
+    assert result.status is Status.PASS
+    assert any("tree 1 of 3" in note for note in result.notes)
+
+
 def test_findings_stand_where_coverage_is_not_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

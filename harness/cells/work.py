@@ -21,6 +21,7 @@ from harness.build.tree import Tree, open_tree
 from harness.build.workplace import Limit, read_order
 from harness.cache import cache_dir
 from harness.cells.cell import Cell
+from harness.cells.depot import Depot
 from harness.cells.kept import Kept, Results, tried
 from harness.cells.key import cell_key, no_key
 from harness.container import image
@@ -82,9 +83,10 @@ class Built:
 class Maker:
     """Makes cells on this machine; threads may share it."""
 
-    def __init__(self, terms: Terms, board: Board) -> None:
-        """Make nothing yet."""
+    def __init__(self, terms: Terms, board: Board, depot: Depot | None = None) -> None:
+        """Make nothing yet; share what is made through ``depot``, if there is one."""
         self.terms = terms
+        self._depot = depot
         self.results = Results(cache_dir() / RESULTS)
         self._board = board
         self._store = Store(cache_dir() / "store")
@@ -107,10 +109,7 @@ class Maker:
                     made.append(found)
                     if len(found.answers) == len(cells):
                         return skipped(Stage.BUILD, cells[0].name, "all is answered")
-                    variant = cells[0].build.variant
-                    stage, artifacts = build.stage(
-                        shop, variant, self.terms.jobs, progress
-                    )
+                    stage, artifacts = self._made(shop, cells[0].build, progress)
                     made.append(replace(found, artifacts=artifacts))
                     return _told(stage, artifacts)
 
@@ -153,6 +152,8 @@ class Maker:
         )
         refuse_if(self._aborted)  # whatever it is, it is no answer
         self.results.keep(kept)
+        if self._depot is not None:
+            self._depot.keep(kept)
         progress("done", 1, 1)
         return kept
 
@@ -196,12 +197,23 @@ class Maker:
         }
         return Built(keys, self._answers(keys))
 
+    def _made(
+        self, shop: Shop, wanted: Build, progress: Progress
+    ) -> tuple[StageResult, Artifacts | None]:
+        if self._depot is not None:
+            order = read_order(shop.tree, wanted.variant, shop.toolchain, Limit())
+            self._depot.take(order.key, self._store)
+        stage, artifacts = build.stage(shop, wanted.variant, self.terms.jobs, progress)
+        if self._depot is not None and artifacts is not None:
+            self._depot.put(artifacts)
+        return stage, artifacts
+
     def _no_keys(self, cells: Sequence[Cell]) -> dict[str, str]:
         return {cell.name: no_key(cell, self.terms.night) for cell in cells}
 
     def _answers(self, keys: dict[str, str]) -> dict[str, Kept]:
         """Return what is kept: of this night whatever it is, of others verdicts."""
-        found = {name: self.results.find(key) for name, key in keys.items()}
+        found = {name: self._find(key) for name, key in keys.items()}
         return {
             name: kept
             for name, kept in found.items()
@@ -210,6 +222,23 @@ class Maker:
                 kept.night == self.terms.night or (kept.final and not self.terms.again)
             )
         }
+
+    def _find(self, key: str) -> Kept | None:
+        """Return what is kept here, unless the depot has better."""
+        found = self.results.find(key)
+        if self._depot is None or (found is not None and found.final):
+            return found
+        return self._depot.find(key) or found
+
+    def kernel(self, key: str) -> Artifacts | None:
+        """Return a kernel that was built, wherever that was.
+
+        Raises:
+            InfraError: the depot does not answer, or what it has is damaged.
+        """
+        if self._depot is None:
+            return self._store.find(key)
+        return self._depot.take(key, self._store)
 
     def _unbuilt(self, cell: Cell, stage: StageResult) -> list[StageResult]:
         why = "there is no build"

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from harness.cells import cluster as clusters
 from harness.cells import local
 from harness.cells import night as nights
 from harness.cells.cell import MATRIX, Cell, choose, read
+from harness.cells.cluster import Cluster
 from harness.cells.kept import Kept
 from harness.cells.need import Need, of_build, of_cell, of_machine
 from harness.cells.work import Maker, Terms
@@ -80,6 +82,34 @@ def command(
     store: options.StoreOption = None,
     baseline: options.BaselineOption = None,
     output: options.FormatOption = options.Format.TEXT,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="URL",
+            help="On the workers of a dask scheduler: tcp://host:8786, or tls://.",
+            show_default=False,
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str,
+        typer.Option(
+            "--artifacts",
+            metavar="URL",
+            help="With --scheduler: where machines leave kernels and results for each "
+            "other; a directory, or s3://bucket/prefix.",
+            show_default=False,
+        ),
+    ] = "",
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="Who is trusted.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="Who we are.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", help="The key of that.")
+    ] = None,
 ) -> None:
     """Run the matrix of kernels and machines; make only the cells that changed.
 
@@ -97,6 +127,14 @@ def command(
     folder.prepare(report)
     saved.check(store)
     base = saved.Base(baseline, store)
+    cluster = None
+    if scheduler:
+        cluster = Cluster(scheduler, artifacts, tls_ca, tls_cert, tls_key)
+        cluster.check()
+        if cluster.open_to_all:
+            _say(
+                f"note: {scheduler} is not encrypted: who reaches it can run code there"
+            )
     asked = nights.question(
         chosen, tree=tree and tree.absolute(), runtime=runtime, seed=seed, again=again
     )
@@ -104,7 +142,7 @@ def command(
         if tonight.resumed:
             _say(f"going on with the run {tonight.name}, which was not finished")
         terms = Terms(tonight.name, tree, runtime.value, workers, seed, again)
-        kept = _make(terms, chosen)
+        kept = _make(terms, chosen, cluster)
         _say(_counted(kept, tonight.name))
         for path in nights.write_attempts(kept, report):
             _say(f"tried twice, and both results are kept: {path}")
@@ -119,9 +157,8 @@ def _say(line: str) -> None:
     ERR.print(line, markup=False)
 
 
-def _make(terms: Terms, chosen: Sequence[Cell]) -> list[Kept]:
+def _make(terms: Terms, chosen: Sequence[Cell], cluster: Cluster | None) -> list[Kept]:
     with board() as lines:
-        maker = Maker(terms, lines)
         done = 0
         overall = lines("matrix")
 
@@ -130,7 +167,9 @@ def _make(terms: Terms, chosen: Sequence[Cell]) -> list[Kept]:
             done += 1
             overall(f"{kept.name}: finished", done, len(chosen))
 
-        return local.run(maker, chosen, terms.jobs, on_kept)
+        if cluster is not None:
+            return clusters.run(cluster, terms, chosen, on_kept)
+        return local.run(Maker(terms, lines), chosen, terms.jobs, on_kept)
 
 
 def _counted(kept: Sequence[Kept], night: str) -> str:

@@ -1,0 +1,97 @@
+"""Remote: what a worker of a cluster does for us; JSON comes and JSON goes.
+
+Kernels and results travel through the depot, by their hashes. A worker that dies leaves
+nothing half done there, so that whoever does its work again finds what it has finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter
+
+from harness.cells.cell import Cell
+from harness.cells.depot import open_depot
+from harness.cells.kept import Kept, dump, parse
+from harness.cells.work import Built, Maker, Terms
+from harness.errors import InfraError
+from harness.progress import silent
+from harness.result import StageResult, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is asked for: cells of one kernel, and how they are made."""
+
+    cells: tuple[Cell, ...]
+    terms: Terms
+    depot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A :class:`Built`, as it travels: a kernel is its key."""
+
+    keys: dict[str, str]
+    answers: dict[str, Kept]
+    attempts: tuple[StageResult, ...]
+    kernel: str
+
+
+_ORDER = TypeAdapter(Order)
+_SENT = TypeAdapter(Sent)
+
+
+def order(cells: Sequence[Cell], terms: Terms, depot: str) -> str:
+    """Return the JSON that asks for ``cells``."""
+    return _ORDER.dump_json(Order(tuple(cells), terms, depot)).decode()
+
+
+def build(asked: str) -> str:
+    """Build what ``asked`` asks for, with all cores of this worker."""
+    _, maker, cells = _opened(asked)
+    made = maker.build(cells)
+    kernel = made.artifacts.manifest.key if made.artifacts else ""
+    sent = Sent(made.keys, made.answers, made.attempts, kernel)
+    return json.dumps(plain(sent))
+
+
+def judge(asked: str, told: str) -> str:
+    """Judge the one cell that ``asked`` asks for, of whose kernel ``told`` tells."""
+    wanted, maker, (cell,) = _opened(asked)
+    sent = _SENT.validate_python(json.loads(told))
+    built = Built(sent.keys, sent.answers, sent.attempts)
+    if sent.kernel and cell.name not in sent.answers:
+        artifacts = maker.kernel(sent.kernel)
+        if artifacts is None:
+            raise InfraError(
+                f"{wanted.depot} has no kernel {sent.kernel} any more",
+                hint="every worker needs to read and write it",
+            )
+        built = replace(built, artifacts=artifacts)
+    return dump(maker.judge(cell, built)).decode()
+
+
+def _opened(asked: str) -> tuple[Order, Maker, tuple[Cell, ...]]:
+    wanted = _ORDER.validate_json(asked)
+    terms = replace(wanted.terms, jobs=len(os.sched_getaffinity(0)))
+    maker = Maker(terms, lambda _: silent, open_depot(wanted.depot))
+    return wanted, maker, wanted.cells
+
+
+def result(said: str) -> Kept:
+    """Read what :func:`judge` returned.
+
+    Raises:
+        InfraError: a worker has another version of us.
+    """
+    kept = parse(said.encode())
+    if kept is None:
+        raise InfraError(
+            "a worker answered with what is no result of ours",
+            hint="all machines need the same orc-harness",
+        )
+    return kept

@@ -123,8 +123,8 @@ def evidence(guest: Guest, point: Point) -> tuple[str, ...]:
     """Return the state and both frame lists side by side, at most 25 lines."""
     registers, program = point.registers, guest.program
     lines = [
-        f"stopped at {program.location(registers.rip)}, table's unwind ended: "
-        f"{point.host.ended}",
+        f"stopped at {program.location(registers.rip)}"[:100],
+        f"table's unwind ended: {point.host.ended}",
         f"rip {registers.rip:016x} rsp {registers.rsp:016x} rbp {registers.rbp:016x}",
         f"r10 {registers.r10:016x} r13 {registers.r13:016x} gs {registers.gs_base:016x}",
     ]

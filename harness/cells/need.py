@@ -1,8 +1,8 @@
 """Need: the cores and the memory that a build or a guest takes, and a machine has.
 
 A guest's memory is its machine's, and QEMU's beside it: its container may have no more.
-What a build takes was measured (bookworm's gcc 12 and ld, two jobs): its jobs, and a link
-or objtool on vmlinux.o, whichever is more.
+What a build takes is an estimate, on the safe side: its jobs, and a link or objtool on
+vmlinux.o, whichever is more.
 """
 
 from __future__ import annotations

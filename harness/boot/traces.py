@@ -1,7 +1,7 @@
 """Traces: a kernel's own call traces, checked against its static table and its code.
 
-For a guest that no debugger reaches (KVM inside a guest): what it printed of itself,
-in /proc/*/stack and on its console, must be what a right table gives. Every return
+For a guest that a debugger hardly reaches (KVM inside a guest): what it printed of
+itself, in /proc/*/stack and on its console, must be what a right table gives. Every return
 address lies behind a call, the table has a state for that call, each call can have led
 to the function above it, and the trace ends where the table says that the stack does.
 """

@@ -170,7 +170,7 @@ def hash_file(path: Path, known: str = "") -> tuple[str, str]:
         return stamp, entry
     if path.is_symlink():
         # as it is written: pathlib would tidy it
-        mode, data = _SYMLINK, os.fsencode(os.readlink(path))  # noqa: PTH115
+        mode, data = _SYMLINK, os.fsencode(os.readlink(path))  # noqa: PTH115 - not tidied
     else:
         mode = _EXECUTABLE if found.st_mode & 0o100 else _REGULAR
         data = path.read_bytes()

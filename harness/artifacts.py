@@ -11,18 +11,17 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct
 
 from harness.errors import FormatError
 
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """What an entry of the store is, as saved beside the files.
 
     Attributes:
@@ -52,8 +51,7 @@ class Manifest:
     compiled: int
 
 
-@dataclass(frozen=True, slots=True)
-class Artifacts:
+class Artifacts(Struct, frozen=True):
     """One entry of the store: a directory and its manifest."""
 
     directory: Path
@@ -100,9 +98,6 @@ class Artifacts:
         return tuple(self.directory / "objects" / o for o in self.manifest.objects)
 
 
-_MANIFEST = TypeAdapter(Manifest)
-
-
 def load(directory: Path) -> Artifacts:
     """Read the entry in ``directory``.
 
@@ -111,8 +106,8 @@ def load(directory: Path) -> Artifacts:
     """
     path = directory / MANIFEST
     try:
-        manifest = _MANIFEST.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as exc:
         raise FormatError(
             f"{directory} is not a build of ours: {exc}",
             hint="orc-harness validate takes any kernel build directory instead",
@@ -120,8 +115,7 @@ def load(directory: Path) -> Artifacts:
     return Artifacts(directory, manifest)
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct, frozen=True):
     """The content-addressed store below ``root``."""
 
     root: Path
@@ -159,5 +153,5 @@ class Store:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Save ``manifest`` in ``directory``."""
-    text = _MANIFEST.dump_json(manifest, indent=2)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (directory / MANIFEST).write_bytes(text + b"\n")

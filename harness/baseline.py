@@ -15,8 +15,10 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from harness.data import CONFIGS
 from harness.errors import FormatError, UserError
@@ -26,8 +28,7 @@ KNOWN = CONFIGS / "known"
 NAME_LENGTH = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """One cause that a person has looked into.
 
     Attributes:
@@ -154,32 +155,12 @@ def load(directory: Path = KNOWN) -> tuple[Known, ...]:
 
 def _read(path: Path) -> Known:
     try:
-        return _known(tomllib.loads(path.read_text()))
+        return msgspec.convert(tomllib.loads(path.read_text()), Known)
     except ValueError as exc:
         raise FormatError(
             f"{path} is not a baseline entry: {exc}",
             hint="key, reason, evidence, link, affected and expires are all needed",
         ) from exc
-
-
-def _known(entry: Mapping[str, object]) -> Known:
-    # By hand: pydantic would take longer to import than a small kernel to validate.
-    match entry:
-        case {
-            "key": str(key),
-            "reason": str(reason),
-            "evidence": [*evidence],
-            "link": str(link),
-            "affected": str(affected),
-            "expires": datetime.date() as expires,
-        }:
-            texts = tuple(map(str, evidence))
-            match entry.get("also", []):
-                case [*others]:
-                    also = tuple(map(str, others))
-                    return Known(key, reason, texts, link, affected, expires, also)
-    kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in entry.items())
-    raise ValueError(f"it has {kinds or 'nothing'}")
 
 
 def split(

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.errors import UserError
 
@@ -25,8 +26,7 @@ NAME = "orc-harness.toml"
 VARIABLE = "ORC_HARNESS_CONFIG"
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFile:
+class ConfigFile(Struct, frozen=True):
     """What a file says.
 
     Attributes:

@@ -8,10 +8,10 @@ is reachable, executed or verified if it is so on one of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 from harness.result import Kind
 
@@ -20,8 +20,7 @@ _Bools = npt.NDArray[np.bool_]
 _COLUMNS = ("reachable", "executed", "verified")
 
 
-@dataclass(frozen=True, slots=True)
-class Things:
+class Things(Struct, frozen=True):
     """All there are of one kind.
 
     Attributes:
@@ -43,8 +42,7 @@ class Things:
         yield f"{kind}_verified", int((self.verified & self.reachable).sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Cold:
+class Cold(Struct, frozen=True):
     """A site that is reachable and has not been verified.
 
     Attributes:
@@ -56,8 +54,7 @@ class Cold:
     heat: int
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(Struct, frozen=True):
     """What one boot has covered, or several.
 
     Attributes:

@@ -6,8 +6,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import cache, run
 from harness.boot.initramfs import Toolbox
@@ -24,8 +25,7 @@ NEEDED_DISK_MB = 6144
 MIN_PYTHON = (3, 11)
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One thing that the work needs.
 
     Attributes:

@@ -6,17 +6,19 @@ diff cleanly and a baseline survives a rebuild.
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, overload
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 KERNEL = "vmlinux"  # what people call a linked kernel, whatever its file's name
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Location:
+class Location(Struct, frozen=True, eq=False):
     """A place in code, printed as the kernel prints it: ``symbol+0x1c``.
 
     ``object`` is the file's name as people say it (``vmlinux``, ``kernel/fork.o``,
@@ -28,8 +30,22 @@ class Location:
     object: str
     symbol: str
     offset: int
-    address: int = field(default=0, compare=False)
-    line: str = field(default="", compare=False)
+    address: int = 0
+    line: str = ""
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What tells it apart: where that was linked to, and from which line, does not."""
+        return self.object, self.symbol, self.offset
+
+    def __eq__(self, other: builtins.object) -> bool:
+        return isinstance(other, Location) and self.place == other.place
+
+    def __lt__(self, other: Location) -> bool:
+        return self.place < other.place
+
+    def __hash__(self) -> int:
+        return hash(self.place)
 
     def __str__(self) -> str:
         return f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
@@ -66,17 +82,11 @@ class Lines(Sequence[str]):
     def __len__(self) -> int:
         return len(self._lines())
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: builtins.object) -> bool:
         return self._lines() == (tuple(other) if isinstance(other, Lines) else other)
 
     def __hash__(self) -> int:
         return hash(self._lines())
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, _source: object, handler: Callable[[object], Mapping[str, object]]
-    ) -> Mapping[str, object]:
-        return handler(tuple[str, ...])
 
     def __reduce__(self) -> tuple[Callable[[bytes], Lines], tuple[bytes]]:
         return _packed, (pickle.dumps(tuple(self._collect())),)
@@ -94,8 +104,14 @@ def settled(finding: Finding) -> Finding:
     return finding
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+# What is read back is not drawn any more.
+if TYPE_CHECKING:
+    Window = tuple[str, ...] | Lines
+else:
+    Window = tuple[str, ...]
+
+
+class Finding(Struct, frozen=True):
     """One wrong thing, with both sides of the disagreement.
 
     Attributes:
@@ -124,7 +140,7 @@ class Finding:
     platforms: tuple[str, ...] = ()
     cause: str = ""
     ordinal: int = 0
-    window: tuple[str, ...] | Lines = ()
+    window: Window = ()
     reproduce: str = ""
     occurrences: int = 1
     blame: str = ""

@@ -12,8 +12,9 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import cache
 from harness.errors import InfraError
@@ -34,8 +35,7 @@ PRUNED = {
 KEPT = "kept"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One thing in the cache.
 
     Attributes:
@@ -48,8 +48,7 @@ class Entry:
     used: float
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """All entries of one kind, summed."""
 
     name: str

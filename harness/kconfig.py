@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.errors import UserError
 
@@ -24,8 +26,7 @@ _SET = re.compile(r"CONFIG_(\w+)=(.+)")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """A symbol without its ``CONFIG_`` and a value: ``n``, ``m``, ``y``, ``8``."""
 
     symbol: str
@@ -41,8 +42,7 @@ class Setting:
         return config.get(self.symbol, "n") == self.value
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One line of a fragment: settings of which at least one must hold."""
 
     settings: tuple[Setting, ...]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.errors import UserError
 
@@ -20,8 +22,7 @@ _IMAGE = re.compile(r"^(vmlinu[xz]|bzImage)-")
 _SKIPPED = {".git", "Documentation", "scripts", "tools", "certs", "source"}
 
 
-@dataclass(frozen=True, slots=True)
-class KernelBuild:
+class KernelBuild(Struct, frozen=True):
     """The files found; every tuple is sorted.
 
     Attributes:

@@ -11,9 +11,10 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from harness import kernel_build
 from harness.artifacts import Artifacts, Store
@@ -44,8 +45,7 @@ GUESTS_AT_ONCE = 2
 VALIDATE_JOBS = 1  # builds and guests want the cores too
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What a run is asked to do.
 
     Attributes:

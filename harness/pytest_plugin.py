@@ -22,12 +22,12 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import Struct
 
 from harness import artifacts, baseline, cache, kernel_build
 from harness.errors import HarnessError
@@ -53,8 +53,7 @@ NEEDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """One kernel under test: its variant's name, platform and files."""
 
     name: str
@@ -62,8 +61,7 @@ class Kernel:
     build: kernel_build.KernelBuild
 
 
-@dataclass(frozen=True, slots=True)
-class KernelObject:
+class KernelObject(Struct, frozen=True):
     """One file of a kernel under test."""
 
     kernel: Kernel

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct, field
 
 from harness.errors import ExitCode, FormatError
 from harness.finding import Finding, Lines
@@ -48,8 +49,7 @@ class Kind(enum.StrEnum):
     FUNCTIONS = "functions"
 
 
-@dataclass(frozen=True, slots=True)
-class StageResult:
+class StageResult(Struct, frozen=True):
     """One stage of one variant.
 
     Attributes:
@@ -73,8 +73,7 @@ class StageResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Struct, frozen=True):
     """One whole run; the JSON document is this class, field by field.
 
     ``baseline`` is the run whose findings are known in this one, if it was judged
@@ -145,11 +144,8 @@ def load(path: Path) -> RunResult:
     Raises:
         FormatError: it is not JSON of this schema.
     """
-    # only who reads results waits for the import
-    from pydantic import TypeAdapter
-
     try:
-        result = TypeAdapter(RunResult).validate_json(path.read_bytes())
+        result = msgspec.json.decode(path.read_bytes(), type=RunResult)
     except (OSError, ValueError) as exc:
         raise FormatError(
             f"{path} is no result of {SCHEMA}: {exc}",
@@ -162,9 +158,8 @@ def load(path: Path) -> RunResult:
 
 def plain(value: object) -> object:
     """Return ``value`` as what JSON has; a finding has its key in it, too."""
-    if dataclasses.is_dataclass(value):
-        names = [f.name for f in dataclasses.fields(value)]
-        names += ["key"] if isinstance(value, Finding) else []
+    if isinstance(value, Struct):
+        names = [*value.__struct_fields__, *["key"] * isinstance(value, Finding)]
         return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}

@@ -14,8 +14,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.errors import InfraError
 
@@ -25,8 +26,7 @@ _living: set[subprocess.Popen[bytes]] = set()
 _spawning = threading.Lock()  # none is between its start and its place in the set
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A finished process: its arguments, exit status and merged output."""
 
     argv: tuple[str, ...]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.data import CONFIGS
 
@@ -23,8 +24,7 @@ class Platform(enum.StrEnum):
     VSMP = "vsmp"
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """One kernel of the matrix.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class Outcome(enum.StrEnum):
@@ -14,8 +15,7 @@ class Outcome(enum.StrEnum):
     SKIP = "skip"  # nobody can tell: it does not build, or carries no table
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What was seen at one commit.
 
     Attributes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.journal import Distrusted, Journal, Sought, Told
@@ -17,8 +19,7 @@ from harness.progress import Progress, silent
 KEYS_SHOWN = 5
 
 
-@dataclass(slots=True)
-class Asking:
+class Asking(Struct):
     """What a search asks, and what it was told.
 
     Attributes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harness.bisect.answer import Answer
 from harness.bisect.question import Question
@@ -23,8 +24,7 @@ class Revert(enum.StrEnum):
     UNTESTABLE = "not tested: without the commit it cannot be tested"
 
 
-@dataclass(frozen=True, slots=True)
-class Bisection:
+class Bisection(Struct, frozen=True):
     """A finished bisection.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.asking import Asking
@@ -38,8 +39,7 @@ class Reverter(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Hunt:
+class Hunt(Struct):
     """A bisection on its way.
 
     Attributes:

@@ -10,11 +10,11 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import BinaryIO
 
-from pydantic import Field, TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct, field
 
 from harness.bisect.answer import Answer
 from harness.bisect.question import Question
@@ -24,25 +24,20 @@ from harness.finding import Finding
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, tag="asked", tag_field="kind"):
     """The first line: which bisection this is."""
 
     question: Question
     version: int = VERSION
-    kind: Literal["asked"] = "asked"
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True, tag="told", tag_field="kind"):
     """One commit's answer; a later one of the same commit holds."""
 
     answer: Answer
-    kind: Literal["told"] = "told"
 
 
-@dataclass(frozen=True, slots=True)
-class Sought:
+class Sought(Struct, frozen=True, tag="sought", tag_field="kind"):
     """The finding that is looked for, as it is at the bad end.
 
     ``shown`` is in how many of the first looks there it was.
@@ -50,23 +45,18 @@ class Sought:
 
     finding: Finding
     shown: int = 1
-    kind: Literal["sought"] = "sought"
 
 
-@dataclass(frozen=True, slots=True)
-class Distrusted:
+class Distrusted(Struct, frozen=True, tag="distrusted", tag_field="kind"):
     """Answers so far that are not ``clean`` count no more: a clean build differed."""
 
     reason: str
-    kind: Literal["distrusted"] = "distrusted"
 
 
 Line = Asked | Told | Sought | Distrusted
-_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
 
-@dataclass(slots=True)
-class Journal:
+class Journal(Struct):
     """An open state file.
 
     Attributes:
@@ -79,7 +69,7 @@ class Journal:
 
     def add(self, line: Line) -> None:
         """Write ``line`` and wait until the disk has it."""
-        self._file.write(_LINE.dump_json(line) + b"\n")
+        self._file.write(msgspec.json.encode(line) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.lines.append(line)
@@ -165,8 +155,8 @@ def _parse(path: Path, data: bytes) -> Sequence[Line]:
     lines: list[Line] = []
     for number, text in enumerate(data.splitlines(), 1):
         try:
-            lines.append(_LINE.validate_json(text))
-        except ValidationError as exc:
+            lines.append(msgspec.json.decode(text, type=Line))
+        except msgspec.DecodeError as exc:
             raise FormatError(
                 f"{path}:{number} is not a line of a state file: {text[:80]!r}",
                 hint="leave --resume out to begin anew",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.bisect.question import LINKED
 from harness.bisect.sight import Sight, Wanted, grouped
@@ -17,8 +19,7 @@ from harness.progress import Progress, silent
 from harness.verify.many import Given, check_many
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """What was made: ``file`` is the first target, in the output directory ``out``."""
 
     file: Path
@@ -44,8 +45,7 @@ class Judge(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(Struct, frozen=True):
     """The static judge: validates ``target``; one look says it all.
 
     Attributes:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import kernel_build
 from harness.bisect.judge import Judge, Made, Validation, keep
@@ -37,8 +39,7 @@ from harness.variant import Platform
 _BOOTED = ("vmlinux", "bzImage", "modules")
 
 
-@dataclass(frozen=True, slots=True)
-class Oracle:
+class Oracle(Struct, frozen=True):
     """Who is asked, and how sure the answer has to be.
 
     Attributes:
@@ -83,8 +84,7 @@ class Oracle:
 VALIDATOR = Oracle()
 
 
-@dataclass(frozen=True, slots=True)
-class Boots:
+class Boots(Struct, frozen=True):
     """The judge that boots, on ``platform``."""
 
     oracle: Oracle

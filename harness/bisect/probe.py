@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.bisect.judge import is_linked
 from harness.bisect.repository import Checkout
@@ -16,8 +18,7 @@ from harness.variant import Variant
 _SOURCES = (".c", ".S", ".rs")
 
 
-@dataclass(slots=True)
-class Prober:
+class Prober(Struct):
     """Looks at commits of one repository, each built as ``variant``."""
 
     checkout: Checkout

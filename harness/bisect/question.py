@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.finding import Finding
 
@@ -11,8 +12,7 @@ LINKED = "vmlinux"
 VALIDATOR = "validate"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """A bisection as it was asked for; a state file belongs to exactly one.
 
     Attributes:

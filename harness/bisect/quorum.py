@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 ALWAYS = 1.0
 MOST = 200  # looks at one kernel: more than that nobody waits for
 _HALVINGS = 50  # of an interval: beyond what a float can tell
 
 
-@dataclass(frozen=True, slots=True)
-class Quorum:
+class Quorum(Struct, frozen=True):
     """How sure a conclusion has to be.
 
     Attributes:
@@ -57,8 +57,7 @@ class Quorum:
 ONE_LOOK = Quorum()
 
 
-@dataclass(frozen=True, slots=True)
-class Sure:
+class Sure(Struct, frozen=True):
     """How sure a conclusion is.
 
     Attributes:

@@ -8,7 +8,8 @@ there as they were typed, and may mean other commits today: ours are proved anew
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.bisect.answer import Answer, Outcome
 from harness.errors import FormatError
@@ -17,8 +18,7 @@ REASON = "git bisect log"
 _GIT_TERMS = {"new": Outcome.BAD, "old": Outcome.GOOD, "skip": Outcome.SKIP}
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(Struct, frozen=True):
     """Each answer of a log, in its order: the outcome and the commit."""
 
     answers: tuple[tuple[Outcome, str], ...]

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import run
 from harness.bisect.dag import Dag
@@ -26,8 +27,7 @@ _HASH = re.compile(r"[0-9a-f]{40,64}")
 _UMASK = ("sh", "-c", 'umask 022; exec "$@"', "umask")
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """What people call a commit."""
 
     hash: str
@@ -39,8 +39,7 @@ class Commit:
         return f'{self.hash[:12]} ("{self.subject}")'
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Struct, frozen=True):
     """Somebody's repository; every method only reads it."""
 
     root: Path
@@ -166,8 +165,7 @@ def open_repository(root: Path) -> Repository:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
+class Checkout(Struct, frozen=True):
     """Our own worktree of a repository.
 
     Attributes:

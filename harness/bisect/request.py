@@ -7,8 +7,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from harness.bisect import journal, replay
 from harness.bisect.answer import Answer
@@ -35,8 +36,7 @@ Board = Callable[[str], Progress]
 SPACE = 4 << 30  # a checkout, and a kernel's output
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is looked for, where, and how it is built.
 
     Attributes:
@@ -58,8 +58,7 @@ class Request:
     jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """Where one repository is bisected; everything below ``directory`` is ours."""
 
     repository: Repository

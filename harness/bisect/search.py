@@ -7,22 +7,22 @@ in whatever order they came: a state file or ``git bisect log`` is replayed by t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.bisect import midpoint
 from harness.bisect.answer import Outcome
 from harness.bisect.dag import Dag
 
 
-@dataclass(frozen=True, slots=True)
-class First:
+class First(Struct, frozen=True):
     """The first bad commit: all that it is made on is good."""
 
     commit: str
 
 
-@dataclass(frozen=True, slots=True)
-class Untestable:
+class Untestable(Struct, frozen=True):
     """The first bad commit is one of ``commits``, and no answer can tell which.
 
     ``skipped`` are those of them that could not be tested; the other one is bad.
@@ -32,8 +32,7 @@ class Untestable:
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Contradiction:
+class Contradiction(Struct, frozen=True):
     """No single commit explains the answers: a good one is made on every culprit."""
 
     bad: tuple[str, ...]
@@ -42,8 +41,7 @@ class Contradiction:
 Conclusion = First | Untestable | Contradiction
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(Struct, frozen=True):
     """A bisection between two ends.
 
     Attributes:

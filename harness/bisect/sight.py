@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from harness.finding import Finding, group_by_cause, number
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What is looked for, and how often, where one look need not show it.
 
     Attributes:
@@ -27,8 +27,7 @@ class Wanted:
 ONCE = Wanted()
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(Struct, frozen=True):
     """What was seen of a commit, or of a configuration.
 
     Attributes:

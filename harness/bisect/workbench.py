@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.bisect.judge import Judge, Made
 from harness.bisect.sight import Sight, Wanted
@@ -28,8 +29,7 @@ CLEAN = ".clean-"  # output directories of one look
 _BUILT = "commit"  # what a kept directory was last built of
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """What is looked at: ``name`` for the answer, the rest to make it."""
 
     name: str
@@ -37,8 +37,7 @@ class Item:
     variant: Variant
 
 
-@dataclass(slots=True)
-class Workbench:
+class Workbench(Struct):
     """Makes and judges one item after another.
 
     Attributes:
@@ -53,7 +52,7 @@ class Workbench:
     place: Path
     jobs: int = 2
     progress: Progress = silent
-    _preferred: str = field(default="", init=False)
+    _preferred: str = ""
 
     def look(
         self,

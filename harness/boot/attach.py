@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.call import unwind_call
 from harness.boot.gdb import Gdb
@@ -20,8 +22,7 @@ RUNNING = 2  # enum system_states: init memory is being freed, or later
 _NEVER = "this kernel was not seen to run within {:g} s"
 
 
-@dataclass(frozen=True, slots=True)
-class Up:
+class Up(Struct, frozen=True):
     """A kernel that runs: its program and text where they are, and the stopped vCPU."""
 
     program: Program
@@ -79,8 +80,7 @@ def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -
     return Guest(gdb, program, text, cpu, call)
 
 
-@dataclass(slots=True)
-class Cpus:
+class Cpus(Struct):
     """A guest as each of its CPUs has it: stacks and scratch memory are a CPU's own.
 
     ``first`` is the one that was attached to; others are found when they stop.

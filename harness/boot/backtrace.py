@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 LIMIT = 64  # entries; longer ones are cut by the kernel (MAX_STACK_TRACE_DEPTH)
 
@@ -23,8 +24,7 @@ _BEGIN = re.compile(r"^Call Trace:\s*$")
 _END = re.compile(r"^ </TASK>\s*$")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One line of a trace.
 
     Attributes:
@@ -44,8 +44,7 @@ class Entry:
         return f"{self.symbol}+{self.offset:#x}{module}"
 
 
-@dataclass(frozen=True, slots=True)
-class Backtrace:
+class Backtrace(Struct, frozen=True):
     """A trace, innermost entry first.
 
     Attributes:
@@ -87,8 +86,7 @@ def parse_console(text: str, source: str) -> list[Backtrace]:
     return traces
 
 
-@dataclass(slots=True)
-class _Reader:
+class _Reader(Struct):
     # One trace under way.
     entries: list[Entry] = field(default_factory=list)
     user: bool = False

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.artifacts import Artifacts
 from harness.boot import init_end, initramfs, kaslr, machine, outcome, vsmp_device
@@ -48,8 +50,7 @@ _MODULES: Mapping[Platform, ModuleType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """What a boot needs of a build.
 
     Attributes:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot.gdb import Gdb, Stop
 from harness.boot.registers import Registers
@@ -28,8 +30,7 @@ _REGS, _STORE, _RETURN = 0x100, 0x300, 0x308  # below the top of the stack
 _STORE_SIZE = 8 * TRACE_LIMIT
 
 
-@dataclass(frozen=True, slots=True)
-class UnwindCall:
+class UnwindCall(Struct, frozen=True):
     """How to call the guest's unwinder.
 
     Attributes:
@@ -108,8 +109,7 @@ def guest_trace(
     return done.trace(done.rax & 0xFFFF_FFFF)
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(Struct, frozen=True):
     """What a function of the guest came back with.
 
     Attributes:

@@ -9,10 +9,10 @@ indirect one nothing is known.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 from harness.elf.alternative import parse_alternatives
 from harness.elf.program import Program
@@ -36,8 +36,7 @@ class Leads(enum.Enum):
     ANYWHERE = "anywhere"  # through a pointer
 
 
-@dataclass(frozen=True, slots=True)
-class Callers:
+class Callers(Struct, frozen=True):
     """The calls and jumps of a kernel, as columns sorted by address.
 
     Attributes:
@@ -57,9 +56,7 @@ class Callers:
     functions: U64
     retpolines: U64
     trampolines: tuple[int, int]
-    _reached: dict[int, tuple[frozenset[int], bool]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _reached: dict[int, tuple[frozenset[int], bool]] = field(default_factory=dict)
 
     def targets(self, address: int) -> tuple[int, ...]:
         """Return the targets of the calls that return to ``address`` (0: indirect).

@@ -12,7 +12,9 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.attach import Cpus, attach, wait_until_up
 from harness.boot.control import (
@@ -65,8 +67,7 @@ _FIRST_COUNTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """How much has to be sampled for a verdict.
 
     Attributes:
@@ -92,8 +93,7 @@ KVM_NEEDS = Needs(entry_context=10, inside_replacement=0)
 _UNSEEN = "control did not fail"
 
 
-@dataclass(frozen=True, slots=True)
-class CompareResult:
+class CompareResult(Struct, frozen=True):
     """What a probe came to.
 
     Attributes:
@@ -164,8 +164,7 @@ class _Enough(Exception):
     """The guest stands where somebody wants to look."""
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     # One probe under way.
     cpus: Cpus
     needs: Needs
@@ -402,7 +401,7 @@ class _Run:
     def missing(self) -> dict[str, str]:
         # What is needed and not there yet: name -> how much of how much.
         have = self.have()
-        wanted = {name: getattr(self.needs, name) for name in Needs.__slots__}
+        wanted = {name: getattr(self.needs, name) for name in Needs.__struct_fields__}
         return {
             name: f"{have.get(name, 0)} of {count}"
             for name, count in wanted.items()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.boot.gdb import Gdb
 from harness.boot.point import Guest, Point, check_point, finding
@@ -23,8 +24,7 @@ TABLE_RULE = "runtime/table-differs"
 WRONG_BY = 8  # bytes; added to sp_offset
 
 
-@dataclass(frozen=True, slots=True)
-class ControlResult:
+class ControlResult(Struct, frozen=True):
     """What became of the planted fault.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
 from harness.elf.program import Program
@@ -15,8 +16,7 @@ HELD_S = 24 * 3600.0  # how long a machine may stand
 DIES_AT = "panic"  # with oops=panic, however a kernel dies (kernel/panic.c)
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """A machine that waits for a debugger.
 
     Attributes:

@@ -8,11 +8,10 @@ evidence complete: silence, a cut-off stream and another boot's words prove noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One part of the workload: how many things the kernel did of those asked."""
 
     name: str
@@ -25,8 +24,7 @@ class Part:
         return self.done == self.asked
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """What was said, record kind by record kind, in the order it came.
 
     Attributes:

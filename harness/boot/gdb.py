@@ -15,8 +15,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.boot.registers import Registers
 from harness.errors import InfraError
@@ -38,8 +39,7 @@ class GdbTimeout(InfraError):
     """The guest or its stub did not answer before the deadline."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """Why the guest stopped: GDB's signal number (2 break-in, 5 trap)."""
 
     signal: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from harness.boot.compiler import compiled
 from harness.container.job import Engine
@@ -69,8 +70,7 @@ def _entry(path: str, data: bytes, mode: int, inode: int) -> bytes:
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
-@dataclass(frozen=True, slots=True)
-class Toolbox:
+class Toolbox(Struct, frozen=True):
     """Where guest programs are compiled and machines run: an engine and an image."""
 
     engine: Engine

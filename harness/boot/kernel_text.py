@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.elf.orc import OrcEntry, OrcTable, unpack
 from harness.elf.program import Program
 from harness.errors import FormatError
 
 
-@dataclass(frozen=True, slots=True)
-class KernelText:
+class KernelText(Struct, frozen=True):
     """The text that orc_find() knows, with the table that it finds there.
 
     Attributes:

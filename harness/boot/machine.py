@@ -13,8 +13,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from harness.boot import qmp
 from harness.boot.evidence import Evidence, parse
@@ -37,8 +38,7 @@ class MissingMachine(InfraError):
     """This machine has not what a platform takes: a MISS, not a failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class MachineConfig:
+class MachineConfig(Struct, frozen=True):
     """What people may choose about a machine; the defaults suit each platform.
 
     Attributes:
@@ -73,8 +73,7 @@ class MachineConfig:
     debugged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A machine to run: pure data.
 
     Attributes:
@@ -106,8 +105,7 @@ class Plan:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Boards:
+class Boards(Struct, frozen=True):
     """The part of a QEMU command line that platforms choose.
 
     Attributes:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from harness import cache
 from harness.boot.fetch import NotInImage, fetch
@@ -67,8 +67,7 @@ chmod -R a+rX "$out"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """The nested guest's host: its kernel, and the archive that never changes."""
 
     kernel: Path

@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harness.boot.evidence import Evidence
 from harness.errors import InfraError
@@ -48,8 +49,7 @@ class Rule(enum.StrEnum):
     WARNING = "boot/warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How QEMU ended.
 
     Attributes:
@@ -72,8 +72,7 @@ class Ending:
         return self.reason in ("guest-shutdown", "guest-reset", "guest-panic")
 
 
-@dataclass(frozen=True, slots=True)
-class BootResult:
+class BootResult(Struct, frozen=True):
     """One boot, ended.
 
     Attributes:

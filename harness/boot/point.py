@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.boot.call import UnwindCall, guest_trace, pt_regs
 from harness.boot.gdb import Gdb
@@ -22,8 +23,7 @@ EVIDENCE_FRAMES = 18
 _NAME_COLUMNS = 34
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
+class Guest(Struct, frozen=True):
     """A stopped guest and all that stays the same about it during a probe."""
 
     gdb: Gdb
@@ -33,8 +33,7 @@ class Guest:
     call: UnwindCall
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """Where the guest stopped, and how the two unwinders see it.
 
     Attributes:
@@ -153,8 +152,7 @@ def frame_lines(
         )[:100].rstrip()
 
 
-@dataclass(slots=True)
-class StackMemory:
+class StackMemory(Struct):
     """Reads guest memory in windows; good for one stop only."""
 
     gdb: Gdb

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, fields
+
+from msgspec import Struct
 
 from harness.errors import InfraError
 
@@ -11,8 +12,7 @@ _CORE = struct.Struct("<17QI6I9Q")
 _CALLER_BYTES = 17 * 8 + 7 * 4 + 3 * 8  # up to k_gs_base
 
 
-@dataclass(frozen=True, slots=True)
-class Registers:
+class Registers(Struct, frozen=True):
     """A stopped vCPU's registers, in the order of QEMU's i386-64bit.xml.
 
     ``rest`` is what follows them (FPU, SSE): it is sent back as it came.
@@ -79,4 +79,4 @@ class Registers:
         return self.pack()[:_CALLER_BYTES]
 
 
-_CORE_NAMES = tuple(each.name for each in fields(Registers))[:-1]
+_CORE_NAMES = Registers.__struct_fields__[:-1]

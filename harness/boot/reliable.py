@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.call import invoke
 from harness.boot.control import broken
@@ -37,8 +39,7 @@ FUNCTION = "stack_trace_save_tsk_reliable"
 QUIET = "do_syscall_64"  # where no task is being switched to or from
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """One task, unwound by the table and by the guest.
 
     Attributes:
@@ -65,8 +66,7 @@ class Asked:
         return self.trusted and self.guest == self.host.ips
 
 
-@dataclass(frozen=True, slots=True)
-class Reliability:
+class Reliability(Struct, frozen=True):
     """How a guest is asked about its tasks."""
 
     function: int
@@ -168,8 +168,7 @@ def breakable(asked: Asked, guest: Guest) -> int | None:
     return None
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(Struct):
     """What was asked of the tasks, and what it came to.
 
     Attributes:

@@ -11,10 +11,10 @@ import contextlib
 import random
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.boot.gdb import Gdb, LostGuest
 from harness.boot.kernel_text import KernelText
@@ -31,8 +31,7 @@ _NOP = b"\x90"
 _APART = 16  # no instruction is longer: each piece is decoded on its own
 
 
-@dataclass(frozen=True, slots=True)
-class PatchedStarts:
+class PatchedStarts(Struct, frozen=True):
     """Instruction starts inside alternative sites that only patching made.
 
     Attributes:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from harness.boot.registers import Registers
 from harness.boot.unwind import StackInfo
@@ -34,8 +34,7 @@ Read = Callable[[int, int], bytes]
 ReadMany = Callable[[Sequence[tuple[int, int]]], list[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class StackLayout:
+class StackLayout(Struct, frozen=True):
     """Where a kernel image keeps what get_stack_info() reads.
 
     Per-CPU variables are given as what ``%gs`` is added to.
@@ -66,8 +65,7 @@ class StackLayout:
     estacks_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class GuestStacks:
+class GuestStacks(Struct, frozen=True):
     """All stacks that get_stack_info() knows at one stop, in its order."""
 
     all: tuple[StackInfo, ...]
@@ -80,16 +78,14 @@ class GuestStacks:
         return None
 
 
-@dataclass(slots=True)
-class LastTask:
+class LastTask(Struct):
     """The task that was current at the last stop: a guess that saves a round trip."""
 
     task: int = 0
     stacks: GuestStacks = field(default_factory=lambda: GuestStacks(()))
 
 
-@dataclass(frozen=True, slots=True)
-class CpuStacks:
+class CpuStacks(Struct, frozen=True):
     """The stacks of one CPU, and how to find its current task's.
 
     Attributes:
@@ -103,7 +99,7 @@ class CpuStacks:
     gs_base: int
     fixed: tuple[StackInfo, ...]
     double_fault_top: int
-    last: LastTask = field(default_factory=LastTask, compare=False)
+    last: LastTask = field(default_factory=LastTask)
 
     def task(self, read: Read) -> int:
         """Return the address of the task that runs."""

@@ -8,7 +8,8 @@ struct inactive_task_frame (arch/x86/include/asm/switch_to.h) and stores %rsp in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.boot.call import UnwindCall, invoke
 from harness.boot.gdb import Gdb
@@ -28,8 +29,7 @@ _PIDTYPE_PID = 0
 MOST_TASKS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class TaskLayout:
+class TaskLayout(Struct, frozen=True):
     """How a kernel keeps what a task that does not run needs to go on.
 
     Attributes:
@@ -47,8 +47,7 @@ class TaskLayout:
     stacks: StackLayout
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """A task that does not run.
 
     Attributes:
@@ -126,8 +125,7 @@ def read_task(
     return Task(address, pid, stack, inactive)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFinder:
+class TaskFinder(Struct, frozen=True):
     """The guest's own functions that find its tasks; addresses.
 
     ``namespace`` is init_pid_ns, ``idle`` the boot CPU's idle task.

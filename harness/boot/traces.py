@@ -11,7 +11,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.backtrace import Backtrace, Entry, parse_console, parse_stack
 from harness.boot.callers import Callers, Leads, find_callers
@@ -29,8 +31,7 @@ _REGS = (OrcType.REGS, OrcType.REGS_PARTIAL)
 _EVIDENCE_LINES = 22
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """What is wrong with entry ``at`` of a trace.
 
     ``address`` is what the unwinder looked up there, None if the image has no such
@@ -42,8 +43,7 @@ class Fault:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(Struct, frozen=True):
     """All that a trace is judged by; ``counts`` is how much was."""
 
     program: Program
@@ -120,8 +120,7 @@ def check_trace(trace: Backtrace, judge: Judge) -> Fault | None:
     return None if trace.cut or above is None else _end_fault(trace, above)
 
 
-@dataclass(frozen=True, slots=True)
-class _Above:
+class _Above(Struct, frozen=True):
     # An entry that passed: what was looked up for it, and what the table says there.
     looked_up: int
     kind: OrcType

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.kernel_text import KernelText
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
@@ -74,8 +76,7 @@ class Ended(enum.StrEnum):
     FULL = "trace is full"
 
 
-@dataclass(frozen=True, slots=True)
-class StackInfo:
+class StackInfo(Struct, frozen=True):
     """One stack of the guest: ``type`` tells stacks apart, as enum stack_type does."""
 
     type: int
@@ -96,8 +97,7 @@ class Stacks(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One entry of a trace.
 
     Attributes:
@@ -113,8 +113,7 @@ class Frame:
     cfa: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """A whole unwind: frames, innermost first, and why it ended.
 
     ``stacks`` are the types of the stacks that it went through; ``kernel_regs`` tells
@@ -137,8 +136,7 @@ class Trace:
         return self.ended in (Ended.USER, Ended.END_OF_STACK)
 
 
-@dataclass(frozen=True, slots=True)
-class Inactive:
+class Inactive(Struct, frozen=True):
     """Where a task that does not run goes on: __unwind_start() without registers.
 
     Attributes:
@@ -205,8 +203,7 @@ class _End(Exception):
         self.why = why
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     # struct unwind_state. ``regs`` and ``prev_regs`` fetch a field of pt_regs by name.
     text: KernelText
     stacks: Stacks

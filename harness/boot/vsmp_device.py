@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot import init_end
 from harness.boot.gdb import Gdb
@@ -34,8 +36,7 @@ _ACCESSORS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """What the kernel did with the device.
 
     Attributes:

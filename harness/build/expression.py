@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 TRISTATE = {"n": 0, "m": 1, "y": 2}
 _TOKEN = re.compile(r"\|\||&&|!=|<=|>=|[()!=<>]|\"[^\"]*\"|'[^']*'|\0\d+|[\w./-]+")
 _COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(Struct, frozen=True):
     """A node: ``op`` is ``symbol``, ``macro``, ``!``, ``&&``, ``||`` or a comparison.
 
     ``text`` names a symbol or macro; ``parts`` are the operands of the others.

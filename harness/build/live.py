@@ -12,8 +12,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.build.snapshot import (
     Listing,
@@ -30,8 +31,7 @@ from harness.errors import InfraError, UserError
 from harness.progress import Progress, silent
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(Struct, frozen=True):
     """A source that stays as it is while the block that made it lasts.
 
     Attributes:

@@ -16,10 +16,10 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct
 
 from harness import run
 from harness.errors import InfraError, UserError
@@ -34,8 +34,7 @@ _EXECUTABLE, _REGULAR, _SYMLINK, _SUBMODULE = "100755", "100644", "120000", "160
 _TOP_RULES = ("!/*/", "/.*/", "!/[A-Z]*", "/Module.symvers", "/System.map")
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The files of a source: path -> ``mode blob``, as git would write them."""
 
     root: Path
@@ -50,9 +49,6 @@ class Listing:
                 f"{self.files[path]} {path}\0".encode(errors="surrogateescape")
             )
         return total.hexdigest()
-
-
-_FILES = TypeAdapter(dict[str, str])
 
 
 def list_source(root: Path, cache: Path) -> Listing:
@@ -150,15 +146,15 @@ def _hash_files(root: Path, paths: Sequence[str], cache: Path) -> dict[str, str]
 def load_files(cache: Path) -> dict[str, str]:
     """Read a map that was kept; empty if there is none, or it is damaged."""
     try:
-        return _FILES.validate_json(cache.read_bytes())
-    except (OSError, ValidationError):
+        return msgspec.json.decode(cache.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
         return {}
 
 
 def keep_files(files: dict[str, str], path: Path) -> None:
     """Write a map to be loaded again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_FILES.dump_json(files))
+    path.write_bytes(msgspec.json.encode(files))
 
 
 def hash_file(path: Path, known: str = "") -> tuple[str, str]:

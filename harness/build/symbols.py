@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from harness.build.expression import parse
 from harness.kconfig import Setting
@@ -21,8 +22,7 @@ _WORD = re.compile(r"\s*([\w-]+)\b[ \t]*(.*)")
 _PROMPT = re.compile(r"(\"(?:[^\"\\]|\\.)*\"|'[^']*')\s*(?:if\s+(.*))?")
 
 
-@dataclass(slots=True)
-class Definition:
+class Definition(Struct):
     """One ``config`` entry, or a block around entries.
 
     Attributes:
@@ -37,8 +37,7 @@ class Definition:
     prompt: str | None = None
 
 
-@dataclass(slots=True)
-class Symbols:
+class Symbols(Struct):
     """Every symbol of a tree."""
 
     definitions: dict[str, list[Definition]] = field(default_factory=dict)

@@ -11,8 +11,9 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import network
 from harness.build.snapshot import Listing, list_source, snapshots, take
@@ -59,8 +60,7 @@ echo "@package $package $(dpkg-deb -f "$1" Version)"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """A source that nobody changes any more.
 
     Attributes:

@@ -14,8 +14,9 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from harness.build.tree import Tree
 from harness.cache import cache_dir, require_space, try_locked
@@ -31,16 +32,14 @@ TARGETS = ("vmlinux", "bzImage", "modules")
 SPACE = 2 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """What a build may take: jobs at once, and seconds in all."""
 
     jobs: int = 2
     timeout_s: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """One build to do: everything that its key is made of, and where it happens."""
 
     tree: Tree
@@ -48,7 +47,7 @@ class Order:
     image: Image
     requests: tuple[Request, ...]
     base: str
-    limit: Limit = field(default=Limit(), compare=False)
+    limit: Limit = Limit()
 
     @property
     def key(self) -> str:
@@ -81,8 +80,7 @@ def read_order(tree: Tree, variant: Variant, image: Image, limit: Limit) -> Orde
     return Order(tree, variant, image, requests, base, limit)
 
 
-@dataclass(slots=True)
-class Workplace:
+class Workplace(Struct):
     """A build in its scratch directory.
 
     Attributes:

@@ -10,11 +10,11 @@ import fnmatch
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic import dataclasses as checked
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.machine import MachineConfig
 from harness.corpus import catalog
@@ -26,11 +26,9 @@ from harness.variant import Platform
 
 MATRIX = CONFIGS / "matrix.toml"
 DEFAULT = "default"
-_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """One kernel on one machine.
 
     Attributes:
@@ -55,8 +53,7 @@ class Cell:
         return replace(self.boot.config, xen_args=self.xen_args, kaslr=self.kaslr)
 
 
-@checked.dataclass(frozen=True, config=_STRICT)
-class _Option:
+class _Option(Struct, frozen=True, forbid_unknown_fields=True):
     cpu: str | None = None
     append: str = ""
     xen_args: str = ""
@@ -64,8 +61,7 @@ class _Option:
     says: str = ""
 
 
-@checked.dataclass(frozen=True, config=_STRICT)
-class _Set:
+class _Set(Struct, frozen=True, forbid_unknown_fields=True):
     builds: tuple[str, ...] = ()
     platforms: tuple[Platform, ...] = (Platform.NATIVE,)
     options: tuple[str, ...] = (DEFAULT,)
@@ -73,8 +69,7 @@ class _Set:
     nightly: bool = False
 
 
-@checked.dataclass(frozen=True, config=_STRICT)
-class _File:
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
     set: dict[str, _Set]
     option: dict[str, _Option] = field(default_factory=dict)
 
@@ -88,8 +83,8 @@ def read(path: Path = MATRIX) -> tuple[Cell, ...]:
     """
     try:
         text = path.read_text()
-        file = TypeAdapter(_File).validate_python(tomllib.loads(text))
-    except (OSError, ValueError, ValidationError) as exc:
+        file = msgspec.convert(tomllib.loads(text), _File)
+    except (OSError, ValueError) as exc:
         raise FormatError(f"{path} holds no matrix: {exc}") from exc
     cells = tuple(cell for each in file.set.values() for cell in _cells(file, each))
     counted = Counter(cell.name for cell in cells)

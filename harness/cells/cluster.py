@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from harness.cells import remote
 from harness.cells.cell import Cell
@@ -31,8 +32,7 @@ RETRIES = 2
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(Struct, frozen=True):
     """Where the scheduler listens, and how it is spoken to.
 
     Attributes:

@@ -14,8 +14,9 @@ import io
 import tarfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from harness.artifacts import Artifacts, Store, load
 from harness.cells.kept import Kept, dump, parse
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-@dataclass(frozen=True, slots=True)
-class Depot:
+class Depot(Struct, frozen=True):
     """The file system of a URL, and the place in it."""
 
     files: AbstractFileSystem

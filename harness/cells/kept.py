@@ -10,11 +10,12 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import baseline
 from harness.errors import ExitCode, InfraError
@@ -24,8 +25,7 @@ from harness.result import Stage, StageResult, Status, plain
 ATTEMPTS = 2  # of a build, and of what follows it
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """One cell's result.
 
     Attributes:
@@ -119,9 +119,6 @@ def renamed(stages: Iterable[StageResult], name: str) -> tuple[StageResult, ...]
     return tuple(replace(stage, variant=name) for stage in stages)
 
 
-_KEPT = TypeAdapter(Kept)
-
-
 def dump(kept: Kept) -> bytes:
     """Return ``kept`` as JSON; what is no character in a console is escaped."""
     return json.dumps(plain(kept)).encode()
@@ -130,13 +127,12 @@ def dump(kept: Kept) -> bytes:
 def parse(data: bytes) -> Kept | None:
     """Return what :func:`dump` wrote, or None if that is not it (another version's)."""
     try:
-        return _KEPT.validate_python(json.loads(data))
-    except (ValueError, ValidationError):
+        return msgspec.convert(json.loads(data), Kept)
+    except ValueError:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(Struct, frozen=True):
     """Those that are kept below ``root``, a file each."""
 
     root: Path

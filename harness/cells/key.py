@@ -7,7 +7,6 @@ own code. The baseline is not: what is kept is judged by today's.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -15,6 +14,8 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+
+from msgspec.structs import asdict
 
 import harness
 from harness.boot.kvm_probe import DEVICE
@@ -35,7 +36,7 @@ def cell_key(cell: Cell, build: str, machine: Image, seed: int, engine: str) -> 
         "build": build,
         "platform": cell.boot.platform.value,
         "says": cell.boot.says,
-        "machine": dataclasses.asdict(cell.config),
+        "machine": asdict(cell.config),
         "image": [machine.tag, sorted(machine.identity.items())],
         "seed": seed,
         "host": [engine, *host_facts()],

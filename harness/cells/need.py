@@ -8,8 +8,9 @@ vmlinux.o, whichever is more.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.boot import nested
 from harness.boot.machine import OVERHEAD_MB
@@ -31,8 +32,7 @@ RESERVE_MB = 512  # left to everybody else
 _UNLIMITED = 1 << 60  # bytes; what version 1 of cgroups calls no limit is more
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """What work takes, or a machine has."""
 
     cores: float

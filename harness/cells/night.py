@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import TypeAdapter
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import baseline
 from harness.cache import cache_dir, try_locked
@@ -28,8 +29,7 @@ from harness.result import RunResult, Stage, StageResult, plain, run_result
 STALE = timedelta(days=1)  # who is as late as that does not go on, but begins anew
 
 
-@dataclass(frozen=True, slots=True)
-class Night:
+class Night(Struct, frozen=True):
     """One run of the matrix.
 
     Attributes:
@@ -48,9 +48,6 @@ class Night:
     def since(self) -> datetime:
         """When it was started."""
         return datetime.fromisoformat(self.started)
-
-
-_NIGHT = TypeAdapter(Night)
 
 
 def question(cells: Sequence[Cell], **how: object) -> str:
@@ -95,9 +92,9 @@ def _new(asked: str) -> Night:
 
 def _unfinished(path: Path, asked: str) -> Night | None:
     try:
-        found = _NIGHT.validate_json(path.read_bytes())
+        found = msgspec.json.decode(path.read_bytes(), type=Night)
         fresh = datetime.now(UTC) - found.since < STALE
-    except (OSError, ValueError):  # pydantic's is one
+    except (OSError, ValueError):  # msgspec's is one
         return None
     return replace(found, resumed=True) if fresh and found.asked == asked else None
 

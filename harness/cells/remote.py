@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
-from pydantic import TypeAdapter
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.cells.cell import Cell
 from harness.cells.depot import open_depot
@@ -22,8 +23,7 @@ from harness.progress import silent
 from harness.result import StageResult, plain
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What a worker is asked for: cells of one kernel, and how they are made."""
 
     cells: tuple[Cell, ...]
@@ -31,8 +31,7 @@ class Order:
     depot: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """A :class:`Built`, as it travels: a kernel is its key."""
 
     keys: dict[str, str]
@@ -41,13 +40,9 @@ class Sent:
     kernel: str
 
 
-_ORDER = TypeAdapter(Order)
-_SENT = TypeAdapter(Sent)
-
-
 def order(cells: Sequence[Cell], terms: Terms, depot: str) -> str:
     """Return the JSON that asks for ``cells``."""
-    return _ORDER.dump_json(Order(tuple(cells), terms, depot)).decode()
+    return msgspec.json.encode(Order(tuple(cells), terms, depot)).decode()
 
 
 def build(asked: str) -> str:
@@ -62,7 +57,7 @@ def build(asked: str) -> str:
 def judge(asked: str, told: str) -> str:
     """Judge the one cell that ``asked`` asks for, of whose kernel ``told`` tells."""
     wanted, maker, (cell,) = _opened(asked)
-    sent = _SENT.validate_python(json.loads(told))
+    sent = msgspec.convert(json.loads(told), Sent)
     built = Built(sent.keys, sent.answers, sent.attempts)
     if sent.kernel and cell.name not in sent.answers:
         artifacts = maker.kernel(sent.kernel)
@@ -76,7 +71,7 @@ def judge(asked: str, told: str) -> str:
 
 
 def _opened(asked: str) -> tuple[Order, Maker, tuple[Cell, ...]]:
-    wanted = _ORDER.validate_json(asked)
+    wanted = msgspec.json.decode(asked, type=Order)
     terms = replace(wanted.terms, jobs=len(os.sched_getaffinity(0)))
     maker = Maker(terms, lambda _: silent, open_depot(wanted.depot))
     return wanted, maker, wanted.cells

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.cells.need import Need
 
@@ -18,8 +19,7 @@ OVERCOMMIT = 1.5
 PATIENCE = 4  # how often one may be overtaken
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """One piece of work: its ``name``, what it takes, and the names it comes ``after``."""
 
     name: str

@@ -11,8 +11,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness import kernel_build
 from harness.artifacts import Artifacts, Store
@@ -42,8 +44,7 @@ RESULTS = "cells"
 Board = Callable[[str], Progress]
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """How all cells of a night are made.
 
     Attributes:
@@ -63,8 +64,7 @@ class Terms:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Struct, frozen=True):
     """What is known of some cells' one kernel.
 
     Attributes:

@@ -1,7 +1,7 @@
 """App: the ``orc-harness`` command, its errors and exit codes.
 
 A subcommand's module is imported when it is called, since what one command needs
-(Docker, QEMU, pydantic) makes all others slow to start.
+(Docker, QEMU) makes all others slow to start.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
 from harness.cells import cluster as clusters
 from harness.cells import local
@@ -26,8 +26,7 @@ from harness.progress import silent
 from harness.report import folder
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(Struct, frozen=True):
     """What would become of one cell.
 
     Attributes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 
 from harness.errors import UserError
 from harness.result import SCHEMA, plain
@@ -246,7 +246,7 @@ def _config(text: str) -> tuple[Path, Platform]:
 
 
 def to_json(value: object) -> str:
-    """Return dataclasses (or lists of them) as an indented JSON document."""
+    """Return structs (or lists of them) as an indented JSON document."""
     document = {"schema": SCHEMA, "data": plain(value)}
     # what is left are paths and days
     return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"

@@ -16,10 +16,10 @@ import tempfile
 import tomllib
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct, field
 
 from harness import network, run
 from harness.cache import cache_dir, locked, require_space
@@ -41,8 +41,7 @@ RECIPE_LABEL = "org.orc-harness.recipe"
 _EXCLUDED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Struct, frozen=True):
     """How to make one image; the fields are those of ``configs/images.toml``."""
 
     name: str
@@ -57,13 +56,12 @@ class Recipe:
     @property
     def tag(self) -> str:
         """Name and content: another recipe is another image."""
-        text = json.dumps(_RECIPE.dump_python(self), sort_keys=True)
+        text = json.dumps(msgspec.to_builtins(self), sort_keys=True)
         digest = hashlib.sha256(f"{RECIPE_VERSION}{text}".encode()).hexdigest()
         return f"orc-harness/{self.name}:{digest[:12]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """An image that is there.
 
     Attributes:
@@ -79,8 +77,7 @@ class Image:
     created: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(Struct, frozen=True):
     packages: tuple[str, ...]
     smoke: str
     identity: dict[str, str]
@@ -88,22 +85,16 @@ class _Kind:
     steps: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     kind: str
     suite: str
     packages: tuple[str, ...] = ()
     check_valid_until: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     kind: dict[str, _Kind]
     image: dict[str, _Entry] = field(default_factory=dict)
-
-
-_RECIPE = TypeAdapter(Recipe)
-_IDENTITY = TypeAdapter(dict[str, str])
 
 
 def recipes(path: Path = CONFIGS / "images.toml") -> dict[str, Recipe]:
@@ -113,11 +104,11 @@ def recipes(path: Path = CONFIGS / "images.toml") -> dict[str, Recipe]:
         FormatError: the file is not TOML of that shape.
     """
     try:
-        data = TypeAdapter(_File).validate_python(tomllib.loads(path.read_text()))
+        data = msgspec.convert(tomllib.loads(path.read_text()), _File)
         return {
             name: _recipe(name, e, data.kind[e.kind]) for name, e in data.image.items()
         }
-    except (OSError, tomllib.TOMLDecodeError, ValidationError, KeyError) as exc:
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, KeyError) as exc:
         raise FormatError(f"{path} holds no image recipes: {exc}") from exc
 
 
@@ -373,10 +364,10 @@ def _identity(engine: Engine, recipe: Recipe) -> dict[str, str]:
     image_id = str(engine.image_id(recipe.tag)).rpartition(":")[2]
     sidecar = cache_dir() / "images" / f"{recipe.name}-{image_id[:16]}.json"
     try:
-        return _IDENTITY.validate_json(sidecar.read_bytes())
-    except (OSError, ValidationError):
+        return msgspec.json.decode(sidecar.read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
         identity = _identify(engine, recipe, recipe.tag)
-    sidecar.write_bytes(_IDENTITY.dump_json(identity, indent=2))
+    sidecar.write_bytes(msgspec.json.format(msgspec.json.encode(identity), indent=2))
     return identity
 
 

@@ -11,17 +11,17 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
+
+from msgspec import Struct, field
 
 from harness.errors import InfraError
 
 OnText = Callable[[str], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A directory or file of the host and where the command sees it."""
 
     source: Path
@@ -29,8 +29,7 @@ class Mount:
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What a command may take before it is stopped."""
 
     memory_mb: int = 4096
@@ -39,8 +38,7 @@ class Limits:
     timeout_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """How a command ended; ``returncode`` is -1 if it had not."""
 
     returncode: int
@@ -61,8 +59,7 @@ class Options(TypedDict, total=False):
     on_text: OnText | None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """One command and all that it may see and take.
 
     Attributes:

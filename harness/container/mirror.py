@@ -6,7 +6,7 @@ uses, else mmdebstrap's own default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from harness import run
 
@@ -15,8 +15,7 @@ NO_SECURITY = ("sid", "unstable", "experimental")
 _TARGETS = ("$(REPO_URI)", "$(RELEASE)", "$(COMPONENT)", "$(ORIGIN)")
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(Struct, frozen=True):
     """URLs of Debian's archive and its security archive; empty if unknown."""
 
     main: str = ""

@@ -6,7 +6,8 @@ platform, with a CPU and a command line that make it patch itself in another way
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot.boot import kernel_of
 from harness.boot.initramfs import Toolbox
@@ -26,8 +27,7 @@ from harness.stages.subject import Subject
 from harness.variant import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(Struct, frozen=True):
     """One kernel to boot; the fields are those of ``configs/boots.toml``."""
 
     name: str

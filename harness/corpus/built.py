@@ -6,7 +6,8 @@ image of its toolchain from the source that Debian has, and found in the store a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import kernel_build
 from harness.artifacts import Artifacts, Store
@@ -24,8 +25,7 @@ from harness.stages.guard import guard
 from harness.variant import Platform, Variant, variant
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(Struct, frozen=True):
     """One kernel to build; the fields are those of ``configs/builds.toml``."""
 
     name: str

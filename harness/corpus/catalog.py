@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from harness.errors import FormatError, UserError
 
@@ -35,8 +35,13 @@ def read(path: Path, kind: type[E]) -> list[E]:
     try:
         data = tomllib.loads(path.read_text())
         named = {name: {"name": name, **entry} for name, entry in data.items()}
-        return list(TypeAdapter(dict[str, kind]).validate_python(named).values())  # type: ignore[valid-type]
-    except (OSError, tomllib.TOMLDecodeError, ValidationError, TypeError) as exc:
+        return list(msgspec.convert(named, dict[str, kind]).values())  # type: ignore[valid-type]
+    except (
+        OSError,
+        tomllib.TOMLDecodeError,
+        msgspec.ValidationError,
+        TypeError,
+    ) as exc:
         raise FormatError(f"{path} holds no {path.stem}: {exc}") from exc
 
 

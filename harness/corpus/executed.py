@@ -8,10 +8,11 @@ again is seen, or missed. The kernel itself has its own table, which is right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot.boot import Kernel
 from harness.boot.initramfs import Toolbox
@@ -48,8 +49,7 @@ EDITS: Mapping[str, Edit] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Spoilt:
+class Spoilt(Struct, frozen=True):
     """A sorted table with wrong entries.
 
     Attributes:
@@ -62,8 +62,7 @@ class Spoilt:
     edits: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(Struct, frozen=True):
     """What became of the wrong entries.
 
     Attributes:

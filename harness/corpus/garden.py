@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness import kernel_build
 from harness.artifacts import Artifacts
@@ -28,8 +30,7 @@ SHOWN = 5  # findings and lines that are kept of each plant
 SEED = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Grown:
+class Grown(Struct, frozen=True):
     """What became of one plant.
 
     Attributes:
@@ -121,8 +122,7 @@ def grow(
     return grown
 
 
-@dataclass(slots=True)
-class _Clean:
+class _Clean(Struct):
     """What is said of the kernel without any plant.
 
     Attributes:

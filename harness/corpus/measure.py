@@ -11,9 +11,11 @@ import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness import baseline
 from harness.corpus.classes import CLASSES, Zone, candidates
@@ -35,8 +37,7 @@ UNREADABLE = "format"  # the rule of a mutant that nobody can read any more
 EVERY_MODULE = 4  # each fourth mutant is one of a module
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """One mutant to make: its class, where it is drawn, and its number."""
 
     name: str
@@ -50,8 +51,7 @@ class Wanted:
         return f"--class {self.name}{zone} --seed {self.seed} --count 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of one mutant.
 
     Attributes:
@@ -76,8 +76,7 @@ class Outcome:
         return bool(self.place) and not self.rules and not self.equivalent
 
 
-@dataclass
-class Subject:
+class Subject(Struct, dict=True):
     """A clean program that mutants are made of, and what is found in it."""
 
     clean: Clean

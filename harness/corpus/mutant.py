@@ -11,9 +11,9 @@ import enum
 import functools
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.corpus.rewrite import Edit, apply
 from harness.text.insn import I64
@@ -40,8 +40,7 @@ WANTED: dict[Kind, float | None] = {
 }
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True, dict=True):
     """One mutation.
 
     Attributes:
@@ -68,8 +67,7 @@ class Change:
         return apply(self.clean, self.edits)
 
 
-@dataclass(frozen=True, slots=True)
-class MutantClass:
+class MutantClass(Struct, frozen=True):
     """One way to spoil a program.
 
     Attributes:

@@ -13,10 +13,10 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct
 
 from harness.cache import cache_dir
 from harness.container.job import Limits, Mount, own
@@ -57,8 +57,7 @@ class Objtool(enum.StrEnum):
     UNSEEN = "unseen"
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What is known of one object.
 
     Attributes:
@@ -73,8 +72,7 @@ class Expected:
     rules: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """One object, what was expected, and what both said.
 
     Attributes:
@@ -97,9 +95,6 @@ class Judged:
         return found and bool(ours) == bool(rules) and bool(self.objtool) == noisy
 
 
-_EXPECTED = TypeAdapter(dict[str, Expected])
-
-
 def read_expected(directory: Path = OBJECTS) -> dict[str, Expected]:
     """Read what is known of the objects in ``directory``, by name.
 
@@ -111,8 +106,13 @@ def read_expected(directory: Path = OBJECTS) -> dict[str, Expected]:
         data = tomllib.loads(path.read_text())
         for entry in data.values():
             entry["conflict"] = entry.pop("class")
-        expected = _EXPECTED.validate_python(data)
-    except (ValidationError, tomllib.TOMLDecodeError, KeyError, AttributeError) as exc:
+        expected = msgspec.convert(data, dict[str, Expected])
+    except (
+        msgspec.ValidationError,
+        tomllib.TOMLDecodeError,
+        KeyError,
+        AttributeError,
+    ) as exc:
         raise FormatError(f"{path} is no table of objects: {exc}") from exc
     there = {source.stem for source in directory.glob("*.S")}
     if odd := sorted(there ^ expected.keys()):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from harness.corpus.mutant import Change, Kind, MutantClass
 from harness.corpus.rewrite import Rows

@@ -16,10 +16,11 @@ import shutil
 import tomllib
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.build.tree import Tree
 from harness.cache import cache_dir
@@ -49,8 +50,7 @@ class Heard(enum.StrEnum):
     NOISY = "noisy"
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """One replacement in one file; ``old`` must be there exactly once."""
 
     file: str
@@ -58,8 +58,7 @@ class Edit:
     new: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plant:
+class Plant(Struct, frozen=True):
     """One bug to plant.
 
     Attributes:
@@ -119,7 +118,6 @@ class Plant:
         ]
 
 
-_PLANT = TypeAdapter(Plant)
 _PLANTED = " + "
 
 
@@ -135,8 +133,8 @@ def read_plants(directory: Path = PLANTS) -> list[Plant]:
 def _read(path: Path) -> Plant:
     try:
         data = tomllib.loads(path.read_text())
-        return _PLANT.validate_python({"name": path.stem, **data})
-    except (ValidationError, tomllib.TOMLDecodeError) as exc:
+        return msgspec.convert({"name": path.stem, **data}, Plant)
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as exc:
         raise FormatError(
             f"{path} is not a plant: {exc}",
             hint="bug, reason, blame, objtool, rules and [[edit]] are all needed",

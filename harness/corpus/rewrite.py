@@ -7,9 +7,10 @@ milliseconds where its kernel took a second.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.file import Bytes
@@ -24,8 +25,7 @@ from harness.verify.columns import Columns
 _WINDOW = 64  # bytes behind a change in which the decoder finds its way again
 
 
-@dataclass(frozen=True, slots=True)
-class Poke:
+class Poke(Struct, frozen=True):
     """Other ``data`` at ``address``, within one section."""
 
     address: int
@@ -37,8 +37,7 @@ class Poke:
         return self.address + len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Other entries, (ip, six bytes) each, for rows [first, last) of the ORC table."""
 
     first: int

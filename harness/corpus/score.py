@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.corpus.classes import CLASSES, Zone
 from harness.corpus.measure import Outcome
@@ -13,8 +14,7 @@ from harness.corpus.mutant import WANTED, Kind
 from harness.errors import ExitCode
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(Struct, frozen=True):
     """What became of the mutants of one class in one zone.
 
     Attributes:
@@ -42,8 +42,7 @@ class Score:
         return self.wanted is None or self.recall >= self.wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """One run of the corpus's mutants.
 
     Attributes:

@@ -11,9 +11,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import kernel_build, network
 from harness.cache import cache_dir, locked, require_space
@@ -32,8 +34,7 @@ SPACE = 4 << 30
 RECORD = "version"
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """One kernel to be silent on; the fields are those of ``configs/kernels.toml``."""
 
     name: str
@@ -43,8 +44,7 @@ class Kernel:
     nightly: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """A kernel that is there.
 
     Attributes:

@@ -13,10 +13,10 @@ its size. Offsets are relative to the field's own address.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.program import Program, Section
 from harness.errors import FormatError
@@ -32,8 +32,7 @@ class AltFlag(enum.IntFlag):
     DIRECT_CALL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Alternatives:
+class Alternatives(Struct, frozen=True):
     """The entries as columns; those of one site are contiguous.
 
     Sites come in the order in which the table first names them, entries of a
@@ -113,8 +112,7 @@ _LAYOUTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Entries:
+class _Entries(Struct, frozen=True):
     address: npt.NDArray[np.uint64]
     replacement: npt.NDArray[np.uint64]
     cpuid: npt.NDArray[np.uint16]

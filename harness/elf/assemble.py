@@ -6,9 +6,9 @@ The inverse of :mod:`harness.elf.program`, as far as a part of a kernel needs it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.file import (
     EHDR,
@@ -24,8 +24,7 @@ from harness.elf.file import (
 SHT_PROGBITS, SHT_STRTAB = 1, 3
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A section: some bytes at an address."""
 
     name: str
@@ -35,8 +34,7 @@ class Piece:
     entsize: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True):
     """A symbol. ``piece`` counts pieces; -1 says that another object defines it."""
 
     name: str

@@ -5,9 +5,8 @@ Layout: Documentation/arch/x86/boot.rst (protocol 2.08 and later).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.compression import Compression, decompress, recognise
 from harness.elf.file import Bytes
@@ -17,8 +16,7 @@ SECTOR = 512
 PAYLOAD_PROTOCOL = 0x0208  # the first that tells where the payload is
 
 
-@dataclass(frozen=True, slots=True)
-class BzImage:
+class BzImage(Struct, frozen=True):
     """What a bzImage holds.
 
     Attributes:

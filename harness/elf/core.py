@@ -6,10 +6,9 @@ where its bytes were in physical memory and, if page tables were walked, in virt
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.file import EHDR, EM_X86_64, Bytes
 from harness.errors import FormatError
@@ -30,8 +29,7 @@ PHDR = np.dtype(
 _MANY = 0xFFFF  # PN_XNUM: the count is in the first section header
 
 
-@dataclass(frozen=True, slots=True)
-class Core:
+class Core(Struct, frozen=True):
     """A dump.
 
     Attributes:
@@ -44,7 +42,7 @@ class Core:
     """
 
     name: str
-    data: Bytes = field(repr=False)
+    data: Bytes
     offset: npt.NDArray[np.uint64]
     size: npt.NDArray[np.uint64]
     physical: npt.NDArray[np.uint64]

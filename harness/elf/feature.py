@@ -7,8 +7,9 @@ cpufeatures.h, or from the strings that /proc/cpuinfo prints, which the image ho
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from harness.errors import FormatError
 
@@ -42,8 +43,7 @@ _BUG = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(Struct, frozen=True):
     """The names of one kernel's feature and bug bits.
 
     Attributes:

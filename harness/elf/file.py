@@ -13,12 +13,12 @@ import bisect
 import contextlib
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.compression import decompress, recognise
 from harness.errors import FormatError
@@ -91,8 +91,7 @@ RELA = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ElfFile:
+class ElfFile(Struct, frozen=True):
     """A whole x86-64 ELF file.
 
     Attributes:

@@ -9,10 +9,10 @@ as in the ORC entries of the same object. A linked kernel has lost its hints.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.orc import OrcFormat, OrcTable, canonical_registers
 from harness.elf.program import Program
@@ -33,8 +33,7 @@ class HintType(enum.IntEnum):
     OTHER = 255
 
 
-@dataclass(frozen=True, slots=True)
-class UnwindHints:
+class UnwindHints(Struct, frozen=True):
     """The hints as columns, in the order of the section.
 
     Attributes:

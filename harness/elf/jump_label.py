@@ -7,10 +7,9 @@ struct jump_entry is {s32 code, s32 target, s64 key}, each from its own field, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites, table_bytes
@@ -20,8 +19,7 @@ _BRANCH = np.uint64(1)
 _ABSOLUTE = 24
 
 
-@dataclass(frozen=True, slots=True)
-class JumpLabels:
+class JumpLabels(Struct, frozen=True):
     """The entries as columns.
 
     Attributes:

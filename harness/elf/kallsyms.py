@@ -21,10 +21,10 @@ recognised by the ten digits in it, which each stand for themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.file import Bytes
 
@@ -35,8 +35,7 @@ _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _LONGEST = 512  # characters of a name, KSYM_NAME_LEN since 6.1
 
 
-@dataclass(frozen=True, slots=True)
-class Kallsyms:
+class Kallsyms(Struct, frozen=True):
     """The symbols as columns, in the order of the table, which is by address.
 
     Attributes:
@@ -66,8 +65,7 @@ def parse_kallsyms(data: Bytes, address: int) -> Kallsyms | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
+class _Tokens(Struct, frozen=True):
     start: int  # offset of token_table
     index: npt.NDArray[np.int64]  # [257], where each starts; the last is the end
     end: int  # offset behind token_index
@@ -123,8 +121,7 @@ def _marker_tables(
                 yield start + first * width, values[first : end + 1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
+class _Names(Struct, frozen=True):
     number: int  # offset of num_syms
     align: int  # of every table
     first: npt.NDArray[np.int64]  # offset of each symbol's first token

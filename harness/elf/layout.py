@@ -13,10 +13,10 @@ a linked kernel: a table is what holds no code and no symbol. What several of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.file import (
     RELA,
@@ -50,8 +50,7 @@ _SIZES = np.full(256, _UNKNOWN, dtype=np.uint8)
 _SIZES[list(_SIZE)] = list(_SIZE.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Where everything of an object is.
 
     Attributes:
@@ -192,8 +191,7 @@ def _symbol_addresses(
     return address
 
 
-@dataclass(frozen=True, slots=True)
-class _Relocations:
+class _Relocations(Struct, frozen=True):
     """All relocations that count: the section that each is in and patches."""
 
     source: npt.NDArray[np.int64]

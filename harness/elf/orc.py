@@ -17,10 +17,11 @@ but not the header, the table itself tells: see :func:`_sniff`.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.program import Program, Section
 from harness.errors import FormatError
@@ -69,8 +70,7 @@ class OrcType(enum.IntEnum):
 ILLEGAL = 15  # a register or type code that the format does not have
 
 
-@dataclass(frozen=True, slots=True)
-class OrcEntry:
+class OrcEntry(Struct, frozen=True):
     """One unwind state, its fields in the canonical numbering.
 
     ``sp_reg`` and ``bp_reg`` are OrcReg and ``type`` is OrcType, or ILLEGAL.
@@ -84,8 +84,7 @@ class OrcEntry:
     signal: bool
 
 
-@dataclass(frozen=True, slots=True)
-class OrcTable:
+class OrcTable(Struct, frozen=True):
     """The table as columns, in the order of the file; one row per entry.
 
     Attributes:
@@ -276,8 +275,7 @@ def meanings(
     return sp_reg, bp_reg, kind
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(Struct, frozen=True):
     """How one format packs the word: codes index ``registers`` and ``types``."""
 
     registers: tuple[int, ...]

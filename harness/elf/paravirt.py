@@ -8,10 +8,9 @@ be missing. Kernels up to 4.18 have a u16 clobbers in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.program import Program
 from harness.errors import FormatError
@@ -22,8 +21,7 @@ USED = 10  # bytes of an entry that matter
 _SITE = np.dtype([("instr", "<u8"), ("type", "u1"), ("length", "u1"), ("pad", "V6")])
 
 
-@dataclass(frozen=True, slots=True)
-class Parainstructions:
+class Parainstructions(Struct, frozen=True):
     """The sites as columns, in the order of the table.
 
     Attributes:

@@ -12,11 +12,12 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf import bzimage
 from harness.elf.file import (
@@ -53,8 +54,7 @@ _BANNER = re.compile(rb"Linux version ([\x21-\x7e]+) ")
 _VERMAGIC = re.compile(rb"(?:^|\x00)vermagic=([\x21-\x7e]+) ")
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """A section that is in memory, or one of objtool's annotations.
 
     Attributes:
@@ -74,7 +74,7 @@ class Section:
     index: int
     address: int
     size: int
-    data: Bytes = field(repr=False)
+    data: Bytes
     executable: bool
     alloc: bool
     entsize: int
@@ -86,8 +86,7 @@ class Section:
         return self.address + self.size
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Struct, frozen=True, dict=True):
     """A file's code and data at their addresses.
 
     Attributes:
@@ -107,9 +106,9 @@ class Program:
     name: str
     path: Path
     relocatable: bool
-    sections: tuple[Section, ...] = field(repr=False)
-    symbols: Symbols = field(repr=False)
-    externals: dict[int, str] = field(repr=False)
+    sections: tuple[Section, ...]
+    symbols: Symbols
+    externals: dict[int, str]
     release: str
     notes: tuple[str, ...]
     guessed: bool = False

@@ -10,10 +10,10 @@ arch/x86/tools/relocs.c.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.file import Bytes
 from harness.elf.program import KERNEL_MAP, Program, Section
@@ -22,8 +22,7 @@ from harness.errors import FormatError
 _U64 = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
-class Relocs:
+class Relocs(Struct, frozen=True):
     """The places that change.
 
     Attributes:

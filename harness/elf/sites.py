@@ -8,10 +8,10 @@ symbols that the linker script defines (include/asm-generic/vmlinux.lds.h).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.file import Bytes
 from harness.elf.program import Program
@@ -34,8 +34,7 @@ class SiteTable(enum.StrEnum):
     BUG_TABLE = "bug_table"
 
 
-@dataclass(frozen=True, slots=True)
-class Sites:
+class Sites(Struct, frozen=True):
     """One table as columns, in its own order.
 
     Attributes:
@@ -83,8 +82,7 @@ def table_bytes(program: Program, table: SiteTable) -> tuple[int, Bytes] | None:
     return _bytes(program, _SPECS[table])
 
 
-@dataclass(frozen=True, slots=True)
-class _Spec:
+class _Spec(Struct, frozen=True):
     section: str
     sizes: tuple[int, ...] = (4,)
     second: bool = False  # the field behind the address is an address too

@@ -10,10 +10,10 @@ to functions alone.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from harness.elf.kallsyms import Kallsyms, parse_kallsyms
 from harness.elf.orc import OrcReg, OrcType, parse_orc

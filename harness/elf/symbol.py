@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.file import (
     SHN_XINDEX,
@@ -30,8 +30,7 @@ _RANK_KIND = {STT_FUNC: 2, STT_OBJECT: 1}
 _RANK_BINDING = {STB_GLOBAL: 2, STB_WEAK: 1}
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(Struct, frozen=True):
     """Names that are read from the file's strings when somebody asks.
 
     Attributes:
@@ -91,8 +90,7 @@ class Names:
         return np.flatnonzero(called)
 
 
-@dataclass(frozen=True, slots=True)
-class RawSymbols:
+class RawSymbols(Struct, frozen=True):
     """The symbol tables as the file has them: relocations count in this order.
 
     Attributes:
@@ -128,8 +126,7 @@ class RawSymbols:
         return [row for row in self.first.values() if row < len(self.records)]
 
 
-@dataclass(frozen=True)
-class Symbols:
+class Symbols(Struct, frozen=True, dict=True):
     """Symbols sorted by address, then the larger and the better known first.
 
     Attributes:

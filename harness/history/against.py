@@ -9,7 +9,8 @@ stays new, until it is fixed, reviewed, or accepted with the run that has it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harness.errors import ExitCode
 from harness.finding import Finding

@@ -8,7 +8,8 @@ where it did not, the finding is unseen, which is no good news.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.finding import Finding
 from harness.result import RunResult, Stage, Status
@@ -18,8 +19,7 @@ VERDICTS = (Status.PASS, Status.FAIL)
 Place = tuple[Stage, str]  # stage and variant
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One finding of either run.
 
     Attributes:
@@ -33,8 +33,7 @@ class Change:
     variants: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+class Diff(Struct, frozen=True):
     """What became of all findings from run ``before`` to run ``after``."""
 
     before: str
@@ -65,8 +64,7 @@ def diff(before: RunResult, after: RunResult) -> Diff:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sighting:
+class _Sighting(Struct, frozen=True):
     finding: Finding
     excused: bool
     place: Place

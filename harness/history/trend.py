@@ -7,7 +7,8 @@ A stage without a verdict has none: it ended early, and its numbers would look l
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.history.diff import VERDICTS
 from harness.result import RunResult, Stage, Status
@@ -18,8 +19,7 @@ KNOWN = "known findings"
 COVERAGE = "coverage %"
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """The numbers of one stage of one run."""
 
     run_id: str
@@ -32,16 +32,14 @@ class Measured:
     known: int
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """One run's number."""
 
     run_id: str
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Trend:
+class Trend(Struct, frozen=True):
     """One number over the runs, in their order; those without it have no point."""
 
     variant: str

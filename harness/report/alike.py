@@ -8,13 +8,13 @@ which it is known or new: only people are told of all of them at once.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.finding import Finding
 
 
-@dataclass(frozen=True, slots=True)
-class Alike:
+class Alike(Struct, frozen=True):
     """The first of several findings, which is shown whole, and the others."""
 
     first: Finding

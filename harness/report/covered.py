@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,8 +13,7 @@ from harness.result import Kind, Stage, StageResult
 _SHOWN = 10  # sites in a terminal; the result has more
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """How many of a kind are reachable on a variant, and verified."""
 
     variant: str

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from msgspec import Struct
 
 from harness.finding import Finding
 from harness.history.diff import Diff
@@ -27,8 +27,7 @@ _WIDTH, _HEIGHT = 160, 32  # of a trend, in the units of its drawing
 _ARROW = "->"
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """One finding and where it was found; ``anchor`` is its place in the page."""
 
     finding: Finding
@@ -64,8 +63,7 @@ class Told:
             yield line, line.startswith(_ARROW)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """A bar: ``value`` is in words, ``percent`` is how long it is."""
 
     name: str

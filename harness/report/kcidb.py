@@ -12,7 +12,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harness.errors import UserError
 from harness.report import text

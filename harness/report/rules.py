@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.data import FINDINGS as DOCS
 from harness.errors import UserError
@@ -16,8 +17,7 @@ _ACTION = "What to do: "
 _SOURCE = "Source: "
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One rule.
 
     Attributes:

@@ -7,7 +7,8 @@ it is one state that the table declares for code of one function.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harness.finding import Finding
 from harness.result import Stage, StageResult

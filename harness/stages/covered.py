@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from harness.boot import initramfs
 from harness.boot.shadow.record import Record
@@ -25,8 +25,7 @@ from harness.verify.successor import Bools, defined
 from harness.verify.variant import Variants
 
 
-@dataclass(frozen=True, slots=True)
-class Covered:
+class Covered(Struct, frozen=True):
     """What was covered.
 
     Attributes:
@@ -91,8 +90,7 @@ def _imported(program: Program, modules: Iterable[Path]) -> U64:
     return np.array(sorted(found), np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Did:
+class _Did(Struct, frozen=True):
     """What control can do and what it did; ``places`` name it."""
 
     columns: Columns

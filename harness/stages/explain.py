@@ -6,8 +6,9 @@ import fnmatch
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import baseline, kernel_build, result
 from harness.elf.program import load
@@ -24,8 +25,7 @@ KEYS_SHOWN = 5
 _TOOLS = ("orc-harness", "capstone", "numpy")
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """What ``orc-harness explain`` prints.
 
     Attributes:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import OrcTable, parse_orc
 from harness.elf.program import Program, load
 
 
-@dataclass(frozen=True, slots=True)
-class Extract:
+class Extract(Struct, frozen=True):
     """What was found in one file.
 
     Attributes:
@@ -83,10 +82,10 @@ def _save(
     }
     for prefix, table in (("orc", orc), ("alternative", alternatives)):
         if table is not None:
-            for field in fields(table):
-                value = getattr(table, field.name)
+            for name in table.__struct_fields__:
+                value = getattr(table, name)
                 if isinstance(value, np.ndarray):
-                    columns[f"{prefix}.{field.name}"] = value
+                    columns[f"{prefix}.{name}"] = value
     for section in program.sections:
         if section.alloc and len(section.data):
             columns[f"data.{section.index}{section.name}"] = section.data

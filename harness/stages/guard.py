@@ -6,8 +6,9 @@ import errno
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from harness import baseline
 from harness.errors import ExitCode, HarnessError

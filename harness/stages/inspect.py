@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import kernel_build
 from harness.elf.feature import Features, image_features, parse_cpufeatures
@@ -23,8 +24,7 @@ _PLACE = re.compile(
 SIMILAR_SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """What ``orc-harness show`` prints.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness.elf.alternative import MAX_WORDS, parse_alternatives
 from harness.elf.feature import Features, image_features
@@ -25,8 +26,7 @@ LINKED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Patched:
+class Patched(Struct, frozen=True):
     """One kernel file as a platform runs it.
 
     Attributes:

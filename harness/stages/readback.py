@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from harness import kernel_build
 from harness.boot import boot

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.artifacts import Store
 from harness.boot.initramfs import Toolbox
@@ -12,8 +13,7 @@ from harness.container.image import Image
 from harness.container.job import Engine
 
 
-@dataclass(frozen=True, slots=True)
-class Shop:
+class Shop(Struct, frozen=True):
     """The engine, its images, the kernel source and the store.
 
     Attributes:

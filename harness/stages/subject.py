@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harness import kernel_build
 from harness.boot.boot import Kernel
@@ -16,8 +17,7 @@ from harness.elf.program import Program
 from harness.variant import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What the boot and compare stages work on.
 
     Attributes:

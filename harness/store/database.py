@@ -10,9 +10,9 @@ import contextlib
 import importlib.util
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from sqlalchemy import (
     URL,
     Connection,
@@ -48,8 +48,7 @@ _DRIVERS = {
 _NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(Struct, frozen=True):
     """One that is open and has our tables; ``name`` is its URL without a password."""
 
     engine: Engine

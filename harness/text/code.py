@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 CODE_BYTES = 16  # the longest x86 instruction has 15
 
@@ -23,8 +23,7 @@ _CELL = np.dtype((np.void, CODE_BYTES))
 _FEW = 16  # texts, of which each is asked apart
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(Struct, frozen=True):
     """The bytes of n instructions.
 
     Attributes:

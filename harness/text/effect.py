@@ -8,10 +8,10 @@ rest is read one by one, each encoding once.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.text.insn import I64, U8, U64, InsnKind, Insns
 from harness.text.operand import BP, SP, Encoding, parse_encoding
@@ -38,8 +38,7 @@ class Form(enum.IntEnum):
     NONE = 13  # neither is written, nor rbp stored in the frame
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(Struct, frozen=True):
     """The instructions that write %rsp or %rbp, or store %rbp in the frame.
 
     Attributes:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import capstone
 import numpy as np
 import numpy.typing as npt
 from capstone import x86_const as x86
+from msgspec import Struct
 
 from harness.errors import InfraError
 from harness.text.classify import Ids, classify, targets
@@ -98,8 +98,7 @@ def _engine() -> capstone.Cs:
         ) from exc
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(Struct, frozen=True):
     """What one call found; ``operand`` holds four characters of its operands."""
 
     offset: I64

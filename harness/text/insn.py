@@ -6,11 +6,11 @@ The kinds are what stack checks need to tell apart, not an instruction set.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.text import code
 from harness.text.code import Code
@@ -84,8 +84,7 @@ class Insn(NamedTuple):
         return self.address + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Acts:
+class Acts(Struct, frozen=True):
     """What an engine told of the instructions that write %rsp or %rbp, of all of them.
 
     Attributes:
@@ -99,8 +98,7 @@ class Acts:
     delta: I64
 
 
-@dataclass(frozen=True, slots=True)
-class Insns:
+class Insns(Struct, frozen=True):
     """Instructions in address order.
 
     Attributes:

@@ -9,10 +9,10 @@ instruction starts (function symbols), and at each gap.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.column import distinct
 from harness.text.insn import I64, U8, InsnKind
@@ -27,8 +27,7 @@ Bools = npt.NDArray[np.bool_]
 UNKNOWN = 0xFF  # a kind: what :func:`harness.text.length.measure` must be asked about
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
+class Sweep(Struct, frozen=True):
     """What a linear sweep over some code found, in order.
 
     Attributes:

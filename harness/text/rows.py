@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.text.code import code_of
 from harness.text.insn import U8, U64, Acts, Insns
@@ -16,8 +16,7 @@ from harness.text.insn import U8, U64, Acts, Insns
 _KINDS = (np.uint64, np.uint8, np.uint8, np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Instructions in address order: the columns of Insns, all but their bytes."""
 
     address: U64

@@ -7,9 +7,8 @@ of two loads and a count of bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.text.insn import I64, U64, Insns
 
@@ -18,8 +17,7 @@ _ONE = np.uint64(1)
 _CHUNK = 1 << 18  # rows at a time, so that memory is used again
 
 
-@dataclass(frozen=True, slots=True)
-class Starts:
+class Starts(Struct, frozen=True):
     """The bitmap; ``words`` u64[w] bits, ``before`` i64[w] rows, from ``base`` on."""
 
     base: int

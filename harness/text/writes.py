@@ -10,7 +10,7 @@ Source: Intel SDM volume 2, appendix A (opcode map).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from harness.text.operand import BP, SP, Encoding, parse_encoding
 
@@ -18,8 +18,7 @@ AX, CX, DX, BX, SI, DI = 0, 1, 2, 3, 6, 7
 EVERYTHING = 0xFFFF & ~(1 << SP | 1 << BP)
 
 
-@dataclass(frozen=True, slots=True)
-class Writes:
+class Writes(Struct, frozen=True):
     """What is overwritten.
 
     Attributes:

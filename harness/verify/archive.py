@@ -19,8 +19,9 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 import harness
 from harness.cache import CACHE_VARIABLE, cache_dir

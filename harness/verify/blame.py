@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.alternative import Alternatives
 from harness.elf.hint import HintType, UnwindHints, parse_hints
@@ -59,8 +59,7 @@ _WITHOUT_SIGNAL = (OrcFormat.V1A, OrcFormat.V1B)
 _LEAVES = (InsnKind.RET, InsnKind.JMP_INDIRECT, InsnKind.JMP)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """A kernel before and after its link, and where the one lies in the other.
 
     Attributes:

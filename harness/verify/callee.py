@@ -8,9 +8,10 @@ are read off the callee's own exits, never off its name.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.elf.orc import OrcReg, pack, unpack
 from harness.elf.program import Program
@@ -29,8 +30,7 @@ class Returns(enum.Enum):
     UNCLEAR = "unclear"
 
 
-@dataclass(frozen=True, slots=True)
-class Callee:
+class Callee(Struct, frozen=True):
     """How one function returns; ``state`` holds right after the call if MOVED."""
 
     returns: Returns
@@ -41,8 +41,7 @@ _BALANCED = Callee(Returns.BALANCED)
 TRACED = 4096  # instructions; what is longer is no entry code
 
 
-@dataclass(slots=True)
-class Callees:
+class Callees(Struct):
     """The functions of one program, judged when they are asked for."""
 
     program: Program

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.feature import Features
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=np.generic)
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(Struct, frozen=True, dict=True):
     """A program that carries ORC.
 
-    ``dataclasses.replace`` makes a mutant: what is derived is derived anew.
+    ``replace`` makes a mutant: what is derived is derived anew.
     ``offers``: modules are checked, too, and want to know about its exports.
     ``frames``: what its compiler told, where somebody wants that compared.
     ``kernel``: what the kernel of a module tells, where that is at hand.
@@ -108,8 +107,7 @@ class Columns:
         return patterns_of(self.program, self.alternatives, self.streams)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What one check of a program came to.
 
     Attributes:

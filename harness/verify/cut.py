@@ -8,10 +8,10 @@ outside of itself is external.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.assemble import Name, Piece
 from harness.elf.column import distinct
@@ -82,8 +82,7 @@ def comes_from(columns: Columns, kept: Sequence[Interval]) -> list[int]:
     return [int(address) for address in sources[~_inside(sources, whole)]]
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """The sections and symbols of a part."""
 
     pieces: tuple[Piece, ...]
@@ -211,8 +210,7 @@ def _fields(table: OrcTable, row: int) -> tuple[int, int, int]:
     return int(table.sp_offset[row]), int(table.bp_offset[row]), word
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(Struct, frozen=True):
     """Where a table's rows have fields that count from their own address.
 
     ``relative`` holds (offset, bytes) by entry size; a size that is not there has

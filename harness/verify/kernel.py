@@ -8,7 +8,7 @@ This module imports nothing that judges: what it holds is part of an archive's k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 # The fields of an operation of pv_ops (harness/text/patch/paravirt.py), by place.
 Operation = tuple[int, int, str, int, bytes, bool]
@@ -16,8 +16,7 @@ Operation = tuple[int, int, str, int, bytes, bool]
 Condition = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """What verdicts on modules take from their kernel; ``repr`` tells all of it.
 
     Attributes:

@@ -7,9 +7,9 @@ which something happens, and a column for each of its texts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.orc import describe
 from harness.text.insn import Insn, InsnKind
@@ -22,8 +22,7 @@ from harness.verify.variant import Variants
 from harness.verify.window import insn_text
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One instruction outside of any site.
 
     Attributes:
@@ -45,16 +44,14 @@ class Line:
     fits: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """One text of a site: its name and the platforms that run it."""
 
     label: str
     platforms: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """One instruction of a text; ``state`` is the true one, empty if never reached."""
 
     code: str
@@ -62,8 +59,7 @@ class Cell:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One byte of a site: the table's state, and each text's instruction if any."""
 
     offset: int
@@ -71,8 +67,7 @@ class Row:
     cells: tuple[Cell | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SiteListing:
+class SiteListing(Struct, frozen=True):
     """One alternative site; ``offset`` counts from the listing's start."""
 
     offset: int
@@ -82,8 +77,7 @@ class SiteListing:
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The code of [address, address + size) in order."""
 
     object: str

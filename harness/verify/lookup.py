@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.orc import OrcTable
 from harness.text.insn import I64, U64
 from harness.verify.transfer import UNDEFINED
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(Struct, frozen=True):
     """Entries in lookup order: ``ip`` u64[n] ascending, ``state`` i64[n]."""
 
     ip: U64

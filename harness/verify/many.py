@@ -12,9 +12,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import forerunner, memory
 from harness.elf.feature import Features
@@ -50,8 +52,7 @@ JUDGES = [
 Group = tuple[Path, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """All that the caller knows besides the file; verdicts depend on it.
 
     Attributes:

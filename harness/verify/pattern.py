@@ -8,10 +8,10 @@ calls through memory.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.alternative import Alternatives
 from harness.elf.program import Program
@@ -28,8 +28,7 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _POSITIONS = np.cumprod(np.full(256, 0xD6E8FEB86659FD93, np.uint64))  # all odd
 
 
-@dataclass(frozen=True, slots=True)
-class Patterns:
+class Patterns(Struct, frozen=True):
     """The patterns of all entries.
 
     Attributes:

@@ -13,9 +13,8 @@ device that is not there is reached.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.column import among, distinct
 from harness.elf.program import KERNEL_MAP, Program, Section
@@ -41,8 +40,7 @@ _INITCALLS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(Struct, frozen=True):
     """What control can come to.
 
     Attributes:

@@ -6,8 +6,10 @@ finding takes, the rows of every table that are about that code, and nothing els
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from harness.elf.assemble import Name, Piece, assemble
 from harness.elf.feature import Features
@@ -31,8 +33,7 @@ SCHEMA = "orc-harness-reproducer/1"
 RINGS = 8  # how far what made a frame, then callees of callees, are taken along
 
 
-@dataclass(frozen=True, slots=True)
-class CutSection:
+class CutSection(Struct, frozen=True):
     """A stretch of a section; ``data`` is in hexadecimal."""
 
     name: str
@@ -42,8 +43,7 @@ class CutSection:
     data: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reproducer:
+class Reproducer(Struct, frozen=True):
     """One finding and what it takes to find it again.
 
     Attributes:
@@ -137,9 +137,8 @@ def _shows(again: Finding, finding: Finding) -> bool:
 
 def dump(reproducer: Reproducer) -> bytes:
     """Return ``reproducer`` as indented JSON."""
-    from pydantic_core import to_json
-
-    return to_json(reproducer, indent=1, fallback=list) + b"\n"
+    written = msgspec.json.encode(reproducer, enc_hook=list)
+    return msgspec.json.format(written, indent=1) + b"\n"
 
 
 def load(path: Path) -> Reproducer:
@@ -148,10 +147,8 @@ def load(path: Path) -> Reproducer:
     Raises:
         FormatError: it is not JSON of this schema.
     """
-    from pydantic import TypeAdapter
-
     try:
-        reproducer = TypeAdapter(Reproducer).validate_json(path.read_bytes())
+        reproducer = msgspec.json.decode(path.read_bytes(), type=Reproducer)
     except (OSError, ValueError) as exc:
         raise FormatError(f"{path} is no reproducer of {SCHEMA}: {exc}") from exc
     if reproducer.schema != SCHEMA:

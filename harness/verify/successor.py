@@ -6,10 +6,9 @@ instruction permits two states at most; ``first`` is the one that objtool writes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.orc import OrcReg, OrcType
 from harness.text.effect import WORD, Effects, Form
@@ -34,8 +33,7 @@ def interrupted(states: I64) -> Bools:
     return np.asarray((kind == OrcType.REGS) | (kind == OrcType.REGS_PARTIAL))
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
+class _Fields(Struct, frozen=True):
     """The fields of packed states that the rules look at; offsets are signed."""
 
     sp_offset: I64

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harness.elf.orc import OrcEntry, OrcReg, OrcType, pack, unpack
 from harness.text.effect import WORD, Form, effect_of, stores_sp

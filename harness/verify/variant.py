@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.feature import Features
@@ -13,8 +13,7 @@ from harness.variant import Platform
 _EVERYWHERE = tuple(Platform)
 
 
-@dataclass(frozen=True, slots=True)
-class Variants:
+class Variants(Struct, frozen=True):
     """The streams of a program's sites as people name them."""
 
     alternatives: Alternatives

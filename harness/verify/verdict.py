@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.errors import HarnessError
 from harness.finding import Finding
@@ -13,16 +15,14 @@ from harness.verify.kernel import Kernel
 _SHOWN = 5  # names in a note
 
 
-@dataclass(frozen=True, slots=True)
-class Exports:
+class Exports(Struct, frozen=True):
     """What an object offers to others: all names, and functions that never return."""
 
     names: frozenset[str] = frozenset()
     silent: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Reliance:
+class Reliance(Struct, frozen=True):
     """An object relies on a function of another one: that it never returns.
 
     Attributes:
@@ -34,8 +34,7 @@ class Reliance:
     finding: Finding
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What the validation of one program came to.
 
     Attributes:
@@ -86,8 +85,7 @@ class Verdict:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """The verdict on some files of many, or the error that stands in its place.
 
     ``paths`` are several where small modules were validated as one program.

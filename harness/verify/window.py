@@ -6,9 +6,9 @@ One column per variant, the table's own column last, an arrow on the bad row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.orc import describe
 from harness.elf.program import Program
@@ -23,16 +23,14 @@ _OFFSET = 9
 _ORC = 26
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """One variant: its name and its instructions by offset in the site."""
 
     title: str
     insns: dict[int, Insn]
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """An instruction, or nothing, in so many columns; its text is made when read.
 
     ``target`` names the place where a direct branch goes.
@@ -56,8 +54,7 @@ def cell(program: Program, insn: Insn | None, width: int) -> Cell:
     return Cell(insn.code, insn.address, target, width)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A line of a window."""
 
     parts: tuple[str | Cell, ...]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 
 from harness.elf.alternative import MAX_WORDS
 from harness.elf.feature import Features

@@ -7,7 +7,9 @@ where a jump to itself is.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from harness.boot.gdb import frame
 from harness.boot.registers import Registers

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from harness.elf.feature import image_features
 from harness.elf.orc import OrcReg, OrcTable, OrcType

@@ -6,10 +6,10 @@ whose mitigations rewrite the most.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from harness.boot import boot
 from harness.boot.gdb import Gdb

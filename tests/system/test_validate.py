@@ -6,11 +6,11 @@ import functools
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from harness.elf.feature import image_features
 from harness.elf.orc import OrcTable

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harness.finding import Finding, Lines, Location, group_by_cause, number, settled
 

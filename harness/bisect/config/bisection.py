@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from harness.bisect.answer import Answer
 from harness.bisect.config.delta import Delta
@@ -23,8 +24,7 @@ class Without(enum.StrEnum):
     UNTESTABLE = "not tested: without them it does not build"
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigBisection:
+class ConfigBisection(Struct, frozen=True):
     """A finished search.
 
     Attributes:
@@ -59,7 +59,7 @@ class ConfigBisection:
     without: tuple[Sight, ...]
     reverse: Without
     sure: Sure = CERTAIN
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = 0.0
 
     @property
     def found(self) -> bool:

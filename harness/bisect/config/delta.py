@@ -7,15 +7,15 @@ drops what has no dependencies, and adds what is selected.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.kconfig import Setting
 
 _TRISTATE = ("n", "m", "y")
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """One symbol with two values; None where the configuration does not have it.
 
     A symbol that is not there is not ``n``: kconfig asks for the one and gives it its

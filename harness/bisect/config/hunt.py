@@ -8,7 +8,8 @@ in kept ones the search starts over.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.asking import Asking, answered
@@ -29,8 +30,7 @@ _WITHOUT = {
 }
 
 
-@dataclass(slots=True)
-class ConfigHunt:
+class ConfigHunt(Struct):
     """A search for options on its way; the ends of the question are resolved.
 
     Attributes:
@@ -39,8 +39,8 @@ class ConfigHunt:
 
     asking: Asking
     resolver: Resolver
-    _labels: dict[str, str] = field(default_factory=dict, init=False)
-    _known: dict[frozenset[str], str] = field(default_factory=dict, init=False)
+    _labels: dict[str, str] = field(default_factory=dict)
+    _known: dict[frozenset[str], str] = field(default_factory=dict)
 
     def run(self) -> ConfigBisection:
         """Hunt to the end.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.bisect.sight import ONCE, Looker, Sight, Wanted
 from harness.bisect.workbench import Item, Workbench
@@ -35,8 +37,7 @@ class Resolver(Looker, Protocol):
         ...
 
 
-@dataclass(slots=True)
-class ConfigProber:
+class ConfigProber(Struct):
     """Looks at configurations of one tree.
 
     Attributes:

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from harness.bisect import journal
 from harness.bisect.answer import Answer
@@ -28,8 +29,7 @@ from harness.result import Stage
 from harness.variant import Platform, Variant, from_config, variant
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigRequest:
+class ConfigRequest(Struct, frozen=True):
     """What is looked for, and how it is built.
 
     Attributes:

@@ -7,9 +7,9 @@ a site, or that its kernel may change it, explains nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.program import Program, Section
 from harness.finding import Finding
@@ -24,8 +24,7 @@ _APART = 8  # bytes between two runs that are told apart
 _SHOWN = 16  # bytes of a run in its evidence
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Bytes that are not as predicted, one behind the other or nearly so.
 
     Attributes:
@@ -48,8 +47,7 @@ class Run:
         return sum(a != b for a, b in zip(self.expected, self.seen, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """What reading a kernel's text back came to.
 
     Attributes:

@@ -7,10 +7,10 @@ gdbstub's packets.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 from harness.boot.gdb import Gdb
 from harness.boot.machine import Machine

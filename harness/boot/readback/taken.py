@@ -8,9 +8,10 @@ from there is shown to work, and put back.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot.readback.memory import Memory, read_image
 from harness.elf.program import Program, Section
@@ -18,8 +19,7 @@ from harness.elf.program import Program, Section
 WRONG_BY = 0xFF  # every bit of the byte
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Struct, frozen=True):
     """What was read of a stopped kernel.
 
     Attributes:
@@ -30,10 +30,10 @@ class Taken:
         mended: the byte was as before, afterwards.
     """
 
-    linked: Program = field(repr=False)
-    image: Program = field(repr=False)
+    linked: Program
+    image: Program
     changed: int
-    control: Section = field(repr=False)
+    control: Section
     mended: bool
 
     @property

@@ -8,7 +8,9 @@ be the one thing more that is not as predicted.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot.readback.difference import Difference, difference, findings
 from harness.boot.readback.taken import Taken
@@ -21,8 +23,7 @@ from harness.text.patch.predict import Prediction, predict
 from harness.text.patch.said import said_by
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The verdict on one kernel's text.
 
     Attributes:

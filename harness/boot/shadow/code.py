@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from harness.boot.shadow.record import ModuleRows
 from harness.elf.orc import OrcTable, parse_orc
@@ -15,8 +15,7 @@ from harness.errors import InfraError
 from harness.finding import Location
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(Struct, frozen=True):
     """A module where it was loaded: ``rows`` are those of ``table``, in its order."""
 
     program: Program
@@ -35,8 +34,7 @@ class Module:
         return address if section and address < section.end else None
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(Struct, frozen=True):
     """The kernel, with its sorted table, and the modules that had one."""
 
     program: Program

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot.shadow.code import Code
 from harness.boot.shadow.record import Mismatch, Record
@@ -22,8 +23,7 @@ _MESSAGES = {
 PLACES_SHOWN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """How often each entry of the sorted table was executed, and found true.
 
     Attributes:

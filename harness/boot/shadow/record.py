@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.errors import InfraError
 from harness.text.code import CODE_BYTES
@@ -22,8 +22,7 @@ _MODULE = np.dtype([("name", "S56"), ("first_row", "<u8"), ("count", "<u8")])
 _FIELDS = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(Struct, frozen=True):
     """An instruction whose claim was false; its context is that of the first time.
 
     Attributes:
@@ -51,8 +50,7 @@ class Mismatch:
     caller: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleRows:
+class ModuleRows(Struct, frozen=True):
     """Where a module's table was.
 
     Attributes:
@@ -65,8 +63,7 @@ class ModuleRows:
     ip: npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One boot, instruction by instruction, as columns.
 
     Where the kernel patched itself there are several at one address.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.boot import boot
 from harness.boot.boot import Kernel
@@ -27,8 +28,7 @@ _WIDE = "orc.wide=1 vsyscall=emulate"
 LEAST_VERIFIED = 10_000_000  # a boot of the small kernel has 200 million
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """One boot under the plugin.
 
     Attributes:
@@ -45,8 +45,7 @@ class Checked:
     cut: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowResult:
+class ShadowResult(Struct, frozen=True):
     """What a boot under the plugin says of the kernel.
 
     Attributes:

@@ -7,10 +7,9 @@ is there from the start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.boot.shadow.record import Record
 from harness.elf.alternative import Alternatives, AltFlag
@@ -22,8 +21,7 @@ _CALL = 0xE8
 _Codes = dict[int, set[bytes]]  # address -> instructions that a text may have there
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(Struct, frozen=True):
     """Which streams were executed.
 
     Attributes:

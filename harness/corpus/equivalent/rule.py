@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.corpus.equivalent import code, site, table
 from harness.corpus.equivalent.clean import Clean
 from harness.corpus.mutant import Change, Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One proof.
 
     Attributes:

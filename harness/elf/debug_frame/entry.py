@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.debug_frame.opcode import Op
 from harness.elf.debug_frame.rows import I64, NO_REGISTER, SAME, U64
@@ -16,8 +16,7 @@ from harness.errors import FormatError
 CIE_ID = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Cie:
+class Cie(Struct, frozen=True):
     """What the functions of one object share: alignments, and the rules at entry."""
 
     code_align: int
@@ -27,8 +26,7 @@ class Cie:
     rbp: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fdes:
+class Fdes(Struct, frozen=True):
     """One function per row: its code, and the program that tells of its frame."""
 
     start: U64

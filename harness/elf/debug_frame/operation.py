@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.debug_frame.entry import Fdes
 from harness.elf.debug_frame.opcode import BLOCK, FIXED_SIZE, KNOWN, LEB_COUNT
@@ -13,8 +12,7 @@ from harness.elf.file import Bytes
 from harness.errors import FormatError
 
 
-@dataclass(frozen=True, slots=True)
-class Ops:
+class Ops(Struct, frozen=True):
     """Instructions in the order of FDEs and of each program."""
 
     fde: I64

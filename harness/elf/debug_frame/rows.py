@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -16,8 +15,7 @@ SAME = 1  # %rbp is unchanged; any other rule value is an offset from the CFA
 UNTOLD = 2  # %rbp is told by an expression or by another register
 
 
-@dataclass(frozen=True, slots=True)
-class FrameRows:
+class FrameRows(Struct, frozen=True):
     """Rows by address; each holds up to the next one.
 
     Attributes:

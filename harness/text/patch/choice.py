@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 from harness.elf.alternative import MAX_WORDS, Alternatives, AltFlag
 from harness.text.insn import I64
@@ -39,8 +39,7 @@ def decided(platform: Platform) -> dict[int, bool]:
     return bits
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What decides between texts: a platform and a CPU.
 
     Attributes:
@@ -73,8 +72,7 @@ def chosen(alternatives: Alternatives, machine: Machine) -> I64:
     return last
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(Struct, frozen=True):
     """Which texts of a site can run on a platform: ORIGINAL, and entries from 0 on.
 
     Attributes:

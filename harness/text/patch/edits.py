@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.program import Program, Section
 from harness.text.insn import I64, U8, U64
@@ -35,8 +36,7 @@ class Step(enum.StrEnum):
     STATIC_TRAMP = "static call trampoline"
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
+class Edits(Struct, frozen=True):
     """What a step writes, in the order in which it does.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.text.insn import Insn, InsnKind
 from harness.text.patch.kind import Era, NopTable
@@ -32,8 +33,7 @@ _LEGACY = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _JMP32 = 0xE9
 
 
-@dataclass(frozen=True, slots=True)
-class Padding:
+class Padding(Struct, frozen=True):
     """What the kernel knows of a text's padding.
 
     Attributes:

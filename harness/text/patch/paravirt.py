@@ -20,9 +20,10 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.paravirt import Parainstructions
 from harness.elf.program import Program
@@ -84,8 +85,7 @@ class Action(enum.IntEnum):
     INLINE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """One operation: a pointer of pv_ops.
 
     Attributes:
@@ -105,8 +105,7 @@ class Operation:
     vsmp_calls: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Paravirt:
+class Paravirt(Struct, frozen=True):
     """The sites of a program with their operations.
 
     Attributes:

@@ -8,9 +8,9 @@ by what it holds now. A step that a kernel has not leaves nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.program import Program, Section
 from harness.text.insn import I64
@@ -74,8 +74,7 @@ def steps_of(program: Program) -> tuple[Stepping, ...]:
     return (*_FIRST, alternatives, call_thunks, *_LAST)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Struct, frozen=True):
     """A kernel's text as one machine has it.
 
     Attributes:

@@ -8,10 +8,9 @@ and the features among them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.alternative import MAX_WORDS
 from harness.elf.feature import Features
@@ -38,8 +37,7 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """What one machine says.
 
     Attributes:

@@ -7,10 +7,11 @@ are as linked here; :meth:`Streams.written` gives them as the kernel writes them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.program import Program
@@ -27,8 +28,7 @@ _NOP = 0x90
 _NEAR = 5  # bytes of CALL and JMP with a 32-bit target
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Struct, frozen=True):
     """The streams of all sites, decoded, before NOPs are merged.
 
     Attributes:

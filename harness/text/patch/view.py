@@ -8,10 +8,11 @@ kernel has changed by then. It is written as the image has it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.paravirt import parse_parainstructions
@@ -31,8 +32,7 @@ _CALL = 5
 _GUARD = 16
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """A patched program.
 
     Attributes:
@@ -54,8 +54,7 @@ class View:
     guessed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Patcher:
+class Patcher(Struct, frozen=True):
     """What a program's texts are made of, on any machine.
 
     ``table`` are the NOPs of the CPU's vendor, for kernels up to 5.12.

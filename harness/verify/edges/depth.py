@@ -8,9 +8,8 @@ is known of one block tells what its successors start with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.orc import OrcReg
 from harness.text.effect import Effects, Form
@@ -24,8 +23,7 @@ _SETS = (Form.MOV_SP_BP, Form.LEA_SP_BP, Form.MOV_BP_SP)
 _LOSES = (Form.SET_SP, Form.POP_SP, Form.UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrows:
+class _Arrows(Struct, frozen=True):
     """Ways from block to block, by source.
 
     What arrives is ``value``, added to what the source block starts with unless it
@@ -39,8 +37,7 @@ class _Arrows:
     lost: Bools
 
 
-@dataclass(frozen=True, slots=True)
-class Depths:
+class Depths(Struct, frozen=True):
     """What is known of %rsp where the table counts from a frame at %rbp.
 
     ``start`` i64[b] are the rows at which blocks start, ``depth`` i64[b] is what each
@@ -95,8 +92,7 @@ def unsure_pops(scope: Scope, effects: Effects, depths: Depths) -> I64:
     return np.asarray(pops[~known | (depth != 0)])
 
 
-@dataclass(frozen=True, slots=True)
-class _Changes:
+class _Changes(Struct, frozen=True):
     """Rows that move %rsp, ascending, with running totals in front of each.
 
     ``total`` i64[k+1] sums the moves; ``last`` i64[k+1] is the place of the latest

@@ -7,10 +7,10 @@ every edge. What kinds there are says what must hold at both ends.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.text.insn import I64, U8, U64
 
@@ -35,8 +35,7 @@ class EdgeKind(enum.IntEnum):
     RETPOLINE = 12  # an indirect jump by a thunk, as for RETURN
 
 
-@dataclass(frozen=True, slots=True)
-class Edges:
+class Edges(Struct, frozen=True):
     """Edges as columns, in any order.
 
     Attributes:

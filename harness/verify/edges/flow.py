@@ -7,9 +7,9 @@ of a function that jumps lead to. The rest is followed through its functions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.column import among, distinct
 from harness.text.insn import I64, InsnKind
@@ -42,8 +42,7 @@ from harness.verify.successor import Bools, defined
 from harness.verify.verdict import Exports, Reliance
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """All edges of a program, as far as single instructions tell.
 
     Attributes:

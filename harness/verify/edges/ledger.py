@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from harness.text.insn import I64, U64
 from harness.verify.edges.edge import EdgeKind, Edges, edges, join
 from harness.verify.successor import Bools
 
 
-@dataclass(slots=True)
-class Ledger:
+class Ledger(Struct):
     """Collects edges as the rules make them.
 
     Attributes:

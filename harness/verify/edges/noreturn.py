@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.column import among
 from harness.elf.export import parse_exports
@@ -27,8 +27,7 @@ from harness.verify.verdict import Exports
 EXPLORED = 50_000  # instructions of one function and what it jumps to
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
+class Ways(Struct, frozen=True):
     """Where control may go from a row, other than what its instruction tells.
 
     A switch, a static key, an exception, a warning, the end of an alternative site.
@@ -66,8 +65,7 @@ _TURN = re.compile(
 )
 
 
-@dataclass(slots=True)
-class Noreturn:
+class Noreturn(Struct):
     """The proof for one program.
 
     Attributes:

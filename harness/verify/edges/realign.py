@@ -23,9 +23,8 @@ Source: tools/objtool/check.c (6.12), update_cfi_state(), ``drap``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.column import among
 from harness.elf.orc import OrcReg, OrcType
@@ -55,8 +54,7 @@ _WIDEST = 64  # bytes that one instruction stores
 _STORES = (Form.STORE, Form.SWAP_MEMORY, Form.WIPE, Form.POP_OTHER)
 
 
-@dataclass(frozen=True, slots=True)
-class Realigned:
+class Realigned(Struct, frozen=True):
     """What came of it.
 
     Attributes:
@@ -123,8 +121,7 @@ def _is_kept(states: I64) -> Bools:
     return np.asarray(kept & (states >> 40 & 15 == OrcType.CALL))
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(Struct, frozen=True):
     """The fields of a packed state, offsets signed."""
 
     base: int

@@ -6,9 +6,8 @@ the continuation of those who jump there, so it is lent theirs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.column import among, distinct
 from harness.text.insn import I64, U64, InsnKind, Insns
@@ -21,8 +20,7 @@ _JUMPS = np.isin(np.arange(256), (InsnKind.JMP, InsnKind.JCC))
 _ENDS = [kind for kind in InsnKind if not kind.falls_through]
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """One program's instructions as the rules for edges see them.
 
     Attributes:

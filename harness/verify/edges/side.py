@@ -5,9 +5,8 @@ Exceptions, static keys and calls, warnings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.bug import parse_warnings
 from harness.elf.program import Program
@@ -21,8 +20,7 @@ from harness.verify.transfer import ENTRY
 TAIL_CALL = np.uint64(1)  # STATIC_CALL_SITE_TAIL, in the key's low bits
 
 
-@dataclass(frozen=True, slots=True)
-class Sides:
+class Sides(Struct, frozen=True):
     """The side tables of a program, None where it has none.
 
     Attributes:

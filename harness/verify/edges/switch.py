@@ -8,9 +8,9 @@ length: it ends where an entry is no place within the function.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.column import distinct
 from harness.elf.file import Bytes
@@ -29,8 +29,7 @@ _HALF_SCALE = 2
 _ADD_TO_RM, _ADD_TO_REG = 0x01, 0x03
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """Where a table begins, and what an entry is.
 
     Attributes:
@@ -53,8 +52,7 @@ class Table:
         return np.asarray(far + np.uint64(self.address))
 
 
-@dataclass(frozen=True, slots=True)
-class Switches:
+class Switches(Struct, frozen=True):
     """The tables found.
 
     Attributes:

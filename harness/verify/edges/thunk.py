@@ -8,9 +8,8 @@ there .retpoline_sites tells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
+from msgspec import Struct, field
 
 from harness.elf.column import among, distinct
 from harness.elf.program import Program
@@ -23,8 +22,7 @@ FOLLOWED = 12  # instructions; a thunk is shorter
 _PLAIN = (InsnKind.NOP, InsnKind.ENDBR, InsnKind.OTHER)
 
 
-@dataclass(slots=True)
-class Thunks:
+class Thunks(Struct):
     """The thunks of one program, told when they are asked for.
 
     Attributes:

@@ -13,10 +13,10 @@ Others are those of the same object and of its kernel, never of another module.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.column import among, distinct
@@ -66,8 +66,7 @@ _NEEDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Doubt:
+class _Doubt(Struct, frozen=True):
     entry: int
     message: str
     expected: str

@@ -10,10 +10,10 @@ that leads there, and what that instruction does tells who is right.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.debug_frame import RBP, RSP, SAME, UNTOLD, FrameRows
 from harness.elf.orc import SIGNAL, OrcReg, OrcType, describe
@@ -96,8 +96,7 @@ def _packed(rows: FrameRows) -> tuple[I64, npt.NDArray[np.bool_]]:
     return packed | int(OrcType.CALL) << 40, told
 
 
-@dataclass(frozen=True, slots=True)
-class _Judge:
+class _Judge(Struct, frozen=True):
     columns: Columns
     claims: I64
     differs: npt.NDArray[np.bool_]

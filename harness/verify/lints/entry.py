@@ -8,9 +8,9 @@ registers are the interrupted context's, so that only %rsp leads there.
 from __future__ import annotations
 
 import enum
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from harness.elf.column import among, distinct
 from harness.elf.orc import SIGNAL, OrcReg, OrcType, describe

@@ -9,9 +9,9 @@ and patching destroys it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.alternative import Alternatives, AltFlag
 from harness.elf.column import distinct
@@ -30,8 +30,7 @@ _WITNESSES = 20  # entries that must agree to make another one wrong
 _CALL_MEMORY = 6  # bytes of call *disp32(%rip)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wrong:
+class _Wrong(Struct, frozen=True):
     site: int
     message: str
 

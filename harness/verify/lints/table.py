@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from harness.elf.column import among
 from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType, describe

@@ -17,13 +17,13 @@ return address minus one, which is where the unwinder looks: :func:`wrong_return
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.text.insn import InsnKind
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One instruction of a stream: its place in the site and its unwind state.
 
     ``cfi`` is None where control never comes.
@@ -35,8 +35,7 @@ class Row:
     kind: InsnKind = InsnKind.OTHER
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Struct, frozen=True):
     """One text of a site, without its padding.
 
     ``rows`` are contiguous from offset 0; ``after`` is the state behind the last.
@@ -46,8 +45,7 @@ class Stream:
     after: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(Struct, frozen=True):
     """What a design makes of a site.
 
     Attributes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.elf.orc import describe, unpack
 from harness.elf.program import Program
@@ -17,8 +18,7 @@ from harness.verify.transfer import is_defined
 from harness.verify.window import Column, draw
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """One text of a site, walked.
 
     Attributes:

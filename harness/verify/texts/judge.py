@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.orc import OrcType, pack, unpack
 from harness.text.insn import InsnKind
@@ -37,8 +39,7 @@ class Rule(enum.StrEnum):
     UNPATCHED = "alternative/unpatched"
 
 
-@dataclass(frozen=True, slots=True)
-class Defect:
+class Defect(Struct, frozen=True):
     """One wrong thing at a site.
 
     ``stream`` and ``other`` count the site's streams from 0 (``other`` is -1 where
@@ -55,8 +56,7 @@ class Defect:
     callee: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(Struct, frozen=True):
     """The walks through a site, one for each stream.
 
     ``merged`` are as executed after patching, ``linked`` with the NOPs of the file;

@@ -10,10 +10,11 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.paravirt import parse_parainstructions
 from harness.finding import Finding
@@ -70,8 +71,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Defective:
+class _Defective(Struct, frozen=True):
     """A site with its texts, and the first thing wrong with the last of them."""
 
     site: Site
@@ -79,8 +79,7 @@ class _Defective:
     defect: Defect
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(Struct, frozen=True):
     columns: Columns
     sites: Paravirt
     table: I64  # [site, byte], one byte behind the longest site

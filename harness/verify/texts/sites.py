@@ -7,10 +7,11 @@ by array operations; the others are walked one by one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.alternative import Alternatives
 from harness.elf.column import among, distinct
@@ -44,8 +45,7 @@ QUIET = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(Struct, frozen=True):
     program: Program
     alternatives: Alternatives
     streams: Streams

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import describe
@@ -79,8 +80,7 @@ def check_views(columns: Columns) -> Part:
     return Part(tuple(_exits(columns, alternatives, streams)), counts, notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Exits:
+class _Exits(Struct, frozen=True):
     """Branches out of texts: row of the streams' instructions, stream, target."""
 
     row: I64

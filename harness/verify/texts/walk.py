@@ -7,7 +7,8 @@ comes out is the true state at each instruction that can be reached.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harness.text.effect import WORD
 from harness.text.insn import Insn, InsnKind
@@ -18,8 +19,7 @@ _PUSH = Insn(0, 1, InsnKind.PUSH, 0, b"\x50")
 _CALLS = (InsnKind.CALL, InsnKind.CALL_INDIRECT)
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(Struct, frozen=True):
     """A site: where it is, how long, and what the table says for its bytes.
 
     ``table`` has length + 1 states: the last one is for the byte behind it.
@@ -30,8 +30,7 @@ class Site:
     table: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """What the walk through one text found; offsets count from the site's start.
 
     Attributes:
@@ -55,8 +54,7 @@ class Walk:
     jumps: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(Struct, frozen=True):
     offset: int
     state: int | None  # None: the text does not tell
     depth: int | None

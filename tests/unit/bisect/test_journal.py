@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.journal import Distrusted, Sought, Told, begin, resume

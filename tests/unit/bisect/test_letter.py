@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from harness.bisect.answer import Answer, Outcome
 from harness.bisect.bisection import Bisection, Revert

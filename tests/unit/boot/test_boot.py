@@ -6,11 +6,12 @@ import contextlib
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from harness.artifacts import Artifacts, Manifest
 from harness.boot import kaslr, machine, vsmp_device

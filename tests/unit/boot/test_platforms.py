@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from harness.boot import kvm_probe, nested
 from harness.boot.initramfs import Toolbox

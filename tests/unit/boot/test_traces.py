@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
 from harness.boot.backtrace import Backtrace, Entry, parse_stack
 from harness.boot.callers import Leads, find_callers

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from harness.corpus.classes import Zone
 from harness.corpus.measure import Outcome, Wanted

@@ -6,12 +6,12 @@ import hashlib
 import io
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
+from msgspec.structs import replace
 
 from harness.container.job import Exit, Mount
 from harness.corpus import catalog, mirror_guest, shipped

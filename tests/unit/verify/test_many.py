@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from harness.elf.feature import Features
 from harness.errors import FormatError

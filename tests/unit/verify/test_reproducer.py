@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from harness.elf.feature import image_features
 from harness.elf.orc import OrcEntry, OrcReg, OrcType

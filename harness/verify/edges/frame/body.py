@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from harness.elf.column import distinct
 from harness.elf.symbol import STT_FUNC, STT_NOTYPE
@@ -26,8 +26,7 @@ from harness.verify.transfer import ENTRY, is_defined
 _PUSH_WORD = 0x68  # push $n, four bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """Lists count from row ``first`` of the program's instructions.
 
     Attributes:
@@ -64,8 +63,7 @@ class Body:
     restored: int
 
 
-@dataclass(frozen=True)
-class Bodies:
+class Bodies(Struct, frozen=True, dict=True):
     """The bodies of one program, made when they are asked for."""
 
     scope: Scope

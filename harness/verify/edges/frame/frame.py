@@ -7,7 +7,8 @@ slots that we know, and slots of different bases are different memory.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harness.text.operand import SP
 from harness.verify.edges.frame.value import base_of, distance, fresh
@@ -24,8 +25,7 @@ class Anchor(enum.IntEnum):
     IRET = 2  # the five words that an interrupt or its likeness pushed
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(Struct):
     """Registers and slots.
 
     Attributes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harness.text.insn import InsnKind
 from harness.text.operand import SP, Encoding, parse_encoding
@@ -40,8 +41,7 @@ class Form(enum.IntEnum):
     FLOW = 16  # control may go elsewhere
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """Attributes:
     form: what is done.
     lost: mask of the registers that lose their values, before the form's own.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from harness.elf.column import distinct
 from harness.elf.hint import parse_hints
@@ -45,8 +45,7 @@ class Verdict(enum.IntEnum):
     ASSUMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """What became of the doubtful edges.
 
     Attributes:

@@ -7,9 +7,8 @@ on which registers are overwritten.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from harness.text.insn import Insn, InsnKind
 from harness.text.operand import BP, SP
@@ -21,8 +20,7 @@ _STACK = 1 << SP | 1 << BP
 _PLAIN = (Form.QUIET, Form.WIPE, Form.MOVE, Form.LOAD, Form.STORE, Form.LEA)
 
 
-@dataclass(frozen=True, slots=True)
-class SiteRows:
+class SiteRows(Struct, frozen=True):
     """Site ``number`` of the program, from ``row`` to before ``behind``."""
 
     number: int
@@ -30,8 +28,7 @@ class SiteRows:
     behind: int
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(Struct, frozen=True):
     """The replacements of a site that leave the stack alone, taken together.
 
     Attributes:

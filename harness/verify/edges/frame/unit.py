@@ -9,7 +9,8 @@ taken, and counted (:class:`Assumption`).
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harness.text.insn import InsnKind
 from harness.text.operand import SP
@@ -46,8 +47,7 @@ _RESULT = 1  # %rax
 _PLAIN = frozenset((int(InsnKind.OTHER), int(InsnKind.NOP)))  # a preamble's
 
 
-@dataclass(frozen=True, slots=True)
-class Routes:
+class Routes(Struct, frozen=True):
     """What is known of the ways of control, beside what instructions tell.
 
     Attributes:
@@ -63,8 +63,7 @@ class Routes:
     tables: Set[int] = frozenset()
 
 
-@dataclass(slots=True)
-class Walker:
+class Walker(Struct):
     """Executes units of one program and keeps what it finds."""
 
     bodies: Bodies

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from harness.verify.edges.frame.assume import Assumption
 from harness.verify.edges.frame.claim import Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A claim that does not hold.
 
     Attributes:
@@ -28,8 +27,7 @@ class Refusal:
     actual: str
 
 
-@dataclass(slots=True)
-class Walked:
+class Walked(Struct):
     """What all walks came to; rows everywhere.
 
     Attributes:

@@ -6,10 +6,9 @@ keys lead to is tagged with the object that they are in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from harness.elf.column import distinct
 from harness.elf.program import Program
@@ -42,8 +41,7 @@ TO_BRANCHES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
+class Objects(Struct, frozen=True):
     """The objects of a program by number; if it is only one, nothing is tagged.
 
     Attributes:
@@ -89,8 +87,7 @@ def objects_of(program: Program) -> Objects:
     return Objects(program, numbers << _TAG)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """One table: ``row`` has the instruction at each address, -1 if none is right."""
 
     table: SiteTable
@@ -99,8 +96,7 @@ class Listed:
     row: I64
 
 
-@dataclass(frozen=True, slots=True)
-class Branches:
+class Branches(Struct, frozen=True):
     """The direct branches, by address; targets are tagged."""
 
     address: U64
@@ -116,8 +112,7 @@ class Branches:
         return np.where(self.address[at] == addresses, at, -1)
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(Struct, frozen=True):
     """The code as all lists are compared with it.
 
     Attributes:

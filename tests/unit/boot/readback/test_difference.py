@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from harness.boot.readback.difference import Difference, difference, findings
 from harness.elf.program import Program

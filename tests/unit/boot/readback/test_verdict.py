@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from harness.boot.readback.taken import Taken, take
 from harness.boot.readback.verdict import judge

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from harness.boot.shadow import judge
 from harness.boot.shadow.code import Code, code_of

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from harness.elf.feature import Features
 from harness.elf.orc import OrcEntry, OrcFormat, OrcReg, OrcType

@@ -1,29 +1,55 @@
-"""Console: progress on stderr, results on stdout."""
+"""Console: progress on stderr, results on stdout.
+
+What draws them takes as long to import as a quarter of a small kernel to validate: that
+is done when the first line is printed, while others validate.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
-
-from rich.console import Console
+from typing import TYPE_CHECKING, cast
 
 from harness import progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 PIPE_COLUMNS = 100
 
-OUT = Console(
-    soft_wrap=True,
-    highlight=False,
-    width=None if sys.stdout.isatty() else PIPE_COLUMNS,
+# Variables by which people make it a terminal for rich that is none.
+_FORCED = {"FORCE_COLOR", "TTY_COMPATIBLE"}
+
+
+class _Late:
+    """A console that is made when somebody asks something of it."""
+
+    def __init__(self, *, stderr: bool, width: int | None = None) -> None:
+        self._stderr, self._width = stderr, width
+
+    @functools.cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(
+            stderr=self._stderr, width=self._width, soft_wrap=True, highlight=False
+        )
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._console, name)
+
+
+OUT = cast(
+    "Console",
+    _Late(stderr=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS),
 )
-ERR = Console(stderr=True, soft_wrap=True, highlight=False)
+ERR = cast("Console", _Late(stderr=True))
 
 Board = Callable[[str], progress.Progress]
 
@@ -37,7 +63,7 @@ def board() -> Iterator[Board]:
     A terminal gets bars; a log gets a line when the step changes and every
     ten seconds.
     """
-    if not ERR.is_terminal:
+    if not _terminal():
         yield _plain_board()
         return
     # bars are for terminals: nobody else waits for the import
@@ -62,6 +88,11 @@ def board() -> Iterator[Board]:
             return _LiveLine(live, live.add_task("", name=name, total=None))
 
         yield open_line
+
+
+def _terminal() -> bool:
+    forced = sys.stderr.isatty() or not _FORCED.isdisjoint(os.environ)
+    return forced and ERR.is_terminal
 
 
 class _LiveLine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import Counter
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import typer
 from harness import kernel_build
 from harness.cli import options, saved
 from harness.cli.console import board
-from harness.cli.outcome import conclude
+from harness.progress import Progress
 from harness.result import Stage, StageResult, run_result
 from harness.stages import validate
 from harness.stages.guard import guard, skipped
@@ -68,7 +69,7 @@ def command(
                     build,
                     name,
                     workers,
-                    lines(name),
+                    _ready(lines(name)),
                     known_in=known or (),
                     archived=not no_cache,
                     dwarf=dwarf,
@@ -85,8 +86,20 @@ def command(
             ],
             started=started,
         )
+    from harness.cli.outcome import conclude
+
     judged = conclude(result, output, base=base, store=store)
     raise typer.Exit(judged.exit_code)
+
+
+def _ready(line: Progress) -> Progress:
+    """Return ``line``, which imports what prints the result: by then others work."""
+
+    def told(what: str, done: int = 0, total: int | None = None) -> None:
+        line(what, done, total)
+        importlib.import_module("harness.cli.outcome")
+
+    return told
 
 
 def _names(roots: list[Path]) -> dict[Path, str]:

@@ -45,7 +45,6 @@ def stage(
     """
 
     def work() -> StageResult:
-        progress(f"validating {len(found.files)} files", 0, len(found.files))
         given = Given(_features(found), dwarf=dwarf)
         pending = ask_many(
             found.files,
@@ -55,7 +54,9 @@ def stage(
             beside=[vmlinux] if vmlinux else [],
             kernel=next(iter(found.kernels), vmlinux),
         )
-        entries = baseline.load_all(known_in)  # meanwhile
+        # meanwhile
+        progress(f"validating {len(found.files)} files", 0, len(found.files))
+        entries = baseline.load_all(known_in)
         checked = pending()
         progress(f"validated {len(checked)} files", len(checked), len(checked))
         return _judged(found, name, checked, entries)

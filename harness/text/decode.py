@@ -13,10 +13,10 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from harness.aside import Aside, each
 from harness.elf.program import Program
 from harness.errors import UserError
 from harness.text import engine_zydis
@@ -36,7 +36,7 @@ class Decoder(enum.Enum):
     ZYDIS = "zydis"
 
 
-Decoding = Future[Insns]
+Decoding = Aside[Insns]
 
 _Engine = Callable[[Sequence[Piece]], Rows]
 
@@ -141,8 +141,7 @@ def decode_program(
     workers = threads or min(2, os.cpu_count() or 1)
     if workers == 1 or len(cuts) < 2:
         return join([some(cuts)], texts)
-    with ThreadPoolExecutor(workers) as pool:
-        return join(pool.map(some, _shares(cuts, workers * SHARES)), texts)
+    return join(each(some, _shares(cuts, workers * SHARES), workers), texts)
 
 
 def _shares(
@@ -160,12 +159,11 @@ def _shares(
 @contextlib.contextmanager
 def decoding(program: Program, threads: int | None = None) -> Iterator[Decoding]:
     """Decode ``program`` meanwhile, mostly without the GIL; ``result()`` waits for it."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(decode_program, program, threads)
-        pool.shutdown(
-            wait=False
-        )  # the thread ends with its work: only then may we fork
+    ahead = Aside(lambda: decode_program(program, threads))
+    try:
         yield ahead
+    finally:
+        ahead.wait()
 
 
 def _cuts(first: int, last: int, starts: U64) -> list[int]:

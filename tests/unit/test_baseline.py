@@ -153,5 +153,5 @@ def test_one_cause_may_have_several_keys(tmp_path: Path) -> None:
     assert known.names("a/b:callee g")
     assert known.names("a/b:callee h1")
     assert not known.names("a/b:callee i")
-    with pytest.raises(FormatError, match="got `str` - at `\$.also`"):
+    with pytest.raises(FormatError, match=r"got `str` - at `\$.also`"):
         write(tmp_path, ENTRY + 'also = "a/b:callee h"\n')

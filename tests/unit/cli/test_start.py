@@ -15,7 +15,6 @@ from tests.builders.elfwriter import ET_EXEC, ElfWriter
 # Each of them takes longer to import than a small kernel takes to validate.
 HEAVY = {
     "docker",
-    "pydantic",
     "junitparser",
     "pytest",
     "elftools",

@@ -1,4 +1,4 @@
-"""Forerunner: a copy of this process, made before anything was imported.
+"""Forerunner: a copy of this process, made when it has imported what both need.
 
 It imports what judges while we import what reads the command line, which takes as long
 as judging a small kernel does. Then it is given its work, and we get ready to print what

@@ -27,7 +27,7 @@ TASK, IRQ, ENTRY = 1, 2, 4  # enum stack_type; exception stacks follow
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 _TSS_IST_DF = 0x24  # struct x86_hw_tss: u32, sp0, sp1, sp2, u64, ist[7]; packed
 # struct pcpu_hot starts with current_task; hardirq_stack_ptr is at 0x18, or at 0x20
-# with call depth tracking. It alone of these words ends in 0xff8.
+# with call depth tracking. It alone of these words ends in 0xff8 (the last word's address).
 _PCPU_HOT_HARDIRQ = (0x18, 0x20)
 
 Read = Callable[[int, int], bytes]
@@ -176,10 +176,12 @@ def cpu_stacks(layout: StackLayout, gs_base: int, read: Read) -> CpuStacks:
         for offset, size, kind in layout.estacks
         if area
     ]
+    sure = len(layout.hardirq_stack_ptr) == 1
     for place in layout.hardirq_stack_ptr:
-        if (last := per_cpu(place)) & 0xFFF == 0xFF8 and last >= KERNEL_HALF:
-            begin = last + 8 - layout.irq_stack_size
-            stacks.append(StackInfo(IRQ, begin, last + 8, "irq"))
+        pointer = per_cpu(place)
+        if pointer >= KERNEL_HALF and (sure or pointer & 0xFFF == 0xFF8):
+            end = pointer + 8 & -16  # it is at the last word; up to 5.11 behind it
+            stacks.append(StackInfo(IRQ, end - layout.irq_stack_size, end, "irq"))
             break
     if area:
         # struct cpu_entry_area: gdt, entry_stack_page, tss, estacks.

@@ -69,6 +69,17 @@ def test_irq_stack_pointer_behind_the_call_depth() -> None:
     assert irq.end == guest.IRQ_STACK + 0x4000
 
 
+@pytest.mark.parametrize("last", [0, 8], ids=["up to 5.11", "since 5.12"])
+def test_irq_stack_pointer_of_its_own(last: int) -> None:
+    """A variable of its own needs no guess; 5.10's is the end, not the last word."""
+    layout = replace(stack_layout(image.image()[0]), hardirq_stack_ptr=(0x118,))
+    simulated = guest.SimulatedGuest()
+    simulated.word(guest.GS_BASE + 0x118, guest.IRQ_STACK + 0x4000 - last)
+    cpu = cpu_stacks(layout, guest.GS_BASE, simulated.bytes_at)
+    irq = next(info for info in cpu.fixed if info.type == IRQ)
+    assert (irq.begin, irq.end) == (guest.IRQ_STACK, guest.IRQ_STACK + 0x4000)
+
+
 def test_current_task_follows_the_guest() -> None:
     """Another current task has another stack: what was seen last is only a guess."""
     layout = stack_layout(image.image()[0])

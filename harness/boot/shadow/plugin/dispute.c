@@ -69,8 +69,9 @@ static bool of_user(const struct iret_frame *frame)
 {
 	uint32_t cs = frame->cs;	/* Xen has a mask in the other half */
 
+	/* Interrupts are on; 6.1's start_thread() does not set the bit that always is. */
 	return (cs & ~0xfffc) == 3 && (frame->ss & ~0xfffc) == 3 &&
-	       (frame->flags & ~0x3f7fd5) == 2 &&
+	       (frame->flags & ~0x3f7dd7) == 0x200 &&
 	       !(frame->ip >> 63) && !(frame->sp >> 63);
 }
 

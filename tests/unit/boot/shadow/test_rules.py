@@ -160,9 +160,19 @@ def test_the_users_registers_are_a_frame_that_software_writes() -> None:
     assert not machine.mismatches
 
 
+def test_registers_that_a_new_program_starts_with() -> None:
+    """start_thread() of 6.1 sets the interrupt flag alone; iret sets the fixed one."""
+    machine = Machine()
+    regs = syscall(machine)
+    machine.write(regs + 0x80, 0x401000, 0x33, 0x200, 0x7FFFFFFFE000, 0x2B)
+    assert machine.run(H + 2, NOP, regs, (REGS, 0)) == 1
+    assert not machine.mismatches
+
+
 def test_words_that_are_no_registers_are_no_frame() -> None:
-    """A kernel address, or a selector that is none."""
-    for at, word in ((0, F), (1, 0x10), (2, 0), (3, TOP), (4, 0x18)):
+    """A kernel address, flags of nobody, or a selector that is none."""
+    wrong = ((0, F), (1, 0x10), (2, 0), (2, 2), (2, 0x8202), (3, TOP), (4, 0x18))
+    for at, word in wrong:
         machine = Machine()
         regs = syscall(machine)
         machine.write(regs + 0x80, *USER[:at], word, *USER[at + 1 :])

@@ -38,6 +38,7 @@ _LARGEST = 1 << 10  # bytes; pv_ops has seven hundred at most
 _POINTER = 8
 _NEAR = 5  # bytes of a direct call or jump
 _WIDTH = 8
+_UD2 = b"\x0f\x0b"
 _OPS = "pv_ops"
 _NOTHING = frozenset({"_paravirt_nop", "paravirt_nop"})
 _PATCH_DATA = ("patch_data_xxl", "patch_data_lock")
@@ -158,6 +159,12 @@ class Paravirt(Struct, frozen=True):
         )
         first = Insn(at, _NEAR, kind, target, code)
         return [first, *nops(at + _NEAR, end, self.era, table)]
+
+    def trap(self, site: int, table: NopTable = NopTable.P6) -> list[Insn]:
+        """Return the text that 5.10 writes for a null pointer."""
+        at, end = self._extent(site)
+        first = Insn(at, len(_UD2), InsnKind.UD, 0, _UD2)
+        return [first, *nops(at + len(_UD2), end, self.era, table)]
 
     def _extent(self, site: int) -> tuple[int, int]:
         at = int(self.address[site])

@@ -17,6 +17,8 @@ from harness.variant import Platform
 _POINTER = 8
 _XEN = ("xen_irq_ops", "xen_cpu_ops", "xen_mmu_ops")
 _NOTHING = ("nop_func", "_paravirt_nop", "paravirt_nop")
+# What a null pointer stands for: in alternatives (6.8), in .parainstructions (6.1).
+_BUGS = ("BUG_func", "paravirt_BUG")
 
 
 class Pointers:
@@ -26,10 +28,14 @@ class Pointers:
         guessed: how often a pointer was asked for that the platform may change.
     """
 
-    def __init__(self, program: Program, platform: Platform, null: str = "") -> None:
-        """``null`` is the function that a null pointer stands for."""
+    def __init__(
+        self, program: Program, platform: Platform, *, running: bool = False
+    ) -> None:
+        """``running`` says that ``program`` is what a machine has in its memory."""
         self.guessed = 0
-        self._null = program.symbols.find(null) or 0
+        self._running = running
+        bugs = filter(None, map(program.symbols.find, _BUGS))
+        self._null = next(bugs, 0) if running else 0
         self._program = program
         self._tables = _tables(program) if platform is Platform.XEN else []
         self._sure = platform in (Platform.NATIVE, Platform.VSMP)
@@ -49,6 +55,11 @@ class Pointers:
     def changed(self, slot: int, linked: int) -> bool:
         """Whether the pointer at ``slot`` is known to be another than was ``linked``."""
         return self._read(slot) not in (0, linked)
+
+    def is_null(self, slot: int) -> bool:
+        """Whether the machine is known to have no function at ``slot``."""
+        there = self._program.section_at(slot) is not None
+        return self._running and there and not self._read(slot)
 
     def _mapped(self, native: int) -> int:
         """Return Xen's function for when a virtual CPU's state is mapped, or 0."""
@@ -72,9 +83,9 @@ class Pointers:
 def running_pointers(image: Program) -> Pointers:
     """Return the pointers that a kernel's memory ``image`` has: none is guessed.
 
-    A null pointer is made a call of BUG_func() (alt_replace_call(), 6.8 and later).
+    A null pointer is made a call of a function that dies, where there is one.
     """
-    return Pointers(image, Platform.NATIVE, "BUG_func")
+    return Pointers(image, Platform.NATIVE, running=True)
 
 
 def names_at(program: Program, function: int) -> frozenset[str]:

@@ -142,12 +142,15 @@ class Patcher(Struct, frozen=True):
         for number, at in enumerate(sites.address.tolist()):
             operation = sites.operations[int(sites.operation[number])]
             hooked = xen or (vsmp and operation.vsmp_calls)
-            hooked |= pointers.changed(operation.slot, operation.function)
+            null = pointers.is_null(operation.slot)
+            hooked |= null or pointers.changed(operation.slot, operation.function)
             if hooked and int(sites.length[number]) >= _CALL:
                 target = pointers.target(operation.slot)
                 if pointers.does_nothing(target):
                     end = at + int(sites.length[number])
                     insns = list(nops(at, end, sites.era, self.table))
+                elif null and not target:
+                    insns = sites.trap(number, self.table)
                 else:
                     insns = sites.direct(number, target, self.table)
             else:

@@ -90,6 +90,29 @@ def test_paravirt_calls_go_where_the_machines_pointer_says(
     assert edits.counts() == {variant: 1}
 
 
+@pytest.mark.parametrize(
+    ("functions", "wanted"),
+    [
+        ({"paravirt_BUG": BUG}, near(b"\xe8", TEXT, BUG) + b"\x90"),
+        ({}, bytes.fromhex("0f0b 0f1f4000")),
+    ],
+)
+@pytest.mark.parametrize("linked", [NATIVE, 0])
+def test_a_paravirt_call_of_nobody_dies(
+    linked: int, functions: dict[str, int], wanted: bytes
+) -> None:
+    """Xen has no function for some: 6.1 calls paravirt_BUG(), 5.10 writes ud2."""
+    kernel = Kernel(
+        functions={"native_write_msr": NATIVE, **functions},
+        variables={"pv_ops": (linked, 0)},
+    )
+    slot = kernel.address("pv_ops")
+    kernel.text[0] = b"\xff\x15" + struct.pack("<i", slot - TEXT - 6)
+    kernel.paravirt = [(TEXT, 0, 6)]
+    edits = paravirt_calls(kernel.linked(), kernel.said())
+    assert code_of(kernel, edits, TEXT, 6) == wanted
+
+
 def test_a_kernel_without_paravirt_sites_has_no_such_step() -> None:
     """6.8 and later: alternatives do it."""
     kernel = Kernel()

@@ -41,19 +41,21 @@ static void settle(struct cpu *cpu, uint64_t rsp)
 /*
  * RSP came to another page. A stack that is not entered where it was left has
  * nothing live on it: it is new, as after a fork, or begins anew, as for interrupts.
+ * LEAVE enters it, and pops RBP from there.
  */
 void move(struct cpu *cpu, uint64_t rsp)
 {
+	uint64_t entered = rsp - (cpu->last->flow == PLAIN ? cpu->last->pops : 0);
 	struct stack *before = cpu->stack;
 	struct stack *owner = stack_at(page_of(rsp));
 
-	if (owner && owner != before && owner->left != rsp && near(cpu, page_of(rsp)))
+	if (owner && owner != before && owner->left != entered && near(cpu, page_of(rsp)))
 		stack_owns(before, page_of(rsp));	/* it was somebody's once */
 	settle(cpu, rsp);
 	if (cpu->stack == before)
 		return;
 	before->left = cpu->rsp;
-	if (cpu->stack->left != rsp)
+	if (cpu->stack->left != entered)
 		abandon(cpu->stack, UINT64_MAX);
 	cpu->stack->link = before;
 }

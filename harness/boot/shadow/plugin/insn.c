@@ -174,6 +174,9 @@ void decode(struct insn *insn, const uint8_t *code, size_t length)
 	case 0xc3: case 0xcb:
 		ret(insn, NULL, *at == 0xcb ? 8 : 0);
 		break;
+	case 0xc9:
+		insn->pops = 8;
+		break;
 	case 0xcf:
 		insn->flow = IRET;
 		break;

@@ -256,6 +256,21 @@ def test_an_interrupt_stack_is_linked_to_the_one_before() -> None:
     assert not machine.mismatches
 
 
+def test_leave_enters_the_stack_that_it_pops_from() -> None:
+    """As asm_call_on_stack() of 5.10 comes back: what interrupted it is there yet."""
+    machine = Machine()
+    machine.run(F, NOP, TOP - 0x80)
+    frame, other = TOP - 0x108, TOP + 0x20000 - 8
+    machine.run(H, call(H, G), frame, (PARTIAL, 0))
+    machine.run(G, PUSH, frame - 8, (CALL, 8))
+    machine.run(G + 1, MOV_RSP, frame - 16, (CALL, 16))
+    machine.set(OrcReg.BP, frame - 16)
+    machine.run(G + 4, "c9", other, (CALL, 16), reg=OrcReg.BP)
+    assert machine.run(G + 5, RET, frame - 8, (CALL, 8)) == 1
+    assert machine.run(H + 5, NOP, frame, (PARTIAL, 0)) == 1
+    assert not machine.mismatches
+
+
 def test_a_new_task_returns_through_a_frame_that_no_call_made() -> None:
     """copy_thread() wrote it; the ret proves the claims that came before."""
     machine = Machine()

@@ -21,6 +21,7 @@ from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcType
+from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program
 from harness.text.decode import decode_all
 
@@ -32,7 +33,7 @@ _APART = 16  # no instruction is longer: each piece is decoded on its own
 
 
 class PatchedStarts(Struct, frozen=True):
-    """Instruction starts inside alternative sites that only patching made.
+    """Instruction starts inside of sites that only patching made.
 
     Attributes:
         address: u64[n], sorted.
@@ -69,9 +70,16 @@ def entry_points(program: Program, text: KernelText) -> tuple[int, ...]:
 def patched_starts(
     gdb: Gdb, program: Program, alternatives: Alternatives, text: KernelText
 ) -> PatchedStarts:
-    """Read every site from the stopped guest and find the starts that patching made."""
+    """Read every site from the stopped guest and find the starts that patching made.
+
+    Sites are those of alternatives and, up to 6.7, the calls through pv_ops.
+    """
     begin, end = map(np.uint64, text.ranges[0])
     address, length = alternatives.site_address, alternatives.site_length
+    if (calls := parse_parainstructions(program)) is not None:
+        alone = ~np.isin(calls.address, address)
+        address = np.concatenate([address, calls.address[alone]])
+        length = np.concatenate([length, calls.length[alone].astype(np.int64)])
     kept = (address >= begin) & (address < end)
     places = list(zip(address[kept].tolist(), length[kept].tolist(), strict=True))
     originals = [program.read(*place).tobytes() for place in places]

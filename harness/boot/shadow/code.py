@@ -43,12 +43,12 @@ class Code(Struct, frozen=True):
 
     def state(self, row: int) -> int:
         """Return the packed entry of a row, the kernel's or a module's."""
-        owner = self._owner(row)
+        owner = self.owner(row)
         if owner is None:
             return self.table.one(row)
         return owner.table.one(row - owner.rows.first_row)
 
-    def _owner(self, row: int) -> Module | None:
+    def owner(self, row: int) -> Module | None:
         """Return the module that a row is of; None if it is the kernel's."""
         before = [m for m in self.modules if m.rows.first_row <= row]
         return max(before, key=lambda m: m.rows.first_row, default=None)
@@ -59,7 +59,7 @@ class Code(Struct, frozen=True):
         A module may be where another one was, or where its init was.
         """
         if self.program.section_at(address) is None:
-            owner = self._owner(row)
+            owner = self.owner(row)
             first: tuple[Module, ...] = () if owner is None else (owner,)
             for module in (*first, *reversed(self.modules)):
                 if (place := module.address(address)) is not None:

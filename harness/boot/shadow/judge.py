@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from harness.boot.shadow.code import Code
+from harness.boot.shadow.inlined import Inlined
 from harness.boot.shadow.record import Mismatch, Record
 from harness.elf.orc import OrcTable, OrcType, describe, pack, unpack
 from harness.finding import Finding
@@ -46,18 +46,30 @@ def seen(record: Record, table: OrcTable) -> Seen:
 
 
 def findings(record: Record, code: Code, platform: str) -> tuple[Finding, ...]:
-    """Return one finding for each entry that was wrong, or each cause of many."""
-    by_row = sorted(record.mismatches, key=lambda one: (one.claim, one.row, one.pc))
+    """Return one finding for each entry that was wrong, or each cause of many.
+
+    What is wrong inside of an inlined operation is apart from the rest of its entry.
+    """
+    inlined = Inlined(code)
+    groups: dict[tuple[str, int, str], list[Mismatch]] = {}
+    for one in sorted(record.mismatches, key=lambda one: (one.claim, one.row, one.pc)):
+        operation = inlined.at(one.pc, one.row)
+        groups.setdefault((one.claim, one.row, operation), []).append(one)
     return tuple(
-        _finding(code, platform, list(group))
-        for _, group in itertools.groupby(by_row, key=lambda one: (one.claim, one.row))
+        _finding(code, platform, places, operation)
+        for (_, _, operation), places in groups.items()
     )
 
 
-def _finding(code: Code, platform: str, places: Sequence[Mismatch]) -> Finding:
+def _finding(
+    code: Code, platform: str, places: Sequence[Mismatch], operation: str
+) -> Finding:
     first = places[0]
     state = code.state(first.row)
     back = code.location(first.returned, first.row).symbol if first.returned else ""
+    cause = f"callee {back} under {describe(state)}" if back else ""
+    if operation:
+        cause = f"inlined {operation}"
     return Finding(
         rule=RULES[first.claim],
         location=code.location(first.pc, first.row),
@@ -65,7 +77,7 @@ def _finding(code: Code, platform: str, places: Sequence[Mismatch]) -> Finding:
         declared=describe(state),
         actual=_actual(state, first),
         platforms=(platform,),
-        cause=f"callee {back} under {describe(state)}" if back else "",
+        cause=cause,
         window=tuple(_window(code, places)),
     )
 

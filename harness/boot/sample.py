@@ -170,11 +170,12 @@ def hits(
 ) -> Generator[Registers, None, None]:
     """Yield the guest at each of ``addresses`` that it reaches, once each.
 
-    Ends when none was reached for ``seconds``, or all were. The consumer may
-    remove breakpoints (those that its own calls run into), and must close us.
+    Ends when none was reached for ``seconds``, or all were. Where somebody has a
+    breakpoint already it is theirs, and left alone. The consumer may remove breakpoints
+    (those that its own calls run into), and must close us.
     """
-    gdb.insert_breakpoints(addresses)
-    mine = set(addresses)
+    mine = set(addresses) - gdb.breakpoints
+    gdb.insert_breakpoints(mine)
     try:
         while mine & gdb.breakpoints:
             deadline = time.monotonic() + seconds

@@ -147,3 +147,14 @@ def test_hits_are_one_shot(tmp_path: Path) -> None:
         found = [registers.rip for registers in hits(gdb, wanted, 0.05)]
         assert sorted(found) == sorted(wanted[:2])
         assert gdb.breakpoints == frozenset()
+
+
+def test_the_breakpoint_of_somebody_else_stays(tmp_path: Path) -> None:
+    """A call's return address may be an entry point, too (startup_64 of Debian's)."""
+    guest = SimulatedGuest()
+    theirs, ours = STATES[4].rip, STATES[2].rip
+    with connected(tmp_path, guest) as gdb:
+        gdb.insert_breakpoint(theirs)
+        found = [registers.rip for registers in hits(gdb, [theirs, ours], 0.05)]
+        assert found == [ours]
+        assert gdb.breakpoints == {theirs}

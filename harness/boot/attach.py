@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from harness.boot import driver
 from harness.boot.call import unwind_call
 from harness.boot.gdb import Gdb
 from harness.boot.kaslr import moved_by, required
@@ -61,10 +64,11 @@ def wait_until_up(
     )
 
 
-def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -> Guest:
-    """Find the stopped guest's stacks and prepare the call of its unwinder.
-
-    The call's breakpoint is inserted; whoever attaches removes it.
+@contextlib.contextmanager
+def attached(
+    gdb: Gdb, program: Program, text: KernelText, registers: Registers
+) -> Iterator[Guest]:
+    """Find the stopped guest's stacks, and keep the driver in it that makes calls.
 
     Raises:
         FormatError: ``program`` lacks what that takes.
@@ -76,8 +80,8 @@ def attach(gdb: Gdb, program: Program, text: KernelText, registers: Registers) -
         )
     cpu = cpu_stacks(stack_layout(program), base, gdb.read)
     call = unwind_call(program, cpu)
-    gdb.insert_breakpoint(call.return_address)
-    return Guest(gdb, program, text, cpu, call)
+    with driver.installed(gdb, call.driver):
+        yield Guest(gdb, program, text, cpu, call)
 
 
 class Cpus(Struct):

@@ -1,33 +1,33 @@
-"""Call: make a stopped guest unwind itself from exactly the state it is stopped in.
+"""Call: make a stopped guest call functions of its own, from the state it stopped in.
 
-A function of the guest's own (``stack_trace_save_regs()`` for that) is called on the
-stopped vCPU and all registers are put back, so that the guest never knows. Nothing is written below its
-stack pointer (an entry stack has no room there): arguments, result and return address
-live on this CPU's double-fault stack, which nothing else uses.
+They run on the stopped vCPU, and all registers are put back, so that the guest never
+knows. Nothing is written below its stack pointer (an entry stack has no room there):
+what is called, what it works on and its stack lie on this CPU's double-fault stack,
+which nothing else uses.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from harness.boot import driver
 from harness.boot.gdb import Gdb, Stop
 from harness.boot.registers import Registers
-from harness.boot.stack_info import KERNEL_HALF, CpuStacks
-from harness.boot.unwind import PT_REGS, PT_REGS_SIZE, TRACE_LIMIT
+from harness.boot.stack_info import KERNEL_HALF, PAGE_SIZE, CpuStacks
+from harness.boot.unwind import PT_REGS, PT_REGS_SIZE
 from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
 
 CALL_S = 10.0
+HEADROOM = 2560  # what is left of the stack for the functions that are called
 _EFLAGS_TF, _EFLAGS_IF, _EFLAGS_DF = 1 << 8, 1 << 9, 1 << 10
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
 _NO_SYSCALL = -1
-_REGS, _STORE, _RETURN = 0x100, 0x300, 0x308  # below the top of the stack
-_STORE_SIZE = 8 * TRACE_LIMIT
 
 
 class UnwindCall(Struct, frozen=True):
@@ -35,21 +35,28 @@ class UnwindCall(Struct, frozen=True):
 
     Attributes:
         function: address of stack_trace_save_regs().
-        return_address: text that never runs again, with a breakpoint on it.
+        driver: where the driver lies.
         stack_top: top of this CPU's double-fault stack.
+        stack_size: how much there is of it.
         preempt_count: address of this CPU's preempt count; 0 if this kernel is
             never preempted.
     """
 
     function: int
-    return_address: int
+    driver: int
     stack_top: int
+    stack_size: int = PAGE_SIZE
     preempt_count: int = 0
 
     @property
-    def store(self) -> int:
-        """Where a trace is stored: TRACE_LIMIT words."""
-        return self.stack_top - _STORE
+    def end(self) -> int:
+        """Where the driver's breakpoint is."""
+        return self.driver + driver.END
+
+    @property
+    def room(self) -> int:
+        """How many bytes calls and what they work on may take."""
+        return self.stack_size - HEADROOM
 
 
 def unwind_call(program: Program, cpu: CpuStacks) -> UnwindCall:
@@ -59,14 +66,20 @@ def unwind_call(program: Program, cpu: CpuStacks) -> UnwindCall:
         FormatError: this kernel has no such function, or no symbols.
     """
     function = program.symbols.find("stack_trace_save_regs")
-    cold = program.symbols.find("startup_64")
-    if function is None or cold is None:
+    if function is None:
         raise FormatError(
             f"{program.name} has no stack_trace_save_regs() that could be called",
             hint="enable CONFIG_STACKTRACE, and keep the symbols of vmlinux",
         )
-    count = _preempt_count(program, cpu.gs_base)
-    return UnwindCall(function, cold, cpu.double_fault_top, count)
+    top = cpu.double_fault_top
+    sizes = [info.end - info.begin for info in cpu.fixed if info.end == top]
+    return UnwindCall(
+        function,
+        driver.place(program),
+        top,
+        sizes[0] if sizes else PAGE_SIZE,
+        _preempt_count(program, cpu.gs_base),
+    )
 
 
 def pt_regs(registers: Registers) -> dict[str, int]:
@@ -88,110 +101,110 @@ def pt_regs(registers: Registers) -> dict[str, int]:
     }
 
 
-def guest_trace(
-    gdb: Gdb, call: UnwindCall, registers: Registers, regs: Mapping[str, int]
-) -> tuple[int, ...]:
-    """Return what the guest stores for ``regs``, innermost first.
-
-    ``registers`` are those of the stopped vCPU and are set again afterwards. A
-    breakpoint that the call itself runs into is removed: it lies in the unwinder.
-
-    Raises:
-        InfraError: the call did not come back.
-    """
-    packed = struct.pack("<21Q", *(regs[name] for name in PT_REGS))
-    assert len(packed) == PT_REGS_SIZE
-    place = call.stack_top - _REGS
-    arguments = (place, call.store, TRACE_LIMIT, 0)
-    done = invoke(
-        gdb, call, registers, call.function, arguments, writes=[(place, packed)]
-    )
-    return done.trace(done.rax & 0xFFFF_FFFF)
+def packed(regs: dict[str, int]) -> bytes:
+    """Return ``regs`` as the guest has them in memory."""
+    data = struct.pack("<21Q", *(regs[name] for name in PT_REGS))
+    assert len(data) == PT_REGS_SIZE
+    return data
 
 
-class Returned(Struct, frozen=True):
-    """What a function of the guest came back with.
+class Errands:
+    """Calls that the guest is to make one after the other, and what they work on."""
 
-    Attributes:
-        rax: its result.
-        store: what lay at :attr:`UnwindCall.store` then.
-    """
+    def __init__(self, call: UnwindCall) -> None:
+        self._call = call
+        self._data: list[bytes] = []
+        self._records: list[bytes] = []
+        self.size = 0
 
-    rax: int
-    store: bytes
+    def place(self, data: bytes) -> int:
+        """Put ``data`` into the guest's memory for the time of the calls."""
+        self._data.append(data + bytes(-len(data) % 8))
+        self.size += len(self._data[-1])
+        return self._call.stack_top - sum(map(len, self._data))
 
-    @property
-    def signed(self) -> int:
-        """The result as a C int."""
-        low = self.rax & 0xFFFF_FFFF
+    def call(self, function: int, *arguments: int) -> int:
+        """Call ``function`` with up to three ``arguments``; return the call's number."""
+        first, second, third = (*arguments, 0, 0, 0)[:3]
+        self._records.append(driver.RECORD.pack(first, second, third, function))
+        self.size += driver.RECORD.size
+        return len(self._records) - 1
+
+    def poke(self, address: int, word: int) -> None:
+        """Write a word to memory before what is called next."""
+        self.call(self._call.driver + driver.POKE, address, word)
+
+    def run(self, gdb: Gdb, registers: Registers) -> Done:
+        """Make all calls on the stopped vCPU, whose ``registers`` are put back.
+
+        A breakpoint that they run into is removed: it lies in what was called.
+
+        Raises:
+            InfraError: they did not come back.
+        """
+        image = b"".join((*self._records, *reversed(self._data)))
+        base = self._call.stack_top - len(image)
+        into = called(self._call, registers, base, len(self._records))
+        with _not_preempted(gdb, self._call, registers):
+            stop = gdb.call(into, [(base, image)], CALL_S)
+            return Done(base, _returned(gdb, self._call, registers, stop, base))
+
+
+class Done(Struct, frozen=True):
+    """What errands came back with: the memory that they worked on, from ``base`` up."""
+
+    base: int
+    memory: bytes
+
+    def result(self, number: int = 0) -> int:
+        """Return what call ``number`` returned."""
+        return self.words(self.base + number * driver.RECORD.size, 1)[0]
+
+    def signed(self, number: int = 0) -> int:
+        """Return that as a C int."""
+        low = self.result(number) & 0xFFFF_FFFF
         return low - (1 << 32) if low >> 31 else low
 
-    def trace(self, count: int) -> tuple[int, ...]:
-        """Return the first ``count`` words of the store."""
-        return struct.unpack_from(f"<{min(count, TRACE_LIMIT)}Q", self.store)
-
-
-def invoke(
-    gdb: Gdb,
-    call: UnwindCall,
-    registers: Registers,
-    function: int,
-    arguments: Sequence[int],
-    *,
-    writes: Sequence[tuple[int, bytes]] = (),
-) -> Returned:
-    """Call ``function`` on the stopped vCPU, whose ``registers`` are put back.
-
-    Up to four ``arguments`` go into registers; ``writes`` are made before.
-
-    Raises:
-        InfraError: the call did not come back.
-    """
-    back = (call.stack_top - _RETURN, call.return_address.to_bytes(8, "little"))
-    into = called(call, registers, function, arguments)
-    with _not_preempted(gdb, call, registers):
-        stop = gdb.call(into, [*writes, back], CALL_S)
-        after, saved = _returned(gdb, call, registers, stop)
-    return Returned(after.rax, saved)
+    def words(self, address: int, count: int) -> tuple[int, ...]:
+        """Return ``count`` words of what was placed at ``address``."""
+        return struct.unpack_from(f"<{count}Q", self.memory, address - self.base)
 
 
 def _returned(
-    gdb: Gdb, call: UnwindCall, registers: Registers, stop: Stop
-) -> tuple[Registers, bytes]:
-    mine = frozenset({call.return_address})
+    gdb: Gdb, call: UnwindCall, registers: Registers, stop: Stop, base: int
+) -> bytes:
+    mine, size = frozenset({call.end}), call.stack_top - base
     if gdb.breakpoints == mine:
-        after, saved = gdb.registers_and_memory(call.store, _STORE_SIZE, then=registers)
+        after, memory = gdb.registers_and_memory(base, size, then=registers)
     else:
-        after, saved = gdb.registers_and_memory(call.store, _STORE_SIZE)
+        after, memory = gdb.registers_and_memory(base, size)
         while stop.trapped and after.rip in gdb.breakpoints - mine:
             gdb.remove_breakpoint(after.rip)
-            stop = gdb.run_for(CALL_S)
-            after, saved = gdb.registers_and_memory(call.store, _STORE_SIZE)
+            stop = gdb.go_on(CALL_S)
+            after, memory = gdb.registers_and_memory(base, size)
         gdb.write_registers(registers)
-    if not stop.trapped or after.rip != call.return_address:
+    if not stop.trapped or after.rip != call.end:
         raise InfraError(
             f"the guest's unwinder did not come back: called at {registers.rip:#x}, "
             f"stopped at {after.rip:#x} with signal {stop.signal}"
         )
-    return after, saved
+    return memory
 
 
-def called(
-    call: UnwindCall, registers: Registers, function: int, arguments: Sequence[int]
-) -> Registers:
-    """Return the registers that enter ``function``: interrupts off, kernel GS."""
+def called(call: UnwindCall, registers: Registers, base: int, count: int) -> Registers:
+    """Return the registers that enter the driver: interrupts off, kernel GS.
+
+    At ``base`` lie ``count`` records.
+    """
     gs_base, k_gs_base = registers.gs_base, registers.k_gs_base
     if gs_base < KERNEL_HALF <= k_gs_base:  # entry code before its swapgs
         gs_base, k_gs_base = k_gs_base, gs_base
-    rdi, rsi, rdx, rcx = (*arguments, 0, 0, 0, 0)[:4]
     return replace(
         registers,
-        rip=function,
-        rsp=call.stack_top - _RETURN,
-        rdi=rdi,
-        rsi=rsi,
-        rdx=rdx,
-        rcx=rcx,
+        rip=call.driver,
+        rsp=base & -16,
+        rbx=base,
+        rbp=count,
         eflags=registers.eflags & ~(_EFLAGS_TF | _EFLAGS_IF | _EFLAGS_DF),
         gs_base=gs_base,
         k_gs_base=k_gs_base,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from harness.boot.attach import Cpus, attach, wait_until_up
+from harness.boot.attach import Cpus, attached, wait_until_up
 from harness.boot.control import (
     control_entry,
     differing_entries,
@@ -25,19 +25,19 @@ from harness.boot.control import (
 )
 from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
 from harness.boot.kernel_text import kernel_text
-from harness.boot.point import Guest, Point, check_point, finding, in_entry_context
+from harness.boot.needs import NATIVE_NEEDS, Needs
+from harness.boot.point import Guest, Point, Sight, ask, finding, look
 from harness.boot.registers import Registers
 from harness.boot.reliable import FUNCTION, Survey, reliability
 from harness.boot.sample import (
     LIVE_BREAKPOINTS,
-    PatchedStarts,
     entry_points,
     hits,
     patched_starts,
     walk,
     wander,
 )
-from harness.boot.unwind import Ended
+from harness.boot.tally import Tally
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import parse_orc
 from harness.elf.program import Program
@@ -45,51 +45,16 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-HIT_S = 0.3
+HIT_S, LEAST_HIT_S = 0.3, 0.05
 ENTRY_HIT_S = 0.8
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
+MOST_PENDING = 20  # states that the guest is asked about at once
 ENTRY_STEPS = 50
-MAX_FINDINGS = 20
+PATCHED_STEPS = 30
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
+LIVE_PATCHED = 48  # the fewer, the faster they are reached
 _PATCHED = {"inside_replacement", "inside_other_cfa"}
-_FIRST_COUNTS = (
-    "points",
-    "agree",
-    "differ",
-    "frames",
-    "to_the_end",
-    "entry_context",
-    "inside_replacement",
-    "inside_other_cfa",
-    "control_reported",
-    "control_clean",
-)
-
-
-class Needs(Struct, frozen=True):
-    """How much has to be sampled for a verdict.
-
-    Attributes:
-        points: stopped states in all.
-        entry_context: of them in entry or interrupt context.
-        inside_replacement: distinct instruction starts that only patching made.
-        inside_other_cfa: of them with another CFA than their site's start.
-        task_stops: how often every task that does not run is asked about.
-    """
-
-    points: int = 500
-    entry_context: int = 100
-    inside_replacement: int = 50
-    inside_other_cfa: int = 0
-    task_stops: int = 4
-
-
-NATIVE_NEEDS = Needs(inside_other_cfa=10)
-# It cannot be stepped through entry code, nor stopped at instructions of one byte.
-KVM_NEEDS = Needs(entry_context=10, inside_replacement=0)
-
-
 _UNSEEN = "control did not fail"
 
 
@@ -146,17 +111,16 @@ def probe(
     progress("waiting for the kernel to come up")
     up = wait_until_up(gdb, program, text, deadline, deadline_s)
     started = time.monotonic()
-    cpus = Cpus(attach(gdb, up.program, up.text, up.registers))
     notes = [f"KASLR moved it by {by:#x}"] if (by := up.program.slide) else []
-    run = _Run(cpus, needs, random.Random(seed), deadline, progress, only_first, notes)
-    try:
-        run.sample(parse_alternatives(up.program), inject_nmi)
-    except _Enough:
-        gdb.remove_breakpoints(gdb.breakpoints)
-    except LostGuest as exc:
-        run.reason = f"the guest ended while it was probed: {exc.message}"
-    else:
-        gdb.remove_breakpoints(gdb.breakpoints)
+    with attached(gdb, up.program, up.text, up.registers) as guest:
+        run = _Run(Cpus(guest), needs, random.Random(seed), deadline, progress)
+        run.only_first, run.notes = only_first, notes
+        try:
+            run.sample(parse_alternatives(up.program), inject_nmi)
+        except _Enough:
+            pass
+        except LostGuest as exc:
+            run.reason = f"the guest ended while it was probed: {exc.message}"
     return run.result(time.monotonic() - started)
 
 
@@ -171,15 +135,10 @@ class _Run(Struct):
     rng: random.Random
     deadline: float
     progress: Progress
-    only_first: bool
-    notes: list[str]
-    starts: PatchedStarts | None = None
-    inside: dict[int, bool] = field(default_factory=dict)
-    hit: set[int] = field(default_factory=set)
-    functions: set[int] = field(default_factory=set)
-    counts: dict[str, int] = field(default_factory=dict)
-    findings: dict[str, Finding] = field(default_factory=dict)
-    entries: set[int] = field(default_factory=set)
+    only_first: bool = False
+    notes: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    awaited: set[int] = field(default_factory=set)  # of all, for long enough
     reason: str = ""
 
     @property
@@ -197,20 +156,20 @@ class _Run(Struct):
         self.sample_entries(inject_nmi)
         if not self.ask_tasks():
             return
-        self.wander(self.needs.points // 2)
+        self.wander(self.needs.points // 4)  # tells what runs, where to look then
         self.sample_patched()
         self.sample_entries(inject_nmi)
         while self.time_left() and (missing := self.missing()):
             self.wander(100)
             if "entry_context" in missing:
-                self.entries.clear()
+                self.awaited.clear()
                 self.sample_entries(inject_nmi)
             self.sample_patched()
 
     def compare_tables(self) -> None:
         differing = differing_entries(self.guest.gdb, self.guest.program)
-        self.counts["table_entries"] = len(self.guest.text.ip)
-        self.counts["table_entries_differ"] = len(differing)
+        self.tally.counts["table_entries"] = len(self.guest.text.ip)
+        self.tally.counts["table_entries_differ"] = len(differing)
         for index in differing:
             self.found(table_finding(self.guest, index))
 
@@ -222,8 +181,8 @@ class _Run(Struct):
             if (index := control_entry(point, self.guest)) is None:
                 continue
             result = run_control(self.cpus.of(registers), registers, index)
-            self.counts["control_reported"] = int(result.reported is not None)
-            self.counts["control_clean"] = int(result.clean)
+            self.tally.counts["control_reported"] = int(result.reported is not None)
+            self.tally.counts["control_clean"] = int(result.clean)
             if result.reported is None:
                 self.reason = f"{_UNSEEN}: a wrong entry went unseen"
             elif not result.clean:
@@ -248,7 +207,7 @@ class _Run(Struct):
                 for one in survey.stop(how, self.cpus.of(registers), registers):
                     self.found(one)
             self.wander(WANDER_STEPS if self.guest.gdb.steps else 1)
-        self.counts |= survey.counts
+        self.tally.counts |= survey.counts
         if survey.control is False:
             self.reason = f"{_UNSEEN}: a wrong entry went unseen in a task"
         elif survey.stops and survey.control is None and not survey.findings:
@@ -267,58 +226,49 @@ class _Run(Struct):
             self.notes.append("the image has no alternatives: nothing is patched")
             return
         guest = self.guest
-        self.starts = patched_starts(guest.gdb, guest.program, alternatives, guest.text)
-        self.inside = dict(
-            zip(
-                self.starts.address.tolist(),
-                self.starts.other_cfa.tolist(),
-                strict=True,
-            )
+        starts = patched_starts(guest.gdb, guest.program, alternatives, guest.text)
+        inside = dict(
+            zip(starts.address.tolist(), starts.other_cfa.tolist(), strict=True)
         )
-        self.counts["sites"] = len(alternatives.site_address)
-        self.counts["sites_patched"] = self.starts.sites
-        self.counts["patched_starts"] = len(self.inside)
-        self.counts["patched_starts_other_cfa"] = sum(self.inside.values())
-        self.lower_needs()
-
-    def lower_needs(self) -> None:
-        """Ask for no more patched starts than the kernel has, and say so."""
-        there = {
-            "inside_replacement": self.counts["patched_starts"],
-            "inside_other_cfa": self.counts["patched_starts_other_cfa"],
+        self.tally.inside = inside
+        self.tally.counts |= {
+            "sites": len(alternatives.site_address),
+            "sites_patched": starts.sites,
+            "patched_starts": len(inside),
+            "patched_starts_other_cfa": sum(inside.values()),
         }
-        for name, most in there.items():
-            asked = getattr(self.needs, name)
-            if most < asked:
-                self.needs = replace(self.needs, **{name: most})
-                self.notes.append(f"this kernel has {most} {name}, not {asked}")
+        there = {
+            "inside_replacement": len(inside),
+            "inside_other_cfa": sum(inside.values()),
+        }
+        self.needs, notes = self.needs.at_most(there)
+        self.notes += notes
 
     def wander(self, points: int) -> None:
         guest = self.guest
-        wanted = self.counts.get("points", 0) + points
-        while self.counts.get("points", 0) < wanted and self.time_left():
-            for registers in wander(
-                guest.gdb, guest.program, guest.text, self.rng, WANDER_STEPS
-            ):
-                self.check(registers)
+        wanted = self.tally.counts["points"] + points
+        while self.tally.counts["points"] < wanted and self.time_left():
+            self.check_all(
+                wander(guest.gdb, guest.program, guest.text, self.rng, WANDER_STEPS)
+            )
 
     def sample_entries(self, inject_nmi: Callable[[], None] | None) -> None:
         # Each entry point once, and what it leads to; a later round takes the rest.
         guest = self.guest
         points = entry_points(guest.program, guest.text)
-        self.counts["entry_points"] = len(points)
-        pending = [point for point in points if point not in self.entries]
+        self.tally.counts["entry_points"] = len(points)
+        pending = [point for point in points if point not in self.awaited]
+        if not pending:
+            return
         self.rng.shuffle(pending)
         if inject_nmi is not None:
             inject_nmi()
         live = pending[:LIVE_BREAKPOINTS]
+        self.awaited.update(live)
         with contextlib.closing(hits(guest.gdb, live, ENTRY_HIT_S)) as found:
             for registers in found:
-                self.entries.add(registers.rip)
-                for state in walk(
-                    guest.gdb, guest.program, guest.text, registers, ENTRY_STEPS
-                ):
-                    self.check(state)
+                self.tally.entries.add(registers.rip)
+                self.check_from(registers, ENTRY_STEPS)
                 if not self.time_left():
                     return
 
@@ -326,102 +276,109 @@ class _Run(Struct):
         guest = self.guest
         pending = self.ranked_starts()
         while pending and self.time_left() and self.missing().keys() & _PATCHED:
-            live, pending = pending[:LIVE_BREAKPOINTS], pending[LIVE_BREAKPOINTS:]
-            with contextlib.closing(hits(guest.gdb, live, HIT_S)) as found:
+            live, pending = pending[:LIVE_PATCHED], pending[LIVE_PATCHED:]
+            with contextlib.closing(hits(guest.gdb, live, HIT_S, LEAST_HIT_S)) as found:
                 for registers in found:
-                    self.check(registers)
+                    steps = PATCHED_STEPS if "points" in self.missing() else 0
+                    self.check_from(registers, steps)
+                    guest.gdb.remove_breakpoints(self.tally.hit)
                     if not self.time_left():
                         return
+                    if not self.missing().keys() & _PATCHED:
+                        break
 
     def ranked_starts(self) -> list[int]:
-        # Those with another CFA first, then those in functions that were seen to run.
+        # Those with another CFA first if more are needed, then those in functions that
+        # were most often seen to run.
         locate = self.guest.program.symbols.index
+        other = "inside_other_cfa" in self.missing()
 
-        def rank(address: int) -> tuple[bool, bool, float]:
-            seen = locate(address) in self.functions
-            return not seen, not self.inside[address], self.rng.random()
+        def rank(address: int) -> tuple[bool, int, float]:
+            seen = self.tally.functions[locate(address)]
+            return other and not self.tally.inside[address], -seen, self.rng.random()
 
-        return sorted(self.inside.keys() - self.hit, key=rank)
+        return sorted(self.tally.inside.keys() - self.tally.hit, key=rank)
 
-    def look(self, registers: Registers) -> Point | None:
+    def look(self, registers: Registers) -> Sight | None:
         try:
-            return check_point(self.cpus.of(registers), registers)
+            return look(self.cpus.of(registers), registers)
         except UnmappedMemory:  # still on the user's page tables (PTI)
-            self.count("not_mapped")
+            self.tally.counts["not_mapped"] += 1
             return None
 
     def found(self, finding: Finding) -> None:
-        # One finding for each cause, which counts the places.
-        known = self.findings.get(finding.key)
-        if known is not None:
-            occurrences = known.occurrences + 1
-            self.findings[finding.key] = replace(known, occurrences=occurrences)
-        elif len(self.findings) < MAX_FINDINGS:
-            self.findings[finding.key] = finding
+        self.tally.found(finding)
         if self.only_first:
             self.reason = "stopped at the first finding"
             raise _Enough
 
     def check(self, registers: Registers) -> Point | None:
-        # Returns the point, if it is one.
-        if (point := self.look(registers)) is None:
+        """Compare at this stop; return the point, if it is one."""
+        if (sight := self.look(registers)) is None:
             return None
-        if not point.comparable and point.agrees:
-            self.count("module_on_stack")
-            return None
-        self.count("points")
-        self.count("frames", len(point.guest))
-        self.count("agree" if point.agrees else "differ")
-        self.count("entry_context", in_entry_context(self.guest, point))
-        self.count("to_the_end", point.host.ended in (Ended.USER, Ended.END_OF_STACK))
-        if registers.rip in self.inside:
-            self.hit.add(registers.rip)
-        locate = self.guest.program.symbols.index
-        self.functions.update(locate(ip) for ip in point.host.ips)
+        (point,) = ask(self.cpus.of(registers), [sight], registers)
+        return point if self.account(point) else None
+
+    def check_from(self, registers: Registers, steps: int) -> None:
+        """Compare here, and after each of ``steps`` instructions."""
+        guest = self.guest
+        self.check_all(walk(guest.gdb, guest.program, guest.text, registers, steps))
+
+    def check_all(self, states: Iterable[Registers]) -> None:
+        """Compare at each of ``states``, to which the guest is stepped meanwhile.
+
+        It is asked about many at once, but not beyond where it may switch tasks.
+        """
+        pending: list[Sight] = []
+        singly = self.only_first or not self.guest.gdb.steps
+        for registers in states:
+            if (sight := self.look(registers)) is None:
+                continue
+            if pending and pending[-1].task != sight.task:
+                self.tally.counts["overtaken"] += len(pending)
+                pending.clear()
+            pending.append(sight)
+            if singly or sight.switching or len(pending) == MOST_PENDING:
+                self.ask(pending, registers)
+        if pending:
+            self.ask(pending, self.guest.gdb.registers())
+
+    def ask(self, pending: list[Sight], registers: Registers) -> None:
+        cpu = self.cpus.of(pending[-1].registers)
+        points = ask(cpu, pending, registers)
+        pending.clear()
+        for point in points:
+            self.account(point)
+
+    def account(self, point: Point) -> bool:
+        if not self.tally.point(self.guest, point):
+            return False
         if not point.agrees:
             self.found(finding(self.guest, point))
-        if not self.counts["points"] % 50:
-            self.progress("comparing", self.counts["points"], self.needs.points)
-        return point
-
-    def count(self, name: str, amount: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + amount
+        if not (points := self.tally.counts["points"]) % 50:
+            self.progress("comparing", points, self.needs.points)
+        return True
 
     def time_left(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def have(self) -> dict[str, int]:
-        return self.counts | {
-            "entry_points_hit": len(self.entries),
-            "vcpus": len(self.cpus),
-            "inside_replacement": len(self.hit),
-            "inside_other_cfa": sum(self.inside[place] for place in self.hit),
-        }
-
     def missing(self) -> dict[str, str]:
-        # What is needed and not there yet: name -> how much of how much.
-        have = self.have()
-        wanted = {name: getattr(self.needs, name) for name in Needs.__struct_fields__}
-        return {
-            name: f"{have.get(name, 0)} of {count}"
-            for name, count in wanted.items()
-            if have.get(name, 0) < count
-        }
+        return self.needs.missing(self.tally.have)
 
     def result(self, seconds: float) -> CompareResult:
-        counts = self.have()
-        first = {name: counts.get(name, 0) for name in _FIRST_COUNTS}
-        if self.entries:
+        tally = self.tally
+        tally.counts["vcpus"] = len(self.cpus)
+        if tally.entries:
             locate = self.guest.program.location
-            names = sorted(str(locate(address)) for address in self.entries)
+            names = sorted(str(locate(address)) for address in tally.entries)
             self.notes.append(f"entered at {', '.join(names)}")
-        if skipped := self.counts.get("module_on_stack"):
+        if skipped := tally.counts.get("module_on_stack"):
             self.notes.append(
                 f"stops with module code on the stack, compared up to it only: {skipped}"
             )
         return CompareResult(
-            counts=first | counts,
-            findings=tuple(sorted(self.findings.values(), key=lambda f: f.order)),
+            counts=tally.have,
+            findings=tuple(sorted(tally.findings.values(), key=lambda f: f.order)),
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
             blind=self.reason.startswith(_UNSEEN),

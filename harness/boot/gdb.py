@@ -19,10 +19,20 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from harness.boot.packet import (
+    frame,
+    into,
+    is_error,
+    reads,
+    set_registers,
+    take_packet,
+    text,
+    unhex,
+    writes,
+)
 from harness.boot.registers import Registers
 from harness.errors import InfraError
 
-CHUNK_BYTES = 1900  # QEMU's packets hold 4096 characters, two to a byte
 BATCH_PACKETS = 32
 REPLY_S = 10.0
 
@@ -132,8 +142,8 @@ class Gdb:
 
     def read_or_none(self, address: int, size: int) -> bytes | None:
         """Return guest memory, or None where it is not mapped."""
-        replies = self._exchange(_reads(address, size))
-        if any(_is_error(reply) for reply in replies):
+        replies = self._exchange(reads(address, size))
+        if any(is_error(reply) for reply in replies):
             return None
         return b"".join(map(unhex, replies))
 
@@ -146,14 +156,14 @@ class Gdb:
         packets: list[str] = []
         counts: list[int] = []
         for address, size in wanted:
-            chunks = _reads(address, size)
+            chunks = reads(address, size)
             packets += chunks
             counts.append(len(chunks))
         replies = iter(self._exchange(packets))
         result = []
         for (address, size), count in zip(wanted, counts, strict=True):
             parts = [next(replies) for _ in range(count)]
-            if any(_is_error(part) for part in parts):
+            if any(is_error(part) for part in parts):
                 raise UnmappedMemory(
                     f"guest memory {address:#x}+{size:#x} is not mapped"
                 )
@@ -167,7 +177,7 @@ class Gdb:
 
         Of ``then`` the control registers stay as they are.
         """
-        packets = ["g", *_reads(address, size)]
+        packets = ["g", *reads(address, size)]
         restore = [] if then is None else [set_registers(then.pack_without_control())]
         registers, *replies = self._exchange(packets + restore)
         if restore and replies.pop() != b"OK":
@@ -193,7 +203,7 @@ class Gdb:
             if reply != b"OK":
                 raise InfraError(
                     f"gdbstub refused to write {packet[1:].partition(':')[0]}: "
-                    f"{_text(reply)}"
+                    f"{text(reply)}"
                 )
 
     def physical(self, on: bool) -> None:
@@ -254,9 +264,9 @@ class Gdb:
         while reply[:1] == b"O":  # console output of the stub: none of ours
             reply = self._receive(time.monotonic() + timeout_s, "a stop")
         if reply[:1] in (b"W", b"X"):
-            raise LostGuest(f"the machine ended while we waited: {_text(reply)}")
+            raise LostGuest(f"the machine ended while we waited: {text(reply)}")
         if reply[:1] not in (b"S", b"T"):
-            raise InfraError(f"gdbstub sent {_text(reply)!r} for a stop reason")
+            raise InfraError(f"gdbstub sent {text(reply)!r} for a stop reason")
         return Stop(int(reply[1:3], 16))
 
     def run_for(self, seconds: float) -> Stop:
@@ -278,6 +288,11 @@ class Gdb:
         self._resume(into(registers, windows), "c")
         return self.wait(timeout_s)
 
+    def go_on(self, timeout_s: float) -> Stop:
+        """Run on in what :meth:`call` called, until it stops again."""
+        self._send(["c"])
+        return self.wait(timeout_s)
+
     def monitor(self, command: str) -> str:
         """Run one HMP command (``nmi``) and return what it printed."""
         self._send([f"qRcmd,{command.encode().hex()}"])
@@ -286,7 +301,7 @@ class Gdb:
             reply = self._receive(
                 time.monotonic() + self.reply_s, f"{command} in {self.reply_s} s"
             )
-            if reply == b"OK" or not reply or _is_error(reply):
+            if reply == b"OK" or not reply or is_error(reply):
                 return printed.decode(errors="replace")
             printed += unhex(reply[reply[:1] == b"O" :])
 
@@ -298,7 +313,7 @@ class Gdb:
         self._send(["?", "qAttached"])
         reply = self._receive(deadline, "?")
         if reply[:1] not in (b"S", b"T"):
-            raise InfraError(f"gdbstub sent {_text(reply)!r} for a stop reason")
+            raise InfraError(f"gdbstub sent {text(reply)!r} for a stop reason")
         while reply[:1] in (b"S", b"T"):
             reply = self._receive(deadline, "qAttached")
 
@@ -308,7 +323,7 @@ class Gdb:
         deadline = time.monotonic() + self.reply_s
         for packet in first:
             if (reply := self._receive(deadline, packet[:40])) != b"OK":
-                raise InfraError(f"gdbstub refused {packet[:40]}: {_text(reply)!r}")
+                raise InfraError(f"gdbstub refused {packet[:40]}: {text(reply)!r}")
 
     def _ask(self, packet: str) -> bytes:
         return self._exchange([packet])[0]
@@ -316,7 +331,7 @@ class Gdb:
     def _expect_ok(self, *packets: str) -> None:
         for packet, reply in zip(packets, self._exchange(packets), strict=True):
             if reply != b"OK":
-                raise InfraError(f"gdbstub refused {packet[:40]}: {_text(reply)!r}")
+                raise InfraError(f"gdbstub refused {packet[:40]}: {text(reply)!r}")
 
     def _exchange(self, packets: Sequence[str]) -> list[bytes]:
         replies = []
@@ -341,7 +356,7 @@ class Gdb:
 
     def _receive(self, deadline: float, what: str) -> bytes:
         """Return the body of the next packet."""
-        while (packet := _take_packet(self._buffer)) is None:
+        while (packet := take_packet(self._buffer)) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GdbTimeout(f"gdbstub did not answer in time: {what}")
@@ -357,29 +372,6 @@ class Gdb:
                 raise LostGuest(f"gdbstub closed the connection, waiting for {what}")
             self._buffer += data
         return packet
-
-
-def frame(body: str) -> bytes:
-    """Return ``body`` as a packet on the wire: ``$body#checksum``."""
-    data = body.encode("latin-1")
-    return b"$%s#%02x" % (data, sum(data) & 0xFF)
-
-
-def _take_packet(buffer: bytearray) -> bytes | None:
-    # Removes and returns the first whole packet's body; None if there is none yet.
-    start = buffer.find(b"$")
-    end = buffer.find(b"#", start + 1)
-    if start < 0 or end < 0 or len(buffer) < end + 3:
-        return None
-    body = bytes(buffer[start + 1 : end])
-    checksum = bytes(buffer[end + 1 : end + 3])
-    del buffer[: end + 3]
-    if checksum != b"%02x" % (sum(body) & 0xFF):
-        raise InfraError(
-            f"gdbstub sent a packet with checksum {_text(checksum)}, expected "
-            f"{sum(body) & 0xFF:02x}: {_text(body[:40])}"
-        )
-    return body
 
 
 def _open_socket(path: Path, deadline: float, timeout_s: float) -> socket.socket:
@@ -405,51 +397,3 @@ def _open_socket(path: Path, deadline: float, timeout_s: float) -> socket.socket
 
 def _nothing() -> None:
     pass
-
-
-def set_registers(registers: Registers | bytes) -> str:
-    """Return the packet that sets ``registers``."""
-    blob = registers if isinstance(registers, bytes) else registers.pack()
-    return f"G{blob.hex()}"
-
-
-def _reads(address: int, size: int) -> list[str]:
-    return [
-        f"m{address + offset:x},{min(CHUNK_BYTES, size - offset):x}"
-        for offset in range(0, size, CHUNK_BYTES)
-    ]
-
-
-def into(registers: Registers, windows: Iterable[tuple[int, bytes]]) -> list[str]:
-    """Return the packets that prepare a call: memory, and all but control registers."""
-    return [*writes(windows), set_registers(registers.pack_without_control())]
-
-
-def writes(windows: Iterable[tuple[int, bytes]]) -> list[str]:
-    """Return the packets that write ``windows``."""
-    return [
-        f"M{address + offset:x},{len(part):x}:{part.hex()}"
-        for address, data in windows
-        for offset in range(0, len(data), CHUNK_BYTES)
-        if (part := data[offset : offset + CHUNK_BYTES])
-    ]
-
-
-def _is_error(reply: bytes) -> bool:
-    return not reply or (len(reply) == 3 and reply[:1] == b"E")
-
-
-def unhex(reply: bytes) -> bytes:
-    """Return the bytes that a reply is of.
-
-    Raises:
-        InfraError: it is not of hex digits.
-    """
-    try:
-        return bytes.fromhex(reply.decode("ascii"))
-    except ValueError as exc:
-        raise InfraError(f"gdbstub sent {_text(reply[:40])!r}, expected hex") from exc
-
-
-def _text(reply: bytes) -> str:
-    return reply.decode("latin-1")

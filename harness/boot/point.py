@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from harness.boot.call import UnwindCall, guest_trace, pt_regs
+from harness.boot.call import Errands, UnwindCall, packed, pt_regs
+from harness.boot.driver import RECORD
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
 from harness.boot.stack_info import TASK, CpuStacks, GuestStacks
-from harness.boot.unwind import Ended, Trace, unwind
+from harness.boot.unwind import PT_REGS_SIZE, TRACE_LIMIT, Ended, Trace, unwind
 from harness.elf.orc import OrcType, describe
 from harness.elf.program import Program
 from harness.finding import Finding, Location
@@ -65,18 +67,145 @@ class Point(Struct, frozen=True):
         return next((i for i, (a, b) in enumerate(pairs) if a != b), len(self.guest))
 
 
+class Sight(Struct, frozen=True):
+    """A stopped state, unwound by the static table; the guest is asked later.
+
+    Attributes:
+        words: all of the guest's memory that the unwind depends on.
+        task: the task that ran.
+        switching: its stack pointer is on a stack that the kernel does not know yet.
+    """
+
+    registers: Registers
+    host: Trace
+    words: dict[int, int]
+    task: int
+    switching: bool
+
+
+def look(guest: Guest, registers: Registers) -> Sight:
+    """Unwind the stopped guest by the static table.
+
+    Raises:
+        UnmappedMemory: memory that this takes is not mapped now.
+    """
+    sp = registers.rsp
+    stacks, window = guest.cpu.current(guest.gdb.read_many, sp, WINDOW_BYTES)
+    memory = StackMemory(guest.gdb, [(sp, window)], stacks)
+    host = unwind(pt_regs(registers), guest.text, stacks, memory.read_word)
+    task = guest.cpu.last.task
+    return Sight(registers, host, memory.words, task, stacks.find(sp) is None)
+
+
+def ask(guest: Guest, sights: Sequence[Sight], registers: Registers) -> list[Point]:
+    """Make the guest unwind itself from each of ``sights``; it is left as it was.
+
+    Since the first of them it has only been stepped, on one and the same CPU and task,
+    to where it has ``registers``. For each, the memory that its unwind depends on is
+    made what it was then: whatever else the guest's unwind depends on differs from it
+    already, and so is seen.
+
+    Raises:
+        InfraError: the calls did not return.
+    """
+    last = sights[-1].registers
+    with _back_at(guest.gdb, last, registers):
+        now = _now(guest.gdb, sights) if registers is not sights[0].registers else {}
+        points: list[Point] = []
+        while len(points) < len(sights):
+            points += _asked(guest, sights[len(points) :], last, now)
+        return points
+
+
 def check_point(guest: Guest, registers: Registers) -> Point:
     """Unwind the stopped guest twice; it is left as it was.
 
     Raises:
         InfraError: memory that must be mapped is not, or the call did not return.
     """
-    regs = pt_regs(registers)
-    sp = registers.rsp
-    stacks, window = guest.cpu.current(guest.gdb.read_many, sp, WINDOW_BYTES)
-    memory = StackMemory(guest.gdb, stacks, [(sp, window)])
-    host = unwind(regs, guest.text, stacks, memory.read_word)
-    return Point(registers, host, guest_trace(guest.gdb, guest.call, registers, regs))
+    (point,) = ask(guest, [look(guest, registers)], registers)
+    return point
+
+
+@contextlib.contextmanager
+def _back_at(gdb: Gdb, earlier: Registers, registers: Registers) -> Iterator[None]:
+    # It may have come to where nothing of the kernel can be called, to user space or
+    # into the hypervisor.
+    if earlier is registers:
+        yield
+        return
+    same = earlier.cr3 == registers.cr3
+    gdb.write_registers(earlier.pack_without_control() if same else earlier)
+    yield
+    gdb.write_registers(registers.pack_without_control() if same else registers)
+
+
+def _now(gdb: Gdb, sights: Sequence[Sight]) -> dict[int, int]:
+    """Return what the words of all ``sights`` are now."""
+    addresses = sorted(set().union(*(sight.words for sight in sights)))
+    windows: list[list[int]] = []
+    for address in addresses:
+        if windows and address + 8 - windows[-1][0] <= WINDOW_BYTES:
+            windows[-1][1] = address + 8 - windows[-1][0]
+        else:
+            windows.append([address, 8])
+    found = gdb.read_many([(begin, size) for begin, size in windows])
+    memory = StackMemory(
+        gdb, [(begin, data) for (begin, _), data in zip(windows, found, strict=True)]
+    )
+    return {address: memory.read_word(address) for address in addresses}
+
+
+def _asked(
+    guest: Guest,
+    sights: Sequence[Sight],
+    registers: Registers,
+    now: dict[int, int],
+    *,
+    whole: bool = False,
+) -> list[Point]:
+    """Ask about the first of ``sights``: as many as there is room for.
+
+    Of a trace that differs one frame more than the host's is enough to know it; of
+    ``whole`` ones all is stored.
+    """
+    errands = Errands(guest.call)
+    memory = dict(now)
+    asked: list[tuple[int, int, int]] = []
+    for sight in sights:
+        limit = TRACE_LIMIT if whole else min(len(sight.host.ips) + 1, TRACE_LIMIT)
+        pokes = _differing(memory, sight.words)
+        undo = len(_differing(memory | pokes, now))
+        needed = PT_REGS_SIZE + 8 * limit + RECORD.size * (len(pokes) + 1 + undo)
+        if asked and errands.size + needed > guest.call.room:
+            break
+        memory |= pokes
+        for address, word in pokes.items():
+            errands.poke(address, word)
+        regs = errands.place(packed(pt_regs(sight.registers)))
+        store = errands.place(bytes(8 * limit))
+        number = errands.call(guest.call.function, regs, store, limit)
+        asked.append((number, store, limit))
+    for address, word in _differing(memory, now).items():
+        errands.poke(address, word)
+    done = errands.run(guest.gdb, registers)
+    points: list[Point] = []
+    for sight, (number, store, limit) in zip(sights, asked, strict=False):
+        count = min(done.result(number) & 0xFFFF_FFFF, limit)
+        point = Point(sight.registers, sight.host, done.words(store, count))
+        if not point.agrees and limit < TRACE_LIMIT:
+            (point,) = _asked(guest, [sight], registers, now, whole=True)
+        points.append(point)
+    return points
+
+
+def _differing(memory: dict[int, int], wanted: dict[int, int]) -> dict[int, int]:
+    """Return what of ``wanted`` is not in ``memory``, which has no more than that."""
+    return {
+        address: word
+        for address, word in wanted.items()
+        if memory.get(address, word) != word
+    }
 
 
 def in_entry_context(guest: Guest, point: Point) -> bool:
@@ -153,14 +282,24 @@ def frame_lines(
 
 
 class StackMemory(Struct):
-    """Reads guest memory in windows; good for one stop only."""
+    """Reads guest memory in windows; good for one stop only.
+
+    ``words`` are those that were read; without ``stacks`` no more than ``windows`` are.
+    """
 
     gdb: Gdb
-    stacks: GuestStacks
     windows: list[tuple[int, bytes]]
+    stacks: GuestStacks = field(default_factory=lambda: GuestStacks(()))
+    words: dict[int, int] = field(default_factory=dict)
 
     def read_word(self, address: int) -> int:
         """Return the word at ``address``, which is on one of the stacks."""
+        if (known := self.words.get(address)) is not None:
+            return known
+        self.words[address] = word = self._read(address)
+        return word
+
+    def _read(self, address: int) -> int:
         for begin, data in self.windows:
             if begin <= address and address + 8 <= begin + len(data):
                 at = address - begin

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from harness.boot.call import invoke
+from harness.boot.call import Errands
 from harness.boot.control import broken
+from harness.boot.driver import RECORD
 from harness.boot.gdb import UnmappedMemory
 from harness.boot.point import Guest, StackMemory, frame_lines, name_of
 from harness.boot.registers import Registers
@@ -102,6 +103,7 @@ class Reliability(Struct, frozen=True):
         """
         running = set(self._running(guest))
         found = list(self.finder.find(guest.gdb, guest.call, registers))
+        tasks: list[Task] = []
         for address, pid in found:
             if address in running:
                 continue
@@ -109,7 +111,17 @@ class Reliability(Struct, frozen=True):
                 task = read_task(guest.gdb.read_many, self.layout, address, pid)
             except UnmappedMemory:
                 task = None
-            yield None if task is None else self.ask(guest, registers, task)
+            if task is None:
+                yield None
+            else:
+                tasks.append(task)
+        many = self.at_once(guest)
+        for first in range(0, len(tasks), many):
+            yield from self.ask(guest, registers, tasks[first : first + many])
+
+    def at_once(self, guest: Guest) -> int:
+        """Return about how many tasks there is room for to ask at once."""
+        return max(guest.call.room // (8 * TRACE_LIMIT + RECORD.size), 1)
 
     def _running(self, guest: Guest) -> Iterator[int]:
         """Yield the task of every vCPU."""
@@ -117,29 +129,33 @@ class Reliability(Struct, frozen=True):
             if (base := per_cpu_base(each)) is not None:
                 yield replace(guest.cpu, gs_base=base).task(guest.gdb.read)
 
-    def ask(self, guest: Guest, registers: Registers, task: Task) -> Asked:
-        """Unwind ``task`` twice.
+    def ask(
+        self, guest: Guest, registers: Registers, tasks: Sequence[Task]
+    ) -> Iterator[Asked]:
+        """Unwind each of ``tasks`` twice.
 
         Raises:
-            InfraError: the call did not come back.
+            InfraError: the calls did not come back.
         """
-        memory = StackMemory(guest.gdb, task.known_stacks, [])
-        host = unwind_inactive(
-            task.inactive, guest.text, task.known_stacks, memory.read_word
-        )
-        store = guest.call.store
-        told = invoke(
-            guest.gdb,
-            guest.call,
-            registers,
-            self.function,
-            (task.address, store, TRACE_LIMIT),
-            writes=[(store, bytes(8 * TRACE_LIMIT))],
-        )
-        if told.signed >= 0:
-            return Asked(task, host, told.trace(told.signed), True)
-        stored = itertools.takewhile(bool, told.trace(TRACE_LIMIT))
-        return Asked(task, host, tuple(stored), False)
+        errands = Errands(guest.call)
+        stores = [errands.place(bytes(8 * TRACE_LIMIT)) for _ in tasks]
+        numbers = [
+            errands.call(self.function, task.address, store, TRACE_LIMIT)
+            for task, store in zip(tasks, stores, strict=True)
+        ]
+        done = errands.run(guest.gdb, registers)
+        for task, store, number in zip(tasks, stores, numbers, strict=True):
+            count = done.signed(number)
+            stored = done.words(store, TRACE_LIMIT if count < 0 else count)
+            told = tuple(itertools.takewhile(bool, stored)) if count < 0 else stored
+            yield Asked(task, _by_table(guest, task), told, count >= 0)
+
+
+def _by_table(guest: Guest, task: Task) -> Trace:
+    """Return the unwind of ``task`` by the static table."""
+    stacks = task.known_stacks
+    memory = StackMemory(guest.gdb, [], stacks)
+    return unwind_inactive(task.inactive, guest.text, stacks, memory.read_word)
 
 
 def reliability(guest: Guest) -> Reliability | None:
@@ -223,7 +239,8 @@ class Survey(Struct):
         if (index := breakable(asked, guest)) is None:
             return None
         with broken(guest.gdb, guest.program, index):
-            return not how.ask(guest, registers, asked.task).agrees
+            (again,) = how.ask(guest, registers, [asked.task])
+            return not again.agrees
 
     @property
     def counts(self) -> dict[str, int]:

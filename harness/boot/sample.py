@@ -27,6 +27,7 @@ from harness.text.decode import decode_all
 
 LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
+PATIENCE = 6  # times the longest wait for a breakpoint so far, for the next
 _HLT = 0xF4
 _NOP = b"\x90"
 _APART = 16  # no instruction is longer: each piece is decoded on its own
@@ -166,26 +167,32 @@ def walk(
 
 
 def hits(
-    gdb: Gdb, addresses: Collection[int], seconds: float
+    gdb: Gdb, addresses: Collection[int], seconds: float, least_s: float | None = None
 ) -> Generator[Registers, None, None]:
     """Yield the guest at each of ``addresses`` that it reaches, once each.
 
-    Ends when none was reached for ``seconds``, or all were. Where somebody has a
+    Ends when none was reached for ``seconds``, or all were; with ``least_s`` when none
+    was for that long, and for much longer than for any before. Where somebody has a
     breakpoint already it is theirs, and left alone. The consumer may remove breakpoints
     (those that its own calls run into), and must close us.
     """
     mine = set(addresses) - gdb.breakpoints
     gdb.insert_breakpoints(mine)
     try:
+        patience_s, longest_s = seconds, 0.0
         while mine & gdb.breakpoints:
-            deadline = time.monotonic() + seconds
-            stop = gdb.run_for(seconds)
+            started = time.monotonic()
+            stop = gdb.run_for(patience_s)
+            took_s = time.monotonic() - started
             registers = gdb.registers()
             if registers.rip in mine:
                 gdb.remove_breakpoint(registers.rip)
                 mine.discard(registers.rip)
+                longest_s = max(longest_s, took_s)
+                if least_s is not None:
+                    patience_s = min(seconds, max(PATIENCE * longest_s, least_s))
                 yield registers
-            elif not stop.trapped or time.monotonic() > deadline:
+            elif not stop.trapped or took_s > patience_s:
                 return
     finally:
         with contextlib.suppress(LostGuest):  # who consumes us knows already

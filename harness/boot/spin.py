@@ -16,16 +16,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from harness.boot.gdb import (
-    REPLY_S,
-    Gdb,
-    GdbTimeout,
-    Stop,
-    UnmappedMemory,
-    frame,
-    into,
-    unhex,
-)
+from harness.boot.gdb import REPLY_S, Gdb, GdbTimeout, Stop, UnmappedMemory
+from harness.boot.packet import frame, into, unhex
 from harness.boot.registers import Registers
 from harness.errors import InfraError
 from harness.text.decode import decode_all
@@ -170,12 +162,23 @@ class SpinGdb(Gdb):
         timeout_s: float,
     ) -> Stop:
         """Set memory and registers, run the selected vCPU alone to a breakpoint."""
+        self._resume(into(registers, windows), self._alone)
+        return self._called(timeout_s)
+
+    def go_on(self, timeout_s: float) -> Stop:
+        """Run the selected vCPU on, alone, in what was called."""
+        self._send([self._alone])
+        return self._called(timeout_s)
+
+    def _called(self, timeout_s: float) -> Stop:
         before = self._stopped
-        how = f"vCont;c:{self._thread}"
-        self._resume(into(registers, windows), how)
-        stop = self._watch(timeout_s, how, self._call_s)
+        stop = self._watch(timeout_s, self._alone, self._call_s)
         self._stopped = before  # what is called is a secret
         return stop
+
+    @property
+    def _alone(self) -> str:
+        return f"vCont;c:{self._thread}"
 
     @property
     def _thread(self) -> str:

@@ -7,11 +7,12 @@ struct inactive_task_frame (arch/x86/include/asm/switch_to.h) and stores %rsp in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from harness.boot.call import UnwindCall, invoke
+from harness.boot.call import Errands, UnwindCall
+from harness.boot.driver import RECORD
 from harness.boot.gdb import Gdb
 from harness.boot.registers import Registers
 from harness.boot.stack_info import TASK, GuestStacks, ReadMany, StackLayout
@@ -146,18 +147,32 @@ class TaskFinder(Struct, frozen=True):
             InfraError: a call did not come back.
         """
 
-        def ask(function: int, *arguments: int) -> int:
-            return invoke(gdb, call, registers, function, arguments).rax
+        def ask(function: int, arguments: Iterable[tuple[int, int]]) -> list[int]:
+            errands = Errands(call)
+            numbers = [errands.call(function, *each) for each in arguments]
+            done = errands.run(gdb, registers)
+            return [done.result(number) for number in numbers]
 
         yield self.idle, 0
-        number = 1
-        for _ in range(MOST_TASKS):
-            if not (pid := ask(self.find_ge_pid, number, self.namespace)):
+        at_once = call.room // RECORD.size
+        next_number, seen = 1, 0
+        while seen < MOST_TASKS:
+            # the next after each number, for few are free: so these are many tasks
+            wanted = range(next_number, next_number + at_once)
+            told = ask(
+                self.find_ge_pid, ((number, self.namespace) for number in wanted)
+            )
+            if not (pids := list(dict.fromkeys(filter(None, told)))):
                 return
-            number = ask(self.pid_nr_ns, pid, self.namespace) & 0xFFFF_FFFF
-            if task := ask(self.pid_task, pid, _PIDTYPE_PID):
-                yield task, number
-            number += 1
+            numbers = ask(self.pid_nr_ns, ((pid, self.namespace) for pid in pids))
+            tasks = ask(self.pid_task, ((pid, _PIDTYPE_PID) for pid in pids))
+            for number, task in zip(numbers, tasks, strict=True):
+                if task:
+                    yield task, number & 0xFFFF_FFFF
+            seen += len(pids)
+            if not told[-1]:
+                return
+            next_number = max(number & 0xFFFF_FFFF for number in numbers) + 1
 
 
 def task_finder(program: Program) -> TaskFinder | None:

@@ -6,10 +6,11 @@ from msgspec.structs import replace
 
 from harness.boot import boot
 from harness.boot.boot import Look
-from harness.boot.compare import KVM_NEEDS, NATIVE_NEEDS, CompareResult, Needs, probe
+from harness.boot.compare import CompareResult, probe
 from harness.boot.debug import HELD_S, OnStop, Stopped
 from harness.boot.debugger import debugger
 from harness.boot.machine import MissingMachine
+from harness.boot.needs import KVM_NEEDS, NATIVE_NEEDS, Needs
 from harness.boot.outcome import BootResult
 from harness.boot.traces import check_traces
 from harness.elf.program import load

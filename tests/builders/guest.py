@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from harness.boot.gdb import frame
+from harness.boot import driver
 from harness.boot.kernel_text import KernelText
+from harness.boot.packet import frame
 from harness.boot.registers import Registers
 from harness.boot.stack_info import GuestStacks
 from harness.boot.unwind import (
@@ -69,6 +70,8 @@ class SimulatedGuest(FakeStub):
     error: int = 22  # what it says then
     turn: int = 0
     stops_first_at: int = 0  # a breakpoint inside the unwinder, hit once
+    calls: int = 0  # that were made of its functions
+    _called: Registers | None = None
 
     def __post_init__(self) -> None:
         program, _ = image.image()
@@ -125,13 +128,15 @@ class SimulatedGuest(FakeStub):
         now = Registers.parse(self.registers)
         if self.stuck:
             return answer
-        if now.rip == image.TEXT + image.FUNCTIONS["stack_trace_save_regs"][0]:
+        if now.rip == image.TEXT and packet == "c":
             if self.stops_first_at in self.breakpoints:
-                self.stops_first_at = 0
+                stopped = replace(now, rip=self.stops_first_at)
+                self._called, self.stops_first_at = now, 0
+                self.registers = stopped.pack()
                 return answer
-            self._unwind(now)
-        elif now.rip in _CALLS:
-            self._return(now, getattr(self, _CALLS[now.rip])(now))
+            self._drive(now)
+        elif self._called is not None and now.rip in _CALLS:
+            self._drive(self._called)
         elif packet == "s":
             self._next()
         else:
@@ -146,23 +151,39 @@ class SimulatedGuest(FakeStub):
         self.turn += 1
         self.registers = self.states[self.turn % len(self.states)].pack()
 
-    def _unwind(self, now: Registers) -> None:
+    def _drive(self, now: Registers) -> None:
+        # The loop of harness.boot.driver, which must be in the text.
+        assert self.bytes_at(image.TEXT, len(driver.CODE)) == driver.CODE
+        assert now.rsp % 16 == 0
+        assert now.rsp <= now.rbx
+        assert not now.eflags & 0x200
+        for number in range(now.rbp):
+            record = now.rbx + number * driver.RECORD.size
+            rdi, rsi, rdx, function = driver.RECORD.unpack(self.bytes_at(record, 32))
+            inside = replace(now, rip=function, rdi=rdi, rsi=rsi, rdx=rdx)
+            if function == image.TEXT + driver.POKE:
+                self.word(rdi, rsi)
+            else:
+                self.word(record, getattr(self, _CALLS[function])(inside))
+            self.calls += 1
+        self._called = None
+        end = image.TEXT + driver.END
+        assert end in self.breakpoints
+        self.registers = replace(now, rip=end, rbp=0).pack()
+
+    def unwind(self, now: Registers) -> int:
+        """Unwind a pt_regs, and store what comes of it."""
         packed = struct.unpack("<21Q", self.bytes_at(now.rdi, 0xA8))
         regs = dict(zip(PT_REGS, packed, strict=True))
         stacks = GuestStacks((StackInfo(1, STACK, STACK + 0x4000),))
         trace = unwind(regs, self._text(), stacks, self._read_word)
         ips = trace.ips[:-1] if self.short_sighted else trace.ips
-        self._return(now, self._stored(now, ips))
+        return self._stored(now, ips[: now.rdx])
 
     def _stored(self, now: Registers, ips: Sequence[int]) -> int:
         for number, ip in enumerate(ips):
             self.word(now.rsi + 8 * number, ip)
         return len(ips)
-
-    def _return(self, now: Registers, rax: int) -> None:
-        back = int.from_bytes(self.bytes_at(now.rsp, 8), "little")
-        assert back in self.breakpoints
-        self.registers = replace(now, rip=back, rsp=now.rsp + 8, rax=rax).pack()
 
     def find_ge_pid(self, now: Registers) -> int:
         """Return the struct pid of that number or the next; here the task's own."""
@@ -218,6 +239,7 @@ _PIDS = {1: TASK, SLEEPER_PID: SLEEPER, ZOMBIE_PID: ZOMBIE}
 _CALLS = {
     image.TEXT + image.FUNCTIONS[function][0]: method
     for function, method in {
+        "stack_trace_save_regs": "unwind",
         "find_ge_pid": "find_ge_pid",
         "pid_task": "pid_task",
         "pid_nr_ns": "pid_nr_ns",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from harness.elf.orc import OrcEntry, OrcTable, parse_orc
 from harness.elf.program import Program
@@ -85,9 +86,11 @@ TABLE: list[tuple[int, OrcEntry]] = [
 
 
 def image(
-    symbols: Mapping[str, int] | None = None, table: list[tuple[int, OrcEntry]] = TABLE
+    symbols: Mapping[str, int] | None = None,
+    table: list[tuple[int, OrcEntry]] = TABLE,
+    more: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Program, OrcTable]:
-    """Return the image and its table; ``symbols`` replace all symbols."""
+    """Return the image and its table; ``symbols`` replace all, ``more`` are added."""
     writer = ElfWriter(ET_EXEC)
     text = writer.section(".text", code(), flags=ALLOC | EXEC, address=TEXT, align=4096)
     _data(writer)
@@ -100,6 +103,8 @@ def image(
     else:
         for name, offset in symbols.items():
             writer.symbol(name, text, TEXT + offset)
+    for name, offset in more.items():
+        writer.symbol(name, text, TEXT + offset)
     _alternatives(writer)
     add_orc(writer, text, table, address=ORC)
     program = writer.program("vmlinux")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.boot.gdb import frame
+from harness.boot.packet import frame
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from harness.boot.gdb import frame
+from harness.boot.packet import frame
 from harness.boot.registers import Registers
 from harness.boot.spin import SPIN
 from tests.builders.rspserver import FakeStub

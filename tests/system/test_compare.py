@@ -9,11 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from harness.boot import boot
-from harness.boot.compare import CompareResult, Needs, probe
+from harness.boot.compare import CompareResult, probe
 from harness.boot.debugger import debugger
 from harness.boot.gdb import Gdb
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, MissingMachine
+from harness.boot.needs import Needs
 from harness.boot.traces import check_traces
 from harness.elf.orc import ENTRY_SIZE, OrcType, parse_orc
 from harness.elf.program import Program, load

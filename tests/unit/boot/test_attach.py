@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from harness.boot.attach import Cpus, attach
+from harness.boot.attach import Cpus, attached
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import kernel_text
 from tests.builders import guest as simulated
@@ -28,12 +28,13 @@ def test_every_cpu_has_stacks_of_its_own(tmp_path: Path) -> None:
     with serving(served, path), Gdb.connect(path, timeout_s=5) as gdb:
         first = gdb.registers()
         text = kernel_text(program, table)
-        cpus = Cpus(attach(gdb, program, text, first))
-        assert cpus.of(first) is cpus.first
-        other = cpus.of(replace(first, gs_base=OTHER_GS))
-        user = replace(first, rip=0x401000, gs_base=0, k_gs_base=OTHER_GS)
-        assert cpus.of(user) is other
+        with attached(gdb, program, text, first) as guest:
+            cpus = Cpus(guest)
+            assert cpus.of(first) is cpus.first
+            other = cpus.of(replace(first, gs_base=OTHER_GS))
+            user = replace(first, rip=0x401000, gs_base=0, k_gs_base=OTHER_GS)
+            assert cpus.of(user) is other
     assert cpus.first.call.stack_top == simulated.DOUBLE_FAULT_TOP
     assert other.call.stack_top == OTHER_TOP
-    assert other.call.return_address == cpus.first.call.return_address
+    assert other.call.driver == cpus.first.call.driver
     assert len(cpus) == 2

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness.boot.call import UnwindCall, called, guest_trace, pt_regs, unwind_call
+from harness.boot import driver
+from harness.boot.call import Errands, UnwindCall, called, packed, pt_regs, unwind_call
 from harness.boot.gdb import Gdb
+from harness.boot.registers import Registers
 from harness.boot.stack_info import cpu_stacks, stack_layout
-from harness.boot.unwind import PT_REGS
+from harness.boot.unwind import PT_REGS, TRACE_LIMIT
 from harness.errors import FormatError, InfraError
 from tests.builders import guest as simulated
 from tests.builders import image
@@ -29,8 +31,18 @@ def stopped(directory: Path, guest: SimulatedGuest) -> Iterator[tuple[Gdb, Unwin
         program, _ = image.image()
         cpu = cpu_stacks(stack_layout(program), simulated.GS_BASE, guest.bytes_at)
         call = unwind_call(program, cpu)
-        gdb.insert_breakpoint(call.return_address)
-        yield gdb, call
+        with driver.installed(gdb, call.driver):
+            yield gdb, call
+
+
+def guest_trace(gdb: Gdb, call: UnwindCall, registers: Registers) -> tuple[int, ...]:
+    """Return what the guest stores for ``registers``, innermost first."""
+    errands = Errands(call)
+    regs = errands.place(packed(pt_regs(registers)))
+    store = errands.place(bytes(8 * TRACE_LIMIT))
+    number = errands.call(call.function, regs, store, TRACE_LIMIT)
+    done = errands.run(gdb, registers)
+    return done.words(store, done.result(number))
 
 
 def test_pt_regs_has_every_field() -> None:
@@ -45,20 +57,18 @@ def test_pt_regs_has_every_field() -> None:
 
 
 def test_called_enters_with_interrupts_off() -> None:
-    """The arguments are the scratch stack's places; IF, DF and TF are clear."""
-    call = UnwindCall(0x1000, 0x2000, 0x9000)
+    """The driver is given its list, and the stack below it; IF, DF and TF are clear."""
     state = replace(simulated.KERNEL, eflags=0x702)
-    entered = called(call, state, 0x1000, (0x8F00, call.store, 64))
+    entered = called(UnwindCall(0x1000, 0x2000, 0x9000), state, 0x8CF8, 3)
     assert entered.eflags == 0x2
-    assert (entered.rip, entered.rdi, entered.rsi) == (0x1000, 0x8F00, 0x8D00)
-    assert (entered.rdx, entered.rcx) == (64, 0)
-    assert (entered.rsp + 8) % 16 == 0  # as behind any call
+    assert (entered.rip, entered.rbx, entered.rbp) == (0x2000, 0x8CF8, 3)
+    assert entered.rsp == 0x8CF0
 
 
 def test_called_before_swapgs() -> None:
     """In entry code the two GS bases are swapped for the call."""
     state = replace(simulated.KERNEL, gs_base=0x7F00, k_gs_base=simulated.GS_BASE)
-    entered = called(UnwindCall(0, 0, 0x9000), state, 0, ())
+    entered = called(UnwindCall(0, 0, 0x9000), state, 0, 1)
     assert (entered.gs_base, entered.k_gs_base) == (simulated.GS_BASE, 0x7F00)
 
 
@@ -68,7 +78,7 @@ def test_guest_is_left_as_it_was(tmp_path: Path) -> None:
     before = dict(guest.memory)
     with stopped(tmp_path, guest) as (gdb, call):
         registers = gdb.registers()
-        ips = guest_trace(gdb, call, registers, pt_regs(registers))
+        ips = guest_trace(gdb, call, registers)
         assert gdb.registers() == registers
     assert ips == (image.TEXT + 0x402, image.TEXT + 0x508, image.TEXT + 0x605)
     changed = {place for place, byte in guest.memory.items() if before[place] != byte}
@@ -86,8 +96,8 @@ def test_breakpoint_in_the_unwinder_is_dropped(tmp_path: Path) -> None:
         gdb.insert_breakpoint(inside)
         registers = gdb.registers()
         guest.stops_first_at = inside
-        assert len(guest_trace(gdb, call, registers, pt_regs(registers))) == 3
-        assert gdb.breakpoints == {call.return_address}
+        assert len(guest_trace(gdb, call, registers)) == 3
+        assert gdb.breakpoints == {call.end}
 
 
 def test_preemptible_kernel_under_xen(tmp_path: Path) -> None:
@@ -99,20 +109,19 @@ def test_preemptible_kernel_under_xen(tmp_path: Path) -> None:
         gdb.step()
         preemptible = replace(call, preempt_count=count)
         registers = gdb.registers()
-        assert guest_trace(gdb, preemptible, registers, pt_regs(registers))
+        assert guest_trace(gdb, preemptible, registers)
     assert f"M{count:x},4:06000080" in guest.seen
     assert guest.bytes_at(count, 4) == b"\x05\0\0\x80"
 
 
 def test_preemptible_kernel_is_known_by_its_scheduler() -> None:
     """Where there is no preempt_schedule() nothing has to be held back."""
-    names = {"startup_64": 0, "stack_trace_save_regs": 8, "pcpu_hot": 0x40}
     layout = stack_layout(image.image()[0])
     cpu = cpu_stacks(layout, simulated.GS_BASE, SimulatedGuest().bytes_at)
-    cooperative, _ = image.image(symbols=names)
+    cooperative, _ = image.image()
     assert unwind_call(cooperative, cpu).preempt_count == 0
-    preemptible, _ = image.image(symbols=names | {"preempt_schedule": 16})
-    expected = (simulated.GS_BASE + image.TEXT + 0x48) % (1 << 64)
+    preemptible, _ = image.image(more={"preempt_schedule": 16})
+    expected = simulated.GS_BASE + image.PER_CPU["pcpu_hot"] + 8
     assert unwind_call(preemptible, cpu).preempt_count == expected
 
 
@@ -124,7 +133,7 @@ def test_preempt_count_is_left_alone_elsewhere(tmp_path: Path) -> None:
         count = simulated.GS_BASE + image.PER_CPU["pcpu_hot"] + 8
         registers = gdb.registers()
         preemptible = replace(call, preempt_count=count)
-        assert guest_trace(gdb, preemptible, registers, pt_regs(registers))
+        assert guest_trace(gdb, preemptible, registers)
     assert not any(packet.startswith(f"M{count:x}") for packet in guest.seen)
 
 
@@ -133,7 +142,7 @@ def test_call_that_does_not_come_back(tmp_path: Path) -> None:
     with stopped(tmp_path, SimulatedGuest(stuck=True)) as (gdb, call):
         registers = gdb.registers()
         with pytest.raises(InfraError, match="did not come back: called at"):
-            guest_trace(gdb, call, registers, pt_regs(registers))
+            guest_trace(gdb, call, registers)
 
 
 def test_kernel_without_the_function() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness.boot import compare, control, point, reliable, traces
-from harness.boot.compare import CompareResult, Needs, probe
+from harness.boot.compare import CompareResult, probe
 from harness.boot.gdb import Gdb
+from harness.boot.needs import Needs
 from harness.errors import FormatError, InfraError
 from tests.builders import image
 from tests.builders.guest import SLEEPER, STATES, SimulatedGuest

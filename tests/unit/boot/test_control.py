@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.boot import driver
 from harness.boot.call import unwind_call
 from harness.boot.control import broken, control_entry, differing_entries, run_control
 from harness.boot.gdb import Gdb
@@ -31,8 +32,8 @@ def stopped(directory: Path, guest: SimulatedGuest) -> Iterator[Guest]:
     with serving(guest, path), Gdb.connect(path, timeout_s=5) as gdb:
         cpu = cpu_stacks(stack_layout(program), GS_BASE, gdb.read)
         call = unwind_call(program, cpu)
-        gdb.insert_breakpoint(call.return_address)
-        yield Guest(gdb, program, kernel_text(program, table), cpu, call)
+        with driver.installed(gdb, call.driver):
+            yield Guest(gdb, program, kernel_text(program, table), cpu, call)
 
 
 def test_entry_of_the_caller_is_chosen(tmp_path: Path) -> None:

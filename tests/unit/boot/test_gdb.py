@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness.boot.gdb import Gdb, GdbTimeout, LostGuest, frame
+from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
+from harness.boot.packet import frame
 from harness.boot.registers import Registers
 from harness.errors import InfraError
 from tests.builders.rspserver import FakeStub, serving

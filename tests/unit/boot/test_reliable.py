@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness.boot.attach import attach
+from harness.boot.attach import attached as attached_to
+from harness.boot.call import HEADROOM
+from harness.boot.driver import RECORD
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import kernel_text
 from harness.boot.point import Guest
@@ -33,7 +35,9 @@ def attached(directory: Path, served: SimulatedGuest) -> Iterator[Guest]:
     path = directory / "gdb.sock"
     with serving(served, path), Gdb.connect(path, timeout_s=5) as gdb:
         registers = gdb.registers()
-        yield attach(gdb, program, kernel_text(program, table), registers)
+        text = kernel_text(program, table)
+        with attached_to(gdb, program, text, registers) as guest:
+            yield guest
 
 
 def survey(directory: Path, served: SimulatedGuest) -> Survey:
@@ -144,6 +148,19 @@ def test_a_kernel_without_it(tmp_path: Path) -> None:
     with attached(tmp_path, SimulatedGuest()) as guest:
         other = Guest(guest.gdb, program, guest.text, guest.cpu, guest.call)
         assert reliability(other) is None
+
+
+def test_tasks_are_found_a_few_at_a_time(tmp_path: Path) -> None:
+    """As many as there is room to ask for; none is left out, or found twice."""
+    with attached(tmp_path, SimulatedGuest()) as guest:
+        how = reliability(guest)
+        assert how is not None
+        small = replace(guest.call, stack_size=HEADROOM + 2 * RECORD.size)
+        found = list(how.finder.find(guest.gdb, small, guest.gdb.registers()))
+        assert found == list(
+            how.finder.find(guest.gdb, guest.call, guest.gdb.registers())
+        )
+    assert [pid for _, pid in found] == [0, 1, 7, 9]
 
 
 def test_the_layout_is_what_switch_to_does() -> None:

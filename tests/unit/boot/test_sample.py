@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,15 @@ def test_hits_are_one_shot(tmp_path: Path) -> None:
         found = [registers.rip for registers in hits(gdb, wanted, 0.05)]
         assert sorted(found) == sorted(wanted[:2])
         assert gdb.breakpoints == frozenset()
+
+
+def test_who_hits_often_is_not_waited_for_long(tmp_path: Path) -> None:
+    """Once some were reached, and fast, the rest need not take the whole time."""
+    wanted = [STATES[4].rip, STATES[2].rip, image.TEXT + 0x1000]
+    started = time.monotonic()
+    with connected(tmp_path, SimulatedGuest()) as gdb:
+        assert len(list(hits(gdb, wanted, 20, 0.05))) == 2
+    assert time.monotonic() - started < 10
 
 
 def test_the_breakpoint_of_somebody_else_stays(tmp_path: Path) -> None:

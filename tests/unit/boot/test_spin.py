@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness.boot.gdb import GdbTimeout, frame
+from harness.boot.gdb import GdbTimeout
+from harness.boot.packet import frame
 from harness.boot.spin import SPIN, SpinGdb, first_size
 from harness.errors import InfraError
 from tests.builders.rspserver import serving
@@ -129,6 +130,19 @@ def test_a_call_runs_one_vcpu_and_no_other(tmp_path: Path) -> None:
         assert (gdb.registers().rip, gdb.registers().rax) == (A, 5)
         assert gdb.read(0x5000, 4) == b"regs"
         assert [one.rip for one in gdb.vcpus()] == [8, 8]  # as they stopped
+
+
+def test_a_call_goes_on_alone(tmp_path: Path) -> None:
+    """Where it ran into a breakpoint, and that was removed, the other is held, too."""
+    with connected(tmp_path, [7, 8, 9], [7, 8, A]) as (gdb, stub):
+        gdb.run_for(0)
+        gdb.select(1)
+        gdb.insert_breakpoints([A, B])
+        assert gdb.call(replace(gdb.registers(), rip=B), [], 5).trapped
+        gdb.remove_breakpoint(B)
+        assert gdb.go_on(5).trapped
+        assert set(stub.resumed[1:]) == {"vCont;c:02"}
+        assert [one.rip for one in gdb.vcpus()] == [8, 8]
 
 
 def test_a_call_that_does_not_come_back_is_no_trap(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def _judged(subject: Subject, taken: Taken, later: Taken | None = None) -> Stage
 
 def result_of(verdict: Verdict, name: str, command: str) -> StageResult:
     """Return ``verdict`` as a stage's result; ``command`` reads it back again."""
-    again = [replace(finding, reproduce=command) for finding in verdict.findings]
+    findings = (*verdict.unselected, *verdict.findings)
+    again = [replace(finding, reproduce=command) for finding in findings]
     judgement = judged(Stage.READBACK, name, again, verdict.counts)
     if not verdict.reason:
         return judgement

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from harness.boot.readback.difference import Difference, difference, findings
+from harness.boot.readback.selected import unselected
 from harness.boot.readback.taken import Taken
 from harness.elf.alternative import parse_alternatives
 from harness.elf.feature import Features
@@ -32,6 +33,7 @@ class Verdict(Struct, frozen=True):
         reason: why this is no verdict (control not seen), or empty.
         seconds: how long it took.
         later: what was compared when the kernel had run for a while, if it was.
+        unselected: features of its platform that the kernel has not set.
     """
 
     difference: Difference
@@ -39,6 +41,7 @@ class Verdict(Struct, frozen=True):
     reason: str
     seconds: float
     later: Difference | None = None
+    unselected: tuple[Finding, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -73,13 +76,15 @@ def judge(taken: Taken, names: Features, platform: str) -> Verdict:
     if alternatives is None:
         raise FormatError(f"{taken.linked.name} has no alternatives to predict")
     capability = find_capability(taken.linked, alternatives)
-    prediction = predict(taken.linked, said_by(taken.image, capability, names))
+    said = said_by(taken.image, capability, names)
+    prediction = predict(taken.linked, said)
     different = difference(prediction, taken.code)
     return Verdict(
         different,
         tuple(findings(prediction, different, platform)),
         _unseen(taken, prediction, different),
         time.monotonic() - started,
+        unselected=unselected(said, platform),
     )
 
 

@@ -7,6 +7,7 @@ import struct
 import pytest
 from msgspec.structs import replace
 
+from harness.boot.readback.selected import unselected
 from harness.boot.readback.taken import Taken, take
 from harness.boot.readback.verdict import judge
 from harness.elf.program import Program
@@ -107,3 +108,35 @@ def test_a_later_verdict_joins_the_first() -> None:
     assert both.counts["text_later_bytes"] == later.difference.read
     blind = judge(taken_of((), deaf=True), names, "native")
     assert "went unseen" in first.with_later(blind).reason
+
+
+KVM_NAMES = {"SMAP": SMAP, "PVUNLOCK": 8 * 32 + 20, "VCPUPREEMPT": 8 * 32 + 21}
+
+
+@pytest.mark.parametrize(
+    ("platform", "names", "missing"),
+    [
+        ("kvm", KVM_NAMES, ["PVUNLOCK", "VCPUPREEMPT"]),
+        ("native", KVM_NAMES, []),
+        ("kvm", {"SMAP": SMAP}, []),  # up to 5.12 there are none
+        ("", KVM_NAMES, []),  # of a dump nobody knows where it ran
+    ],
+)
+def test_a_platforms_features_have_to_be_selected(
+    platform: str, names: dict[str, int], missing: list[str]
+) -> None:
+    """A KVM guest that took neither has skipped its own branch, however it looks."""
+    verdict = judge(taken_of((SMAP,)), Kernel(names=names).said().names, platform)
+    assert verdict.findings == ()
+    assert [found.rule for found in verdict.unselected] == ["boot/platform"] * len(
+        missing
+    )
+    assert [found.message.split()[0] for found in verdict.unselected] == missing
+    assert len({found.key for found in verdict.unselected}) == len(missing)
+
+
+def test_a_feature_that_is_selected_is_no_finding() -> None:
+    """One of the two is not enough."""
+    names = Kernel(names=KVM_NAMES).said((8 * 32 + 20,))
+    (found,) = unselected(names, "kvm")
+    assert found.message.startswith("VCPUPREEMPT was not selected")

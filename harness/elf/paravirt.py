@@ -55,7 +55,8 @@ def parse_parainstructions(program: Program) -> Parainstructions | None:
         )
     padding = np.zeros(-section.data.size % STRIDE, dtype=np.uint8)
     records = np.frombuffer(np.concatenate([section.data, padding]), dtype=_SITE)
-    address = records["instr"].astype(np.uint64)
+    slide = np.uint64(program.slide % (1 << 64))
+    address = records["instr"].astype(np.uint64) + slide  # they are as they were linked
     in_code = program.in_code(address)
     if in_code.mean() < 0.5:
         raise FormatError(

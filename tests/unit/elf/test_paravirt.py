@@ -9,14 +9,14 @@ from harness.errors import FormatError
 from tests.builders.elfwriter import ALLOC, EXEC, R_64, ElfWriter
 
 
-def _sites(data: bytes, places: list[int]) -> Parainstructions | None:
+def _sites(data: bytes, places: list[int], slide: int = 0) -> Parainstructions | None:
     writer = ElfWriter()
     text = writer.section(".text", bytes(64), flags=ALLOC | EXEC)
     table = writer.section(".parainstructions", data)
     symbol = writer.symbol("text", text)
     for i, place in enumerate(places):
         writer.relocation(table, 16 * i, R_64, symbol, place)
-    return parse_parainstructions(writer.program())
+    return parse_parainstructions(writer.program().slid(slide))
 
 
 ENTRY = bytes(8) + b"\x05\x07" + bytes(6)
@@ -31,6 +31,14 @@ def test_sites_are_read_with_or_without_the_last_padding(tail: int) -> None:
     assert (sites.address - sites.address[0]).tolist() == [0, 16, 32]
     assert sites.type.tolist() == [5, 5, 5]
     assert sites.length.tolist() == [7, 7, 7]
+
+
+def test_sites_of_a_kernel_that_was_moved() -> None:
+    """KASLR moves the code; the addresses in its image are as they were linked."""
+    there, moved = _sites(ENTRY * 2, [0, 16]), _sites(ENTRY * 2, [0, 16], 0x1C00000)
+    assert there is not None
+    assert moved is not None
+    assert (moved.address - there.address).tolist() == [0x1C00000] * 2
 
 
 def test_a_kernel_without_them_is_none() -> None:

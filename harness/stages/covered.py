@@ -17,6 +17,7 @@ from harness.elf.place import Places
 from harness.elf.program import Program, parse
 from harness.result import Kind
 from harness.text.insn import U64
+from harness.text.patch import nop_tables
 from harness.variant import Platform
 from harness.verify.columns import Columns, read_columns
 from harness.verify.extent import typed
@@ -73,7 +74,8 @@ def covered(
     }
     if columns.alternatives is None or columns.streams is None:
         return Covered(Coverage(every), did.beyond, 0)
-    ran = texts(record, columns.alternatives, columns.streams)
+    tables = nop_tables(program, columns.streams.era)
+    ran = texts(record, columns.alternatives, columns.streams, tables)
     every[Kind.SITES] = did.sites()
     every[Kind.TEXTS] = did.texts(ran.executed, ran.verified)
     coverage = Coverage(every, did.cold(every[Kind.SITES], features))

@@ -7,6 +7,8 @@ is there from the start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -39,9 +41,12 @@ def texts(
     record: Record,
     alternatives: Alternatives,
     streams: Streams,
-    table: NopTable = NopTable.P6,
+    tables: Sequence[NopTable] = (NopTable.P6,),
 ) -> Texts:
-    """Return which texts' instructions are in ``record``."""
+    """Return which texts' instructions are in ``record``.
+
+    ``tables`` are those whose NOPs the kernel may have written.
+    """
     executed, verified = (np.zeros(len(streams), bool) for _ in range(2))
     begin = alternatives.site_address
     end = begin + alternatives.site_length.astype(np.uint64)
@@ -51,7 +56,7 @@ def texts(
     foreign = 0
     for site in np.flatnonzero(np.less(first, last)).tolist():
         ours = range(stream[site], stream[site + 1])
-        codes = {one: _codes(streams, alternatives, one, table) for one in ours}
+        codes = {one: _codes(streams, alternatives, one, tables) for one in ours}
         for row in range(first[site], last[site]):
             code, at = record.code[row].tobytes(), int(record.pc[row])
             fits = [one for one in ours if _has(codes[one], at, code)]
@@ -65,7 +70,10 @@ def texts(
 
 
 def _codes(
-    streams: Streams, alternatives: Alternatives, stream: int, table: NopTable
+    streams: Streams,
+    alternatives: Alternatives,
+    stream: int,
+    tables: Sequence[NopTable],
 ) -> _Codes:
     """Return the instructions of one text, as linked (an original) and as written."""
     codes: _Codes = {}
@@ -75,7 +83,9 @@ def _codes(
     linked = streams.rows(stream) if entry == ORIGINAL else ()
     for insn in linked:
         codes.setdefault(insn.address, set()).add(insn.code)
-    if entry == ORIGINAL or not alternatives.flags[entry] & AltFlag.DIRECT_CALL:
+    if entry != ORIGINAL and alternatives.flags[entry] & AltFlag.DIRECT_CALL:
+        return codes
+    for table in tables:
         whole, at = streams.text(stream, table), 0
         for insn in streams.written(stream, table):
             codes.setdefault(insn.address, set()).add(whole[at : at + insn.size])

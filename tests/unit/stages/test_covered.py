@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from harness.boot.shadow.record import Record
 from harness.elf.feature import Features
@@ -77,3 +78,13 @@ def test_sites_and_their_texts() -> None:
     assert busy.counts["sites_verified"] == busy.counts["texts_verified"] == 1
     assert not busy.coverage.cold
     assert busy.coverage.things[Kind.TEXTS].verified.sum() == 1
+
+
+@pytest.mark.parametrize("padding", ["0f1f00", "666690"])
+def test_texts_are_padded_as_the_cpu_likes_it(padding: str) -> None:
+    """5.10 writes the NOPs of its CPU's vendor, which an image cannot know."""
+    program = a_site(b"\x31\xc0\x90\x90", [Replacement(b"\xf9")], size=13)
+    first = int(program.executable[0].address)
+    found = boot(program, (first + SITE + 1, padding, 1))
+    assert found.foreign == 0
+    assert found.coverage.things[Kind.TEXTS].verified.sum() == 1

@@ -38,7 +38,7 @@ def debugger(machine: Machine) -> Iterator[Gdb]:
 
 
 def _wait_for_host(machine: Machine) -> None:
-    while "running" not in machine.outer_evidence().marks:
+    while "running" not in (seen := machine.outer_evidence()).marks:
         if not machine.alive() or not machine.remaining_s:
             console = machine.read("outer-console").decode(errors="replace")
             raise InfraError(
@@ -46,3 +46,8 @@ def _wait_for_host(machine: Machine) -> None:
                 + "\n".join(tail(console))
             )
         time.sleep(POLL_S)
+    if (lack := seen.lacks.get("stub")) is not None:
+        raise InfraError(
+            f"the host of the nested guest cannot pass on its gdbstub, without {lack}",
+            hint="its kernel needs virtio_console and virtio_pci, built in",
+        )

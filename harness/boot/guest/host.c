@@ -133,7 +133,7 @@ static int pass_on(int from, int to)
 }
 
 /* Join the inner QEMU's gdbstub to the port, whenever somebody is at its other end. */
-static pid_t start_relay(void)
+static pid_t start_relay(int port)
 {
 	struct timespec nap = { 0, 5000000 };
 	pid_t pid = fork();
@@ -142,7 +142,7 @@ static pid_t start_relay(void)
 	if (pid)
 		return pid;
 	signal(SIGPIPE, SIG_IGN);
-	both[0] = (struct pollfd){ .fd = open_port(), .events = POLLIN };
+	both[0] = (struct pollfd){ .fd = port, .events = POLLIN };
 	both[1] = (struct pollfd){ .fd = -1, .events = POLLIN };
 	while (poll(both, 2, -1) > 0) {
 		if (both[1].fd < 0) {
@@ -234,8 +234,15 @@ int main(void)
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	ev_line("part kvm %d 1", kvm >= 0 && ioctl(kvm, KVM_GET_API_VERSION, 0) == 12);
 	close(kvm);
-	if (ev_number("debugged", 0))
-		start_relay();
+	if (ev_number("debugged", 0)) {
+		int port = open_port();
+
+		if (port < 0) /* nobody will ever come to the stub: do not let them wait */
+			ev_line("lack stub the port to the outside: %s", strerror(errno));
+		else
+			start_relay(port);
+		close(port);
+	}
 	ev_line("mark running");
 	pid = start_qemu();
 	for (int i = 0; waitpid(pid, &status, WNOHANG) != pid; i++) {

@@ -65,3 +65,13 @@ def test_a_host_that_does_not_come_up(tmp_path: Path) -> None:
         debugger(dead),
     ):
         pass
+
+
+def test_a_host_that_cannot_pass_on_its_stub(tmp_path: Path) -> None:
+    """It says so, and why; nobody waits for what will never answer."""
+    said = b"2 hello\n2 lack stub the port to the outside: ENOENT\n2 mark running\n"
+    with (
+        pytest.raises(InfraError, match="without the port to the outside: ENOENT"),
+        debugger(machine(tmp_path, said, spins=True)),
+    ):
+        pass

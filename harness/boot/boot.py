@@ -18,12 +18,13 @@ from msgspec.structs import replace
 from harness.artifacts import Artifacts
 from harness.boot import init_end, initramfs, kaslr, machine, outcome, vsmp_device
 from harness.boot.debugger import debugger
-from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
+from harness.boot.gdb import Gdb
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, Plan
 from harness.boot.outcome import BootResult, Ending, Proof
 from harness.boot.platforms import kvm, native, vsmp, xen
 from harness.boot.platforms.request import Request
+from harness.boot.wire import GdbTimeout, LostGuest
 from harness.elf import bzimage, program
 from harness.elf.file import read_file
 from harness.elf.program import Program

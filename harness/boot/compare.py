@@ -23,7 +23,7 @@ from harness.boot.control import (
     run_control,
     table_finding,
 )
-from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
+from harness.boot.gdb import Gdb, UnmappedMemory
 from harness.boot.kernel_text import kernel_text
 from harness.boot.needs import NATIVE_NEEDS, Needs
 from harness.boot.point import Guest, Point, Sight, ask, finding, look
@@ -38,6 +38,7 @@ from harness.boot.sample import (
     wander,
 )
 from harness.boot.tally import Tally
+from harness.boot.wire import LostGuest
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import parse_orc
 from harness.elf.program import Program
@@ -219,7 +220,8 @@ class _Run(Struct):
         for _ in range(CONTROL_STOPS):
             if not self.time_left():
                 return
-            yield from wander(guest.gdb, guest.program, guest.text, self.rng, 1)
+            for states in wander(guest.gdb, guest.program, guest.text, self.rng, 1):
+                yield from states
 
     def find_starts(self, alternatives: Alternatives | None) -> None:
         if alternatives is None:
@@ -248,9 +250,10 @@ class _Run(Struct):
         guest = self.guest
         wanted = self.tally.counts["points"] + points
         while self.tally.counts["points"] < wanted and self.time_left():
-            self.check_all(
-                wander(guest.gdb, guest.program, guest.text, self.rng, WANDER_STEPS)
-            )
+            for states in wander(
+                guest.gdb, guest.program, guest.text, self.rng, WANDER_STEPS
+            ):
+                self.check_all(states)
 
     def sample_entries(self, inject_nmi: Callable[[], None] | None) -> None:
         # Each entry point once, and what it leads to; a later round takes the rest.

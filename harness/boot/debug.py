@@ -8,7 +8,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
+from harness.boot.gdb import Gdb
+from harness.boot.wire import GdbTimeout, LostGuest
 from harness.elf.program import Program
 from harness.finding import Location
 

@@ -14,7 +14,8 @@ import struct
 import time
 from collections.abc import Iterator
 
-from harness.boot.gdb import Gdb, LostGuest, UnmappedMemory
+from harness.boot.gdb import Gdb, UnmappedMemory
+from harness.boot.wire import LostGuest
 from harness.elf.program import Program
 from harness.errors import FormatError
 

@@ -11,7 +11,6 @@ its batch, and answers are never acknowledged (the next request does that).
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,33 +19,22 @@ from pathlib import Path
 from msgspec import Struct
 
 from harness.boot.packet import (
-    frame,
     into,
     is_error,
     reads,
     set_registers,
-    take_packet,
+    stopped_thread,
     text,
     unhex,
     writes,
 )
 from harness.boot.registers import Registers
+from harness.boot.wire import REPLY_S, GdbTimeout, LostGuest, Wire, open_socket
 from harness.errors import InfraError
-
-BATCH_PACKETS = 32
-REPLY_S = 10.0
-
-
-class LostGuest(InfraError):
-    """The other end is gone: QEMU ended, crashed or closed the connection."""
 
 
 class UnmappedMemory(InfraError):
     """The guest has nothing mapped there now."""
-
-
-class GdbTimeout(InfraError):
-    """The guest or its stub did not answer before the deadline."""
 
 
 class Stop(Struct, frozen=True):
@@ -60,30 +48,27 @@ class Stop(Struct, frozen=True):
         return self.signal == 5
 
 
-class Gdb:
+class Gdb(Wire):
     """A connection to QEMU's gdbstub; made by :meth:`connect`.
 
-    The guest is stopped while connected, until :meth:`cont`.
+    The guest is stopped while connected, until :meth:`cont`. The vCPU that a stop is
+    about is selected; a step and a call run it alone, all others are held.
 
     Attributes:
         steps: it can be stepped.
         writes_text: breakpoints are bytes of its text, which must be there before.
-        reply_s: how long an answer may take.
         poll_s: how long a guest may run before we look how far it is.
-        idle: called now and then while the guest is waited for.
     """
 
     steps = True
     writes_text = False
-    reply_s = REPLY_S
     poll_s = 0.02
-    IDLE_S = 0.25
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = bytearray()
+        super().__init__(sock)
         self._breakpoints: set[int] = set()
-        self.idle: Callable[[], None] = _nothing
+        self._threads: tuple[str, ...] = ()
+        self._selected = 0
 
     @classmethod
     @contextlib.contextmanager
@@ -102,7 +87,7 @@ class Gdb:
             LostGuest: the stub hung up on us.
         """
         deadline = time.monotonic() + timeout_s
-        with contextlib.closing(_open_socket(path, deadline, timeout_s)) as sock:
+        with contextlib.closing(open_socket(path, deadline, timeout_s)) as sock:
             gdb = cls(sock)
             gdb.idle = idle or gdb.idle
             gdb._handshake(deadline)
@@ -120,11 +105,34 @@ class Gdb:
         return Registers.parse(unhex(self._ask("g")))
 
     def vcpus(self) -> tuple[Registers, ...]:
-        """Return the registers of every vCPU that we know of: the one."""
-        return (self.registers(),)
+        """Return the registers of every vCPU of the stopped guest."""
+        if not self._threads:
+            self._threads = self._ask_threads()
+        if len(self._threads) == 1:
+            return (self.registers(),)
+        asked = [packet for name in self._threads for packet in (f"Hg{name}", "g")]
+        *replies, selected = self._exchange([*asked, f"Hg{self._thread}"])
+        if selected != b"OK":
+            raise InfraError(f"gdbstub refused vCPU {self._thread}: {text(selected)!r}")
+        return tuple(Registers.parse(unhex(reply)) for reply in replies[1::2])
 
     def select(self, number: int) -> None:
-        """Make all else be about vCPU ``number`` of :meth:`vcpus`: it is."""
+        """Make all else be about vCPU ``number`` of :meth:`vcpus`."""
+        if number == self._selected:
+            return
+        self._selected = number
+        self._expect_ok(f"Hg{self._thread}")
+
+    @property
+    def _thread(self) -> str:
+        if not self._threads:
+            self._threads = self._ask_threads()
+        return self._threads[self._selected]
+
+    def _alone(self, how: str) -> str:
+        """Return the packet that resumes the selected vCPU, and no other."""
+        thread = self._thread
+        return how if len(self._threads) == 1 else f"vCont;{how}:{thread}"
 
     def write_registers(self, registers: Registers | bytes) -> None:
         """Set all registers."""
@@ -240,12 +248,13 @@ class Gdb:
 
     def step(self, timeout_s: float = REPLY_S) -> Stop:
         """Execute one instruction (QEMU holds interrupts and timers back)."""
-        self._send(["s"])
+        self._send([self._alone("s")])
         return self.wait(timeout_s)
 
     def step_registers(self, registers: Registers | None = None) -> Registers:
         """Set ``registers`` if given, execute one instruction, return the new ones."""
-        self._resume([] if registers is None else [set_registers(registers)], "s")
+        how = self._alone("s")
+        self._resume([] if registers is None else [set_registers(registers)], how)
         self.wait(self.reply_s)
         return self.registers()
 
@@ -267,7 +276,13 @@ class Gdb:
             raise LostGuest(f"the machine ended while we waited: {text(reply)}")
         if reply[:1] not in (b"S", b"T"):
             raise InfraError(f"gdbstub sent {text(reply)!r} for a stop reason")
+        self._follow(stopped_thread(reply))
         return Stop(int(reply[1:3], 16))
+
+    def _follow(self, thread: str) -> None:
+        """Note that the stub has selected the vCPU that a stop is about."""
+        if len(self._threads) > 1 and thread in self._threads:
+            self._selected = self._threads.index(thread)
 
     def run_for(self, seconds: float) -> Stop:
         """Let the guest run for at most ``seconds``, then break in."""
@@ -285,12 +300,12 @@ class Gdb:
         timeout_s: float,
     ) -> Stop:
         """Write memory, set registers (no control register), run until it stops."""
-        self._resume(into(registers, windows), "c")
+        self._resume(into(registers, windows), self._alone("c"))
         return self.wait(timeout_s)
 
     def go_on(self, timeout_s: float) -> Stop:
         """Run on in what :meth:`call` called, until it stops again."""
-        self._send(["c"])
+        self._send([self._alone("c")])
         return self.wait(timeout_s)
 
     def monitor(self, command: str) -> str:
@@ -317,6 +332,16 @@ class Gdb:
         while reply[:1] in (b"S", b"T"):
             reply = self._receive(deadline, "qAttached")
 
+    def _ask_threads(self) -> tuple[str, ...]:
+        names: list[str] = []
+        reply = self._ask("qfThreadInfo").decode("latin-1")
+        while reply.startswith("m"):
+            names += reply[1:].split(",")
+            reply = self._ask("qsThreadInfo").decode("latin-1")
+        if not names:
+            raise InfraError(f"gdbstub named no vCPU, but said {reply!r}")
+        return tuple(sorted(names, key=lambda name: int(name, 16)))
+
     def _resume(self, first: Sequence[str], how: str) -> None:
         # All in one write: nothing may arrive once the guest runs.
         self._send([*first, how])
@@ -325,75 +350,7 @@ class Gdb:
             if (reply := self._receive(deadline, packet[:40])) != b"OK":
                 raise InfraError(f"gdbstub refused {packet[:40]}: {text(reply)!r}")
 
-    def _ask(self, packet: str) -> bytes:
-        return self._exchange([packet])[0]
-
     def _expect_ok(self, *packets: str) -> None:
         for packet, reply in zip(packets, self._exchange(packets), strict=True):
             if reply != b"OK":
                 raise InfraError(f"gdbstub refused {packet[:40]}: {text(reply)!r}")
-
-    def _exchange(self, packets: Sequence[str]) -> list[bytes]:
-        replies = []
-        for start in range(0, len(packets), BATCH_PACKETS):
-            batch = packets[start : start + BATCH_PACKETS]
-            self._send(batch)
-            deadline = time.monotonic() + self.reply_s
-            replies += [self._receive(deadline, packet[:40]) for packet in batch]
-        return replies
-
-    def _send(self, packets: Sequence[str]) -> None:
-        self._sock_send(b"".join(map(frame, packets)))
-
-    def _sock_send(self, data: bytes) -> None:
-        try:
-            self._sock.settimeout(self.reply_s)
-            self._sock.sendall(data)
-        except TimeoutError as exc:
-            raise GdbTimeout(f"gdbstub took no request for {self.reply_s} s") from exc
-        except OSError as exc:
-            raise LostGuest(f"gdbstub is gone: {exc}") from exc
-
-    def _receive(self, deadline: float, what: str) -> bytes:
-        """Return the body of the next packet."""
-        while (packet := take_packet(self._buffer)) is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise GdbTimeout(f"gdbstub did not answer in time: {what}")
-            try:
-                self._sock.settimeout(min(left, self.IDLE_S))
-                data = self._sock.recv(65536)
-            except TimeoutError:
-                self.idle()
-                continue
-            except OSError as exc:
-                raise LostGuest(f"gdbstub is gone: {exc}") from exc
-            if not data:
-                raise LostGuest(f"gdbstub closed the connection, waiting for {what}")
-            self._buffer += data
-        return packet
-
-
-def _open_socket(path: Path, deadline: float, timeout_s: float) -> socket.socket:
-    # A socket's path holds 108 bytes; through its directory's descriptor any does.
-    while True:
-        sock = socket.socket(socket.AF_UNIX)
-        try:
-            directory = os.open(path.parent, os.O_PATH)
-            try:
-                sock.connect(f"/proc/self/fd/{directory}/{path.name}")
-            finally:
-                os.close(directory)
-        except OSError as exc:
-            sock.close()
-            if time.monotonic() > deadline:
-                raise GdbTimeout(
-                    f"no gdbstub listens at {path} after {timeout_s} s: {exc}"
-                ) from exc
-            time.sleep(0.02)
-        else:
-            return sock
-
-
-def _nothing() -> None:
-    pass

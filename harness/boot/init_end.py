@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 
-from harness.boot.gdb import Gdb, GdbTimeout
+from harness.boot.gdb import Gdb
 from harness.boot.kaslr import required
+from harness.boot.wire import GdbTimeout
 from harness.elf.program import Program
 from harness.errors import InfraError, UserError
 

@@ -46,6 +46,15 @@ def set_registers(registers: Registers | bytes) -> str:
     return f"G{blob.hex()}"
 
 
+def stopped_thread(reply: bytes) -> str:
+    """Return which vCPU a stop reply is about, as it is named; empty if it does not say."""
+    for item in reply[3:].decode("latin-1").split(";"):
+        name, _, value = item.partition(":")
+        if name == "thread":
+            return value
+    return ""
+
+
 def reads(address: int, size: int) -> list[str]:
     """Return the packets that read a window of memory."""
     return [

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from harness.boot.gdb import Gdb, LostGuest
+from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
+from harness.boot.wire import LostGuest
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcType
 from harness.elf.paravirt import parse_parainstructions
@@ -137,16 +138,15 @@ def halted(program: Program, text: KernelText, registers: Registers) -> bool:
 
 def wander(
     gdb: Gdb, program: Program, text: KernelText, rng: random.Random, steps: int
-) -> Iterator[Registers]:
-    """Let the guest run for a moment, break in, then yield it step by step.
+) -> Iterator[Iterator[Registers]]:
+    """Let the guest run for a moment, break in, then yield each vCPU's walk.
 
-    Where it cannot be stepped, that is every vCPU once. The consumer must leave the
-    guest as it was.
+    The consumer must leave the guest as it was.
     """
     gdb.run_for(rng.random() * RUN_S)
     for number, registers in enumerate(gdb.vcpus()):
         gdb.select(number)
-        yield from walk(gdb, program, text, registers, steps)
+        yield walk(gdb, program, text, registers, steps)
 
 
 def walk(

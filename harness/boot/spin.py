@@ -16,9 +16,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from harness.boot.gdb import REPLY_S, Gdb, GdbTimeout, Stop, UnmappedMemory
+from harness.boot.gdb import Gdb, Stop, UnmappedMemory
 from harness.boot.packet import frame, into, unhex
 from harness.boot.registers import Registers
+from harness.boot.wire import REPLY_S, GdbTimeout
 from harness.errors import InfraError
 from harness.text.decode import decode_all
 
@@ -44,8 +45,6 @@ class SpinGdb(Gdb):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._before: dict[int, bytes] = {}
-        self._threads: tuple[str, ...] = ()
-        self._selected = 0
         self._stopped: tuple[Registers, ...] = ()
         self._call_s = NAP_S
 
@@ -56,13 +55,6 @@ class SpinGdb(Gdb):
         if not self._stopped:
             self._look()
         return self._stopped
-
-    def select(self, number: int) -> None:
-        """Make all else be about vCPU ``number`` of :meth:`vcpus`."""
-        if number == self._selected:
-            return
-        self._selected = number
-        self._expect_ok(f"Hg{self._thread}")
 
     # breakpoints
 
@@ -162,29 +154,26 @@ class SpinGdb(Gdb):
         timeout_s: float,
     ) -> Stop:
         """Set memory and registers, run the selected vCPU alone to a breakpoint."""
-        self._resume(into(registers, windows), self._alone)
+        self._resume(into(registers, windows), self._alone("c"))
         return self._called(timeout_s)
 
     def go_on(self, timeout_s: float) -> Stop:
         """Run the selected vCPU on, alone, in what was called."""
-        self._send([self._alone])
+        self._send([self._alone("c")])
         return self._called(timeout_s)
 
     def _called(self, timeout_s: float) -> Stop:
         before = self._stopped
-        stop = self._watch(timeout_s, self._alone, self._call_s)
+        stop = self._watch(timeout_s, self._alone("c"), self._call_s)
         self._stopped = before  # what is called is a secret
         return stop
 
-    @property
-    def _alone(self) -> str:
-        return f"vCont;c:{self._thread}"
+    def _follow(self, thread: str) -> None:
+        """Stay: whom a break-in is told of is no matter."""
 
-    @property
-    def _thread(self) -> str:
-        if not self._threads:
-            self._look()
-        return self._threads[self._selected]
+    def _alone(self, how: str) -> str:
+        # also where there is one: it is told from what lets all run
+        return f"vCont;{how}:{self._thread}"
 
     def _watch(self, seconds: float, how: str, first_s: float = NAP_S) -> Stop:
         """Break into what has been resumed until a vCPU stands at a breakpoint.
@@ -257,16 +246,6 @@ class SpinGdb(Gdb):
             reply = self._receive(deadline, "qAttached")
         if reply not in (b"0", b"1"):
             raise InfraError(f"gdbstub sent {reply!r} for qAttached, expected 0 or 1")
-
-    def _ask_threads(self) -> tuple[str, ...]:
-        names: list[str] = []
-        reply = self._ask("qfThreadInfo").decode("latin-1")
-        while reply.startswith("m"):
-            names += reply[1:].split(",")
-            reply = self._ask("qsThreadInfo").decode("latin-1")
-        if not names:
-            raise InfraError(f"gdbstub named no vCPU, but said {reply!r}")
-        return tuple(sorted(names, key=lambda name: int(name, 16)))
 
 
 def first_size(code: bytes) -> int:

@@ -64,7 +64,8 @@ class FakeStub:
             return "OK"
         if kind in "sc":
             return "T05thread:01;"
-        return "OK" if kind == "Q" else ""
+        threads = {"qfThreadInfo": "m01", "qsThreadInfo": "l"}
+        return "OK" if kind == "Q" else threads.get(packet, "")
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from harness.artifacts import Artifacts, Manifest
 from harness.boot import kaslr, machine, vsmp_device
 from harness.boot.boot import Kernel, boot, findings, kernel_of, session
-from harness.boot.gdb import Gdb, LostGuest
+from harness.boot.gdb import Gdb
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig
 from harness.boot.outcome import BootResult, Status
+from harness.boot.wire import LostGuest
 from harness.container.job import Exit, Job
 from harness.elf import bzimage, program
 from harness.elf.program import Program

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness.boot.gdb import Gdb, GdbTimeout, LostGuest
+from harness.boot.gdb import Gdb
 from harness.boot.packet import frame
 from harness.boot.registers import Registers
+from harness.boot.wire import GdbTimeout, LostGuest
 from harness.errors import InfraError
 from tests.builders.rspserver import FakeStub, serving
 
@@ -216,3 +217,37 @@ def test_long_socket_path(tmp_path: Path) -> None:
         Gdb.connect(deep / "s", timeout_s=5) as gdb,
     ):
         assert gdb.registers().pack() == BLOB
+
+
+def test_of_several_vcpus_one_runs_in_a_step_and_in_a_call(tmp_path: Path) -> None:
+    """What the others do meanwhile could be what is looked at; a stop selects its own."""
+    script = {
+        "qfThreadInfo": frame("m02,01"),
+        "Hg": frame("OK"),
+        "vCont": frame("T05thread:02;"),
+        "c": frame("T05thread:01;"),
+    }
+    with connected(tmp_path, script) as (gdb, stub):
+        assert len(gdb.vcpus()) == 2
+        gdb.step()
+        gdb.step_registers()
+        gdb.select(0)
+        gdb.call(gdb.registers(), [], 5)
+        gdb.run_for(5)
+        gdb.go_on(5)
+        resumed = [packet for packet in stub.seen if packet[0] in "cv"]
+        selected = [packet for packet in stub.seen if packet.startswith("Hg")]
+    assert resumed == [
+        *("vCont;s:01", "vCont;s:02", "vCont;c:01"),
+        *("c", "vCont;c:01"),
+    ]
+    assert selected == ["Hg01", "Hg02", "Hg01", "Hg01"]
+
+
+def test_one_vcpu_is_resumed_as_ever(tmp_path: Path) -> None:
+    """There is nobody to hold."""
+    with connected(tmp_path, {}) as (gdb, stub):
+        assert gdb.vcpus() == (gdb.registers(),)
+        gdb.step()
+        gdb.call(gdb.registers(), [], 5)
+        assert [packet for packet in stub.seen if packet[0] in "csv"] == ["s", "c"]

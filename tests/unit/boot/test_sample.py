@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import random
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
-from msgspec.structs import replace
 
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import KernelText, kernel_text
@@ -26,11 +22,10 @@ from harness.boot.sample import (
 from harness.elf.alternative import parse_alternatives
 from harness.elf.program import Program
 from tests.builders import image
-from tests.builders.elfwriter import ElfWriter
 from tests.builders.guest import STATES, SimulatedGuest, at
 from tests.builders.rspserver import serving
 
-SITE = image.TEXT + image.SITE
+RNG = random.Random(1)
 
 
 def kernel() -> tuple[Program, KernelText]:
@@ -75,40 +70,6 @@ def test_patched_starts_come_from_the_running_kernel(tmp_path: Path) -> None:
     assert starts.other_cfa.tolist() == [True, False]
 
 
-def test_patched_starts_of_calls_through_pv_ops(tmp_path: Path) -> None:
-    """5.10 writes `pushf; pop %rax` over one, for which the table has one state."""
-    program, text = kernel()
-    alternatives = parse_alternatives(program)
-    assert alternatives is not None
-    site, call = image.TEXT + 0xD00, b"\xff\x15" + bytes(4)
-    writer = ElfWriter()
-    entries = b"".join(struct.pack("<QBB6x", at, 0, 6) for at in (site, SITE))
-    writer.section(".parainstructions", entries)
-    found = writer.program("calls").section(".parainstructions")
-    assert found is not None
-    linked = written(program, site, call)
-    linked = replace(linked, sections=(*linked.sections, found))
-    guest = SimulatedGuest()
-    guest.load(site, b"\x9c\x58\x0f\x1f\x40\x00")
-    with connected(tmp_path, guest) as gdb:
-        starts = patched_starts(gdb, linked, alternatives, text)
-    assert starts.sites == 2
-    assert starts.address.tolist() == [SITE + 1, SITE + 2, site + 1, site + 2]
-    assert starts.other_cfa.tolist() == [True, False, False, False]
-
-
-def written(program: Program, address: int, code: bytes) -> Program:
-    """Return the image with ``code`` linked at ``address``."""
-    sections = list(program.sections)
-    section = program.section_at(address)
-    assert section is not None
-    data = section.data.copy()
-    at = address - section.address
-    data[at : at + len(code)] = np.frombuffer(code, np.uint8)
-    sections[sections.index(section)] = replace(section, data=data)
-    return replace(program, sections=tuple(sections))
-
-
 def test_unpatched_site_has_none(tmp_path: Path) -> None:
     """A site that still is as linked adds no start."""
     program, text = kernel()
@@ -136,7 +97,7 @@ def test_walk_and_wander_yield_kernel_states(tmp_path: Path) -> None:
     with connected(tmp_path, guest) as gdb:
         seen = [r.rip for r in walk(gdb, program, text, gdb.registers(), 9)]
         assert seen == [state.rip for state in STATES[:3]]
-        burst = list(wander(gdb, program, text, random.Random(1), 2))
+        (burst,) = [list(states) for states in wander(gdb, program, text, RNG, 2)]
         assert len(burst) <= 3
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from harness.boot.gdb import GdbTimeout
 from harness.boot.packet import frame
 from harness.boot.spin import SPIN, SpinGdb, first_size
+from harness.boot.wire import GdbTimeout
 from harness.errors import InfraError
 from tests.builders.rspserver import serving
 from tests.builders.spinstub import SpinStub

@@ -9,13 +9,14 @@ from typing import cast
 import pytest
 
 from harness.boot.boot import Kernel
-from harness.boot.gdb import Gdb, LostGuest
+from harness.boot.gdb import Gdb
 from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig
 from harness.boot.outcome import BootResult
 from harness.boot.readback.difference import Difference
 from harness.boot.readback.taken import Taken
 from harness.boot.readback.verdict import Verdict
+from harness.boot.wire import LostGuest
 from harness.errors import InfraError
 from harness.finding import Finding, Location
 from harness.progress import silent

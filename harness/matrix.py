@@ -32,7 +32,14 @@ from harness.container.job import Engine
 from harness.coverage import Coverage
 from harness.errors import UserError
 from harness.progress import Progress
-from harness.result import RunResult, Stage, StageResult, run_result
+from harness.result import (
+    ELSEWHERE,
+    RunResult,
+    Stage,
+    StageResult,
+    Status,
+    run_result,
+)
 from harness.stages import boot, build, coverage, readback, runtime, shadow, validate
 from harness.stages.confirm import confirm
 from harness.stages.guard import skipped
@@ -270,10 +277,18 @@ def run_matrix(request: Request, board: Board) -> RunResult:
     """
     started = datetime.now(UTC)
     with workshop(request, board) as shop:
-        stages = _run_stages(request, shop, board)
+        stages = [*_run_stages(request, shop, board), *elsewhere()]
         tools = _tools(shop)
     tree = f"{shop.tree.name} ({shop.tree.note})" if shop.tree.note else shop.tree.name
     return run_result(request.profile, tree, stages, started=started, tools=tools)
+
+
+def elsewhere() -> list[StageResult]:
+    """Return a MISS for each platform that no machine of ours is."""
+    return [
+        StageResult(Stage.BOOT, name, Status.MISS, reason=reason)
+        for name, reason in ELSEWHERE.items()
+    ]
 
 
 def _run_stages(request: Request, shop: Shop, board: Board) -> list[StageResult]:

@@ -40,6 +40,15 @@ class Stage(enum.StrEnum):
     COVERAGE = "coverage"  # one of all variants: what their shadow stages have covered
 
 
+# Where kernels run, too, and no machine of ours is: a MISS of each run, with its reason.
+ELSEWHERE = {
+    "pvh": "takes hardware virtualisation below Xen, which QEMU's TCG gives it none of",
+    "hvm": "takes hardware virtualisation below Xen, which QEMU's TCG gives it none of",
+    "fred": "QEMU's TCG has no CPU with it",
+    "tdx": "takes a host CPU and a firmware with it",
+}
+
+
 class Kind(enum.StrEnum):
     """What coverage counts; the stages' counts have these names in them."""
 
@@ -71,6 +80,11 @@ class StageResult(Struct, frozen=True):
     hint: str = ""
     exit_code: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def elsewhere(self) -> bool:
+        """It says no more than that no machine of ours is for it."""
+        return self.status is Status.MISS and self.variant in ELSEWHERE
 
 
 class RunResult(Struct, frozen=True):

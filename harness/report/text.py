@@ -132,11 +132,11 @@ def rows(
 ) -> Iterator[tuple[str, dict[Stage, StageResult]]]:
     """Yield the stages of each row; a stage that comes again starts a new one.
 
-    What is of all variants has none.
+    What is of all variants has none, nor has what no machine of ours is for.
     """
     variant, row = "", dict[Stage, StageResult]()
     for stage in stages:
-        if stage.stage is Stage.COVERAGE:
+        if stage.stage is Stage.COVERAGE or stage.elsewhere:
             continue
         if row and (stage.variant != variant or stage.stage in row):
             yield variant, row
@@ -197,14 +197,23 @@ def told(alike: Alike) -> Iterator[str]:
 
 
 def problems(stages: Iterable[StageResult]) -> Iterator[str]:
-    """Yield why stages have no verdict, one line each and its remedy."""
+    """Yield why stages have no verdict, one line each and its remedy.
+
+    Those that no machine of ours is for are one line together.
+    """
+    nowhere: dict[str, list[str]] = {}
     for stage in stages:
-        if stage.status in (Status.ERROR, Status.MISS, Status.SKIP):
+        if stage.elsewhere:
+            nowhere.setdefault(stage.reason, []).append(stage.variant)
+        elif stage.status in (Status.ERROR, Status.MISS, Status.SKIP):
             yield f"{stage.status} {stage.variant} {stage.stage}: {stage.reason}"
             if stage.hint:
                 yield f"  hint: {stage.hint}"
             if stage.exit_code == ExitCode.INTERNAL:
                 yield from (f"  {note}" for note in stage.notes)
+    if nowhere:
+        told = (f"{', '.join(names)} ({why})" for why, names in nowhere.items())
+        yield f"{Status.MISS} boot, no such machine: {'; '.join(told)}"
 
 
 def summary(result: RunResult) -> str:
@@ -214,6 +223,7 @@ def summary(result: RunResult) -> str:
     none = sum(
         stage.status in (Status.ERROR, Status.MISS, Status.SKIP)
         for stage in result.stages
+        if not stage.elsewhere
     )
     return (
         f"{new} new findings, {len(known)} known causes, "

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
 
 from rich.console import Console
 
 from harness.finding import Finding, Location
+from harness.matrix import elsewhere
 from harness.report import text
 from harness.result import (
+    ELSEWHERE,
     SCHEMA,
     RunResult,
     Stage,
     StageResult,
     Status,
+    dump,
     run_result,
 )
 
@@ -92,6 +96,26 @@ def test_problems_name_the_remedy() -> None:
         "MISS kvm boot: no svm",
         "  hint: use --cpu max",
     ]
+
+
+def test_what_no_machine_is_for_is_one_line() -> None:
+    """With its reasons; it has no row, and is not counted among what has no verdict."""
+    passed = StageResult(Stage.BOOT, "native", Status.PASS)
+    result = run_result(
+        "small", "tree", [passed, *elsewhere()], started=datetime.now(UTC)
+    )
+    (line,) = text.problems(result.stages)
+    assert line.startswith("MISS boot, no such machine: pvh, hvm (takes hardware")
+    assert all(name in line for name in ELSEWHERE)
+    assert [name for name, _ in text.rows(result.stages)] == ["native"]
+    assert ", 0 stages without a verdict" in text.summary(result)
+    assert result.exit_code == 0
+    document = json.loads(dump(result))
+    assert {
+        stage["variant"]: stage["reason"]
+        for stage in document["stages"]
+        if stage["status"] == "MISS"
+    } == ELSEWHERE
 
 
 def printed(stages: list[StageResult]) -> str:

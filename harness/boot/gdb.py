@@ -57,11 +57,13 @@ class Gdb(Wire):
     Attributes:
         steps: it can be stepped.
         writes_text: breakpoints are bytes of its text, which must be there before.
+        breakpoint_bytes: how long an instruction has to be for one.
         poll_s: how long a guest may run before we look how far it is.
     """
 
     steps = True
     writes_text = False
+    breakpoint_bytes = 1
     poll_s = 0.02
 
     def __init__(self, sock: socket.socket) -> None:

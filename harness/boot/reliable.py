@@ -33,11 +33,16 @@ from harness.boot.task import (
 )
 from harness.boot.unwind import TRACE_LIMIT, Ended, Trace, unwind_inactive
 from harness.elf.orc import OrcType, describe
+from harness.elf.program import Program
+from harness.errors import FormatError
 from harness.finding import Finding
+from harness.text.decode import decode_all
+from harness.text.insn import InsnKind
 
 DIFFERS, UNRELIABLE = "runtime/task-differs", "runtime/unreliable"
 FUNCTION = "stack_trace_save_tsk_reliable"
 QUIET = "do_syscall_64"  # where no task is being switched to or from
+_QUIET_BYTES = 64  # of it, that are looked at
 
 
 class Asked(Struct, frozen=True):
@@ -171,7 +176,26 @@ def reliability(guest: Guest) -> Reliability | None:
     if function is None or quiet is None or finder is None:
         return None
     layout = task_layout(program, guest.cpu.layout)
+    quiet = stopping_place(program, quiet, guest.gdb.breakpoint_bytes)
     return Reliability(function, quiet, finder, layout)
+
+
+def stopping_place(program: Program, function: int, size: int) -> int:
+    """Return where in ``function`` all come by and an instruction has ``size`` bytes.
+
+    Raises:
+        FormatError: it branches before.
+    """
+    insns = decode_all(program.read(function, _QUIET_BYTES), function)
+    for row in range(len(insns)):
+        insn = insns.at(row)
+        if len(insn.code) >= size:
+            return insn.address
+        if insn.kind is InsnKind.JCC or not insn.kind.falls_through:
+            break
+    raise FormatError(
+        f"{program.location(function)} has no instruction of {size} bytes to stop at"
+    )
 
 
 def breakable(asked: Asked, guest: Guest) -> int | None:

@@ -39,6 +39,7 @@ class SpinGdb(Gdb):
 
     steps = False
     writes_text = True
+    breakpoint_bytes = len(SPIN)
     poll_s = 0.2  # to break in takes its host a while, too
     reply_s = 60.0  # its host may have to be woken, more than once
 
@@ -76,7 +77,7 @@ class SpinGdb(Gdb):
         new = sorted(set(addresses) - self._breakpoints)
         found = self._text([(address, _INSN_BYTES) for address in new])
         for address, code in zip(new, found, strict=True):
-            if first_size(code) >= len(SPIN):
+            if first_size(code) >= self.breakpoint_bytes:
                 self._before[address] = code[: len(SPIN)]
         inserted = [address for address in new if address in self._before]
         self.write_many((address, SPIN) for address in inserted)

@@ -16,7 +16,7 @@ from harness.boot.driver import RECORD
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import kernel_text
 from harness.boot.point import Guest
-from harness.boot.reliable import Survey, reliability
+from harness.boot.reliable import Survey, reliability, stopping_place
 from harness.boot.stack_info import stack_layout
 from harness.boot.task import task_layout
 from harness.errors import FormatError
@@ -148,6 +148,16 @@ def test_a_kernel_without_it(tmp_path: Path) -> None:
     with attached(tmp_path, SimulatedGuest()) as guest:
         other = Guest(guest.gdb, program, guest.text, guest.cpu, guest.call)
         assert reliability(other) is None
+
+
+def test_a_stop_takes_an_instruction_that_is_long_enough() -> None:
+    """Of one byte (push %rbp without IBT) where a breakpoint is a jump: the next one."""
+    program, _ = image.image()
+    begin = image.TEXT + image.SITE - 2
+    assert stopping_place(program, begin, 1) == begin
+    assert stopping_place(program, begin, 2) == begin + 2
+    with pytest.raises(FormatError, match="tail has no instruction of 9 bytes"):
+        stopping_place(program, image.TEXT + 0x800, 9)
 
 
 def test_tasks_are_found_a_few_at_a_time(tmp_path: Path) -> None:

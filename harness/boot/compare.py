@@ -1,6 +1,6 @@
 """Compare: a whole probe of a running guest, from entry code to patched text.
 
-The guest is stopped at hundreds of places; at each, its own unwinder and ours (by the
+The guest is stopped at thousands of places; at each, its own unwinder and ours (by the
 static table) must see the same frames. The order is: wait until the kernel is up,
 show that its table is the image's, run the control, then sample until what was asked
 for is there or the deadline is.

@@ -39,7 +39,7 @@ def stage(
 ) -> StageResult:
     """Compare what the kernel's own unwinder sees with its static table.
 
-    The guest is booted once more, stopped hundreds of times and made to unwind
+    The guest is booted once more, stopped thousands of times and made to unwind
     itself. Of a KVM guest the traces that it printed of itself while it ``booted`` are
     compared, too. A kernel that did not boot is not compared. ``look`` is called at the
     end of the guest's init, ``again`` when all was compared. With ``on_stop`` the first

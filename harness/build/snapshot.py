@@ -128,19 +128,21 @@ def _git_argv(root: Path, *arguments: str, git_dir: Path | None = None) -> list[
 def _hash_files(root: Path, paths: Sequence[str], cache: Path) -> dict[str, str]:
     """Hash files as git does; those of known size and time are not read again."""
     known = load_files(cache)
-    fresh: dict[str, str] = {}
-    files: dict[str, str] = {}
-
-    def hash_one(path: str) -> tuple[str, str, str]:
-        return path, *hash_file(root / path, known.get(path, ""))
-
+    # of 86,000 a thread each, or a Path, is most of what an edit waits for
+    fresh = {
+        path: kept
+        for path in paths
+        if (kept := known.get(path, ""))
+        and kept.partition(" ")[0] == _stamp(os.lstat(f"{root}/{path}"))
+    }
+    rest = [path for path in paths if path not in fresh]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for path, stamp, entry in pool.map(hash_one, paths):
-            files[path] = entry
+        hashed = pool.map(hash_file, (root / path for path in rest))
+        for path, (stamp, entry) in zip(rest, hashed, strict=True):
             fresh[path] = f"{stamp} {entry}"
-    if len(paths) > _REPORT_EVERY:
+    if len(paths) > _REPORT_EVERY and fresh != known:
         keep_files(fresh, cache)
-    return files
+    return {path: kept.partition(" ")[2] for path, kept in fresh.items()}
 
 
 def load_files(cache: Path) -> dict[str, str]:
@@ -157,13 +159,14 @@ def keep_files(files: dict[str, str], path: Path) -> None:
     path.write_bytes(msgspec.json.encode(files))
 
 
-def hash_file(path: Path, known: str = "") -> tuple[str, str]:
+def _stamp(found: os.stat_result) -> str:
+    return f"{found.st_size}.{found.st_mtime_ns}.{found.st_ino}"
+
+
+def hash_file(path: Path) -> tuple[str, str]:
     """Return (what tells that it is unchanged, ``mode blob``)."""
     found = path.lstat()
-    stamp = f"{found.st_size}.{found.st_mtime_ns}.{found.st_ino}"
-    before, _, entry = known.partition(" ")
-    if before == stamp:
-        return stamp, entry
+    stamp = _stamp(found)
     if path.is_symlink():
         # as it is written: pathlib would tidy it
         mode, data = _SYMLINK, os.fsencode(os.readlink(path))  # noqa: PTH115 - not tidied

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import run
-from harness.build.snapshot import list_source, snapshots, take
+from harness.build import snapshot
+from harness.build.snapshot import hash_file, list_source, snapshots, take
 from harness.progress import silent
 
 FILES = {
@@ -101,6 +102,22 @@ def test_plain_directory_inside_a_repository_is_listed_itself(worktree, tmp_path
     (inner / "kernel").mkdir(parents=True)
     (inner / "Makefile").write_text("inner:\n")
     assert set(list_source(inner, tmp_path / "hashes").files) == {"Makefile"}
+
+
+def test_only_what_changed_is_hashed_again(plain, tmp_path, monkeypatch):
+    """Of a whole kernel a thread's work for each file is seconds; and it is found."""
+    monkeypatch.setattr(snapshot, "_REPORT_EVERY", 0)
+    first = list_source(plain, tmp_path / "hashes").files
+    hashed: list[Path] = []
+    monkeypatch.setattr(
+        snapshot, "hash_file", lambda path: hashed.append(path) or hash_file(path)
+    )
+    (plain / "kernel/fork.c").write_text("int fork, of_another_size;\n")
+
+    second = list_source(plain, tmp_path / "hashes").files
+
+    assert hashed == [plain / "kernel/fork.c"]
+    assert {p for p in first if first[p] != second[p]} == {"kernel/fork.c"}
 
 
 def test_taking_a_snapshot_keeps_content_modes_and_times(plain, tmp_path):

@@ -223,8 +223,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.user_properties.extend(about.items())
 
 
+@pytest.fixture(scope="session")
+def known_findings() -> tuple[baseline.Known, ...]:
+    """The baseline, read once: an item per object and check would read it each."""
+    return baseline.load_all(())
+
+
 @pytest.fixture
-def fail_on_new(request: pytest.FixtureRequest) -> FailOnNew:
+def fail_on_new(
+    request: pytest.FixtureRequest, known_findings: tuple[baseline.Known, ...]
+) -> FailOnNew:
     """Fails the test with those of some findings that the baseline does not know.
 
     Called with findings, and with the command that shows them again.
@@ -236,7 +244,7 @@ def fail_on_new(request: pytest.FixtureRequest) -> FailOnNew:
 
         today = datetime.now(UTC).date()
         grouped = group_by_cause(found)
-        new, known = baseline.split(grouped, baseline.load_all(()), today)
+        new, known = baseline.split(grouped, known_findings, today)
         told = request.node.user_properties
         told += [("known finding", finding.key) for finding in known]
         if not new:

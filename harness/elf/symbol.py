@@ -186,6 +186,16 @@ class Symbols(Struct, frozen=True, dict=True):
 
     def find_index(self, name: str) -> int | None:
         """Return the row of ``name`` as :meth:`find` chooses it."""
+        if name not in self._found:
+            self._found[name] = self._search(name)
+        return self._found[name]
+
+    @functools.cached_property
+    def _found(self) -> dict[str, int | None]:
+        # each view of a kernel asks for the same hundreds; one takes a millisecond
+        return {}
+
+    def _search(self, name: str) -> int | None:
         rows = self.name.rows(name)
         if not len(rows):
             return None

@@ -101,6 +101,19 @@ def test_mine(kernel_object, orc_verdict, fail_on_new):
 """
 
 
+COUNTING = """
+from harness import baseline
+
+read = baseline.load_all
+
+def counted(extra=()):
+    print("the baseline is read")
+    return read(extra)
+
+baseline.load_all = counted
+"""
+
+
 @pytest.fixture
 def somebodys(tmp_path: Path) -> Path:
     """A test suite of somebody else's, strict about markers, and two objects."""
@@ -144,6 +157,16 @@ def test_the_last_failed_are_run_again(somebodys: Path) -> None:
 
     assert "1 failed" in said
     assert "passed" not in said
+
+
+def test_the_baseline_is_read_once(somebodys: Path) -> None:
+    """Not by each item: a kernel has hundreds, and the baseline a file per entry."""
+    (somebodys / "conftest.py").write_text(COUNTING)
+
+    said = run_in(somebodys, "-s", "--artifacts", "built")
+
+    assert "1 failed, 1 passed" in said
+    assert said.count("the baseline is read") == 1
 
 
 def test_one_is_chosen_by_name(somebodys: Path) -> None:

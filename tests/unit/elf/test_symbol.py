@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.elf.program import parse
-from harness.elf.symbol import STT_FUNC
+from harness.elf.symbol import STT_FUNC, Names
 from harness.errors import FormatError
 from tests.builders.elfwriter import (
     ABS,
@@ -62,6 +62,23 @@ def test_names_are_found() -> None:
     assert program.symbols.find("twice") == base + 16
     assert program.symbols.find("known") == base + 64
     assert program.symbols.find("unknown") is None
+
+
+def test_a_name_is_sought_once(monkeypatch) -> None:
+    """Each view of a kernel asks for the same hundreds, some of which are not there."""
+    writer, text = _writer()
+    writer.symbol("known", text, 64)
+    symbols = writer.program().symbols
+    sought: list[str] = []
+    rows = Names.rows
+    monkeypatch.setattr(
+        Names, "rows", lambda self, name: sought.append(name) or rows(self, name)
+    )
+
+    found = [symbols.find(name) for name in ("known", "unknown") * 2]
+
+    assert found == [int(symbols.address[0]), None] * 2
+    assert sought == ["known", "unknown"]
 
 
 def test_what_is_no_place_is_left_out() -> None:

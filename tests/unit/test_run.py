@@ -55,9 +55,11 @@ def test_an_interrupt_kills_the_command(tmp_path: Path) -> None:
     """Ctrl-C in the caller leaves no process behind."""
     pid_file = tmp_path / "pid"
     script = (
-        "import signal, sys; from harness import run\n"
+        "import pathlib, signal; from harness import run\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"run.run(['sh', '-c', 'echo $$ > {pid_file}; sleep 60'], timeout_s=60)\n"
+        # told by the caller: the command may run before Popen has returned
+        f"told = pathlib.Path({str(pid_file)!r}).write_text\n"
+        "run.stream(['sh', '-c', 'echo $$; sleep 60'], told, timeout_s=60)\n"
     )
     outer = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", script])
     deadline = time.monotonic() + 10

@@ -72,12 +72,7 @@ def command(
     runtime: options.RuntimeOption = options.Runtime.AUTO,
     jobs: options.JobsOption = None,
     seed: options.SeedOption = 0,
-    report: Annotated[
-        Path,
-        typer.Option(
-            "--report", help="Where result.json, junit.xml and report.html go."
-        ),
-    ] = Path("report"),
+    report: options.ReportOption = options.REPORT,
     store: options.StoreOption = None,
     baseline: options.BaselineOption = None,
     output: options.FormatOption = options.Format.TEXT,

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from harness.boot.machine import MachineConfig
 
 
+REPORT = Path("report")
+
+
 class Format(enum.StrEnum):
     """What results are written as on stdout."""
 
@@ -184,6 +187,10 @@ BaselineOption = Annotated[
         "`last-good` there.",
         show_default=False,
     ),
+]
+ReportOption = Annotated[
+    Path,
+    typer.Option("--report", help="Where result.json, junit.xml and report.html go."),
 ]
 RebuildImagesOption = Annotated[
     bool, typer.Option("--rebuild-images", help="Make the images anew.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -36,12 +34,7 @@ def command(
     smp: options.SmpOption = 1,
     timeout: options.TimeoutOption = None,
     seed: options.SeedOption = 0,
-    report: Annotated[
-        Path,
-        typer.Option(
-            "--report", help="Where result.json, junit.xml and report.html go."
-        ),
-    ] = Path("report"),
+    report: options.ReportOption = options.REPORT,
     store: options.StoreOption = None,
     baseline: options.BaselineOption = None,
     output: options.FormatOption = options.Format.TEXT,

@@ -2,7 +2,10 @@
 
 A guest's memory is its machine's, and QEMU's beside it: its container may have no more.
 What a build takes is an estimate, on the safe side: its jobs, and a link or objtool on
-vmlinux.o, whichever is more.
+vmlinux.o, whichever is more. Measured, with two jobs and gcc, of the small profile: the
+container's peak (``memory.max_usage_in_bytes``, page cache and all) was 280 MB for 6.12
+and 337 MB for 6.1, of which processes had 123 and 175 MB. Neither the full profile nor
+clang was.
 """
 
 from __future__ import annotations

@@ -12,13 +12,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from harness.errors import InfraError
 
 CACHE_VARIABLE = "ORC_HARNESS_CACHE"
 _HELD = "in-use.lock"
-_holding: list[IO[str]] = []  # open as long as we live
+_holding: list[int] = []  # open as long as we live
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -68,7 +67,8 @@ def hold(root: Path | None = None) -> None:
     path = (root or cache_dir()) / _HELD
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a")
+        # no file object: what ends it at exit warns that nobody has closed it
+        lock = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     except OSError:
         return  # whoever writes to it says why
     fcntl.flock(lock, fcntl.LOCK_SH)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,16 @@ def test_a_held_lock_is_not_waited_for(tmp_path: Path) -> None:
         assert not free
     with cache.try_locked(path) as free:
         assert free
+
+
+def test_a_cache_that_is_held_says_nothing_at_exit(tmp_path: Path) -> None:
+    """Held until the process ends, also where every warning is shown."""
+    script = (
+        "from pathlib import Path; from harness import cache; "
+        f"cache.hold(Path({str(tmp_path)!r}))"
+    )
+    argv = [sys.executable, "-W", "error", "-c", script]
+
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stderr == ""

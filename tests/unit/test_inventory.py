@@ -83,6 +83,6 @@ def test_nothing_is_pruned_under_somebody(root, monkeypatch):
     with pytest.raises(InfraError, match="in use"):
         inventory.prune(root, older_s=0, to_bytes=None)
     assert "store/old" in _left(root)
-    cache._holding[0].close()
+    os.close(cache._holding[0])
     inventory.prune(root, older_s=0, to_bytes=None)
     assert "store/old" not in _left(root)

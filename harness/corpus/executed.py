@@ -115,10 +115,15 @@ def measure(
 def spoil(
     table: OrcTable, verified: npt.NDArray[np.uint64], count: int, seed: int
 ) -> Spoilt:
-    """Make ``count`` entries of calls wrong, of those that were ``verified`` often."""
+    """Make ``count`` entries of calls wrong, of those that were ``verified`` often.
+
+    No two of them are neighbours: in a row of pops both would claim the same wrong
+    frame, and only the first that does is told.
+    """
     random = np.random.default_rng(seed)
     calls = (table.type == OrcType.CALL) & np.isin(table.sp_reg, (OrcReg.SP, OrcReg.BP))
     often = np.flatnonzero(calls & (verified >= np.uint64(OFTEN)))
+    often = often[often % 2 == random.integers(2)]
     rows = np.sort(random.choice(often, min(count, len(often)), replace=False))
     names = tuple(random.choice(list(EDITS), len(rows)).tolist())
     columns = {

@@ -16,7 +16,7 @@ class Summary(Struct, frozen=True):
         new: how many findings were new.
         known: how many were known.
         judged: how many stages came to a verdict.
-        stages: how many there were.
+        stages: how many could have, on a machine of ours.
     """
 
     run_id: str
@@ -43,5 +43,5 @@ def summary(run: RunResult) -> Summary:
         sum(len(stage.findings) for stage in run.stages),
         sum(len(stage.known) for stage in run.stages),
         sum(stage.status in VERDICTS for stage in run.stages),
-        len(run.stages),
+        sum(not stage.elsewhere for stage in run.stages),
     )

@@ -12,7 +12,7 @@ from harness.history.against import good, series
 from harness.history.diff import VERDICTS, judged
 from harness.history.summary import Summary
 from harness.history.trend import Measured
-from harness.result import RunResult, Stage, Status
+from harness.result import ELSEWHERE, RunResult, Stage, Status
 from harness.store import schema
 from harness.store.database import Database
 from harness.store.runs import NEWEST_FIRST, load_number
@@ -161,12 +161,14 @@ def _findings_by_stage(
 def _stages_of(
     session: Session, runs: Sequence[schema.Run]
 ) -> dict[int, tuple[int, int]]:
-    """Return how many stages of each run have a verdict, and how many there are."""
+    """Return how many stages of each run have a verdict, and how many could have."""
     verdicts = [status.value for status in VERDICTS]
     judged = func.sum(case((schema.Stage.status.in_(verdicts), 1), else_=0))
+    missed = schema.Stage.status == Status.MISS.value
     counted = (
         select(schema.Stage.run_number, judged, func.count())
         .where(schema.Stage.run_number.in_([run.number for run in runs]))
+        .where(~(missed & schema.Stage.variant.in_(ELSEWHERE)))
         .group_by(schema.Stage.run_number)
     )
     return {run: (int(some), int(all_)) for run, some, all_ in session.execute(counted)}

@@ -23,7 +23,7 @@ def test_recent(database: Database) -> None:
     saved = [
         run(stage(finding(), finding("g"), known=(finding("k"),))),
         run(stage(finding()), stage(of=Stage.BOOT, status=Status.MISS)),
-        run(profile="full"),
+        run(stage(of=Stage.BOOT, status=Status.MISS, variant="tdx"), profile="full"),
     ]
     for each in (saved[1], saved[0], saved[2]):  # by time, not as they were saved
         runs.save(database, each)
@@ -32,6 +32,7 @@ def test_recent(database: Database) -> None:
         return [each.run_id for each in past.recent(database, *args, **kwargs)]
 
     assert past.recent(database, 10) == tuple(map(summary, saved))
+    assert [each.stages for each in past.recent(database, 10)] == [1, 2, 0]
     assert ids(2) == [each.run_id for each in saved[1:]]
     assert ids(9, key=finding("g").key) == [saved[0].run_id]
     assert ids(9, key=finding("k").key) == [saved[0].run_id]

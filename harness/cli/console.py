@@ -34,7 +34,8 @@ class _Late:
         self._stderr, self._width = stderr, width
 
     @functools.cached_property
-    def _console(self) -> Console:
+    def console(self) -> Console:
+        """The console itself, for what asks more of it than attributes."""
         from rich.console import Console
 
         return Console(
@@ -42,14 +43,15 @@ class _Late:
         )
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._console, name)
+        return getattr(self.console, name)
 
 
 OUT = cast(
     "Console",
     _Late(stderr=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS),
 )
-ERR = cast("Console", _Late(stderr=True))
+_ERR = _Late(stderr=True)
+ERR = cast("Console", _ERR)
 
 Board = Callable[[str], progress.Progress]
 
@@ -82,7 +84,7 @@ def board() -> Iterator[Board]:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=ERR, transient=True) as live:
+    with Progress(*columns, console=_ERR.console, transient=True) as live:
 
         def open_line(name: str) -> progress.Progress:
             return _LiveLine(live, live.add_task("", name=name, total=None))

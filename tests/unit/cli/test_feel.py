@@ -223,3 +223,24 @@ def test_who_runs_containers_holds_the_cache(command: str) -> None:
     """What is in use is not pruned, and --offline is an option, where images are made."""
     options = {param.name for param in app.load_command(command).params}
     assert (command in app.FETCHING) == ("runtime" in options)
+
+
+def test_a_terminal_gets_bars() -> None:
+    """They are drawn and cleared again; nothing goes wrong in drawing them."""
+    draw = "from harness.cli.console import board\n"
+    draw += "with board() as lines:\n    lines('kernel')('building', 1, 2)\n"
+    master, terminal = os.openpty()
+    drawn = subprocess.run(
+        [sys.executable, "-c", draw],
+        env={**os.environ, "TERM": "xterm"},
+        stderr=terminal,
+        check=False,
+        timeout=60,
+    )
+    os.close(terminal)
+    written = os.read(master, 1 << 16).decode()
+    os.close(master)
+
+    assert drawn.returncode == 0, written
+    assert "kernel" in written
+    assert "1/2" in written

@@ -107,7 +107,7 @@ def load(directory: Path) -> Artifacts:
     path = directory / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise FormatError(
             f"{directory} is not a build of ours: {exc}",
             hint="orc-harness validate takes any kernel build directory instead",

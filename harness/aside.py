@@ -53,7 +53,11 @@ def each(work: Callable[[S], T], parts: Sequence[S], threads: int) -> list[T]:
                 at, part = todo.pop()
             except IndexError:
                 return
-            done[at] = work(part)
+            try:
+                done[at] = work(part)
+            except BaseException:
+                todo.clear()  # it is in vain
+                raise
 
     workers = [Aside(some) for _ in range(threads)]
     for worker in workers:

@@ -156,7 +156,7 @@ def _parse(path: Path, data: bytes) -> Sequence[Line]:
     for number, text in enumerate(data.splitlines(), 1):
         try:
             lines.append(msgspec.json.decode(text, type=Line))
-        except msgspec.DecodeError as exc:
+        except ValueError as exc:
             raise FormatError(
                 f"{path}:{number} is not a line of a state file: {text[:80]!r}",
                 hint="leave --resume out to begin anew",

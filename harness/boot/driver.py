@@ -77,6 +77,8 @@ def _until_mapped(gdb: Gdb, address: int) -> None:
     Raises:
         UnmappedMemory: it did not come to be.
     """
+    if gdb.read_or_none(address, len(CODE)) is not None:
+        return  # as it is: who stopped it is the vCPU that is looked at
     deadline = time.monotonic() + MAPPED_S
     while True:
         for number in range(len(gdb.vcpus())):

@@ -149,7 +149,7 @@ def load_files(cache: Path) -> dict[str, str]:
     """Read a map that was kept; empty if there is none, or it is damaged."""
     try:
         return msgspec.json.decode(cache.read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return {}
 
 

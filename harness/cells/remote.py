@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -42,7 +43,8 @@ class Sent(Struct, frozen=True):
 
 def order(cells: Sequence[Cell], terms: Terms, depot: str) -> str:
     """Return the JSON that asks for ``cells``."""
-    return msgspec.json.encode(Order(tuple(cells), terms, depot)).decode()
+    wanted = Order(tuple(cells), terms, depot)
+    return msgspec.json.encode(wanted, enc_hook=str).decode()  # a tree is a path
 
 
 def build(asked: str) -> str:
@@ -70,8 +72,14 @@ def judge(asked: str, told: str) -> str:
     return dump(maker.judge(cell, built)).decode()
 
 
+def _read(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise NotImplementedError(f"{kind.__name__} is not sent")
+    return Path(value)
+
+
 def _opened(asked: str) -> tuple[Order, Maker, tuple[Cell, ...]]:
-    wanted = msgspec.json.decode(asked, type=Order)
+    wanted = msgspec.json.decode(asked, type=Order, dec_hook=_read)
     terms = replace(wanted.terms, jobs=len(os.sched_getaffinity(0)))
     maker = Maker(terms, lambda _: silent, open_depot(wanted.depot))
     return wanted, maker, wanted.cells

@@ -365,7 +365,7 @@ def _identity(engine: Engine, recipe: Recipe) -> dict[str, str]:
     sidecar = cache_dir() / "images" / f"{recipe.name}-{image_id[:16]}.json"
     try:
         return msgspec.json.decode(sidecar.read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         identity = _identify(engine, recipe, recipe.tag)
     sidecar.write_bytes(msgspec.json.format(msgspec.json.encode(identity), indent=2))
     return identity

@@ -68,3 +68,11 @@ def test_a_foreign_directory_is_a_format_error(tmp_path: Path) -> None:
     """The message says what to use instead."""
     with pytest.raises(FormatError, match="not a build of ours"):
         load(tmp_path)
+
+
+def test_a_manifest_that_is_no_text(tmp_path: Path) -> None:
+    """One damaged byte is a clear error, too."""
+    (tmp_path / "manifest.json").write_bytes(b'{"key": "\xff"}')
+
+    with pytest.raises(FormatError, match="not a build of ours"):
+        load(tmp_path)

@@ -55,3 +55,15 @@ def test_a_part_that_fails_fails_all() -> None:
     with pytest.raises(ZeroDivisionError):
         each(lambda part: 1 // part, [1, 0, 2, 3], 2)
     assert threading.active_count() == before
+
+
+def test_what_is_left_is_not_done_after_a_failure() -> None:
+    """It would be in vain."""
+    done: list[int] = []
+
+    def work(part: int) -> None:
+        done.append(1 // part)
+
+    with pytest.raises(ZeroDivisionError):
+        each(work, [0, 1, 1, 1], 1)
+    assert done == []

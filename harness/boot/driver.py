@@ -60,7 +60,10 @@ def place(program: Program) -> int:
 
 @contextlib.contextmanager
 def installed(gdb: Gdb, address: int) -> Iterator[None]:
-    """Keep the driver at ``address``, with its breakpoint, in the stopped guest."""
+    """Keep the driver at ``address``, with its breakpoint, in the stopped guest.
+
+    It stays in a guest that something went wrong with: nobody asks that one any more.
+    """
     before = gdb.read(address, len(CODE))
     gdb.write(address, CODE)
     gdb.insert_breakpoint(address + END)

@@ -303,11 +303,14 @@ class Gdb(Wire):
     ) -> Stop:
         """Write memory, set registers (no control register), run until it stops."""
         self._resume(into(registers, windows), self._alone("c"))
-        return self.wait(timeout_s)
+        return self._called(timeout_s)
 
     def go_on(self, timeout_s: float) -> Stop:
         """Run on in what :meth:`call` called, until it stops again."""
         self._send([self._alone("c")])
+        return self._called(timeout_s)
+
+    def _called(self, timeout_s: float) -> Stop:
         return self.wait(timeout_s)
 
     def monitor(self, command: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.boot.call import Errands, UnwindCall, packed, pt_regs
 from harness.boot.driver import RECORD
@@ -177,8 +178,11 @@ def _asked(
         pokes = _differing(memory, sight.words)
         undo = len(_differing(memory | pokes, now))
         needed = PT_REGS_SIZE + 8 * limit + RECORD.size * (len(pokes) + 1 + undo)
-        if asked and errands.size + needed > guest.call.room:
-            break
+        if errands.size + needed > guest.call.room:
+            if asked:
+                break
+            if pokes:
+                return _asked_by_hand(guest, sight, registers, now, pokes)
         memory |= pokes
         for address, word in pokes.items():
             errands.poke(address, word)
@@ -197,6 +201,22 @@ def _asked(
             (point,) = _asked(guest, [sight], registers, now, whole=True)
         points.append(point)
     return points
+
+
+def _asked_by_hand(
+    guest: Guest,
+    sight: Sight,
+    registers: Registers,
+    now: dict[int, int],
+    pokes: dict[int, int],
+) -> list[Point]:
+    """Ask about ``sight``, since which more was written than there is room to say."""
+    for address, word in pokes.items():
+        guest.gdb.write(address, word.to_bytes(8, "little"))
+    told = _asked(guest, [replace(sight, words={})], registers, {}, whole=True)
+    for address in pokes:
+        guest.gdb.write(address, now[address].to_bytes(8, "little"))
+    return told
 
 
 def _differing(memory: dict[int, int], wanted: dict[int, int]) -> dict[int, int]:

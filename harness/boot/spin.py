@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from harness.boot.gdb import Gdb, Stop, UnmappedMemory
-from harness.boot.packet import frame, into, unhex
+from harness.boot.packet import frame, unhex
 from harness.boot.registers import Registers
 from harness.boot.wire import REPLY_S, GdbTimeout
 from harness.errors import InfraError
@@ -147,21 +147,6 @@ class SpinGdb(Gdb):
         """Let the guest run until a vCPU stands at a breakpoint, or for ``seconds``."""
         self.cont()
         return self._watch(seconds, "c")
-
-    def call(
-        self,
-        registers: Registers,
-        windows: Iterable[tuple[int, bytes]],
-        timeout_s: float,
-    ) -> Stop:
-        """Set memory and registers, run the selected vCPU alone to a breakpoint."""
-        self._resume(into(registers, windows), self._alone("c"))
-        return self._called(timeout_s)
-
-    def go_on(self, timeout_s: float) -> Stop:
-        """Run the selected vCPU on, alone, in what was called."""
-        self._send([self._alone("c")])
-        return self._called(timeout_s)
 
     def _called(self, timeout_s: float) -> Stop:
         before = self._stopped

@@ -74,7 +74,7 @@ def judge(asked: str, told: str) -> str:
 
 def _read(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str):
-        raise NotImplementedError(f"{kind.__name__} is not sent")
+        raise NotImplementedError(f"{kind.__name__} is not sent")  # so msgspec asks
     return Path(value)
 
 

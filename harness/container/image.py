@@ -108,7 +108,7 @@ def recipes(path: Path = CONFIGS / "images.toml") -> dict[str, Recipe]:
         return {
             name: _recipe(name, e, data.kind[e.kind]) for name, e in data.image.items()
         }
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, KeyError) as exc:
+    except (OSError, ValueError, KeyError) as exc:
         raise FormatError(f"{path} holds no image recipes: {exc}") from exc
 
 

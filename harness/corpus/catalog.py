@@ -36,12 +36,7 @@ def read(path: Path, kind: type[E]) -> list[E]:
         data = tomllib.loads(path.read_text())
         named = {name: {"name": name, **entry} for name, entry in data.items()}
         return list(msgspec.convert(named, dict[str, kind]).values())  # type: ignore[valid-type]
-    except (
-        OSError,
-        tomllib.TOMLDecodeError,
-        msgspec.ValidationError,
-        TypeError,
-    ) as exc:
+    except (OSError, ValueError, TypeError) as exc:
         raise FormatError(f"{path} holds no {path.stem}: {exc}") from exc
 
 

@@ -134,7 +134,7 @@ def _read(path: Path) -> Plant:
     try:
         data = tomllib.loads(path.read_text())
         return msgspec.convert({"name": path.stem, **data}, Plant)
-    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as exc:
+    except ValueError as exc:
         raise FormatError(
             f"{path} is not a plant: {exc}",
             hint="bug, reason, blame, objtool, rules and [[edit]] are all needed",

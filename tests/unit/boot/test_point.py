@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from harness.boot import point
 from harness.boot.attach import attached
+from harness.boot.call import HEADROOM
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import kernel_text
 from harness.boot.point import Guest
@@ -92,6 +93,22 @@ def test_more_than_there_is_room_for(tmp_path: Path) -> None:
     assert [one.registers for one in points] == states
     assert all(one.agrees for one in points)
     assert 1 < took < 10
+
+
+def test_more_was_written_since_than_there_is_room_to_say(tmp_path: Path) -> None:
+    """The stack that the functions need is left to them; memory is put back."""
+    served = SimulatedGuest()
+    with stopped(tmp_path, served) as guest:
+        sight = point.look(guest, guest.gdb.registers())
+        served.word(SP, 0x1234)
+        now = guest.gdb.step_registers()
+        narrow = replace(guest, call=replace(guest.call, stack_size=HEADROOM + 8))
+        (told,) = point.ask(narrow, [sight], now)
+    by_hand = [packet for packet in served.seen if packet.startswith(f"M{SP:x},8:")]
+    assert len(by_hand) == 2
+    assert told.agrees
+    assert told.guest == (LEAF, CALLER, FORK)
+    assert served.bytes_at(SP, 8) == (0x1234).to_bytes(8, "little")
 
 
 def test_of_a_trace_that_differs_all_is_told(tmp_path: Path) -> None:

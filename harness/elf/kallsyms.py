@@ -27,6 +27,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from harness.elf.file import Bytes
+from harness.elf.symbol import Names
 
 GROUP = 256  # symbols per marker
 LEAST_GROUPS = 8
@@ -46,7 +47,7 @@ class Kallsyms(Struct, frozen=True):
 
     address: npt.NDArray[np.uint64]
     type: npt.NDArray[np.uint8]
-    names: tuple[str, ...]
+    names: Names
 
     def __len__(self) -> int:
         return len(self.address)
@@ -153,28 +154,25 @@ def _walk(
 
     None unless each 256th symbol is at its marker and the last ends the names.
     """
-    text = names.tobytes()
-    first: list[int] = []
-    length: list[int] = []
-    at = 0
-    try:
-        for group in range(-(-count // GROUP)):
-            if at != markers[group]:
-                return None
-            for _ in range(min(GROUP, count - group * GROUP)):
-                size = text[at]
-                at += 1
-                if size >= 0x80:
-                    size = size & 0x7F | text[at] << 7
-                    at += 1
-                first.append(at)
-                length.append(size)
-                at += size
-    except IndexError:
+    groups = -(-count // GROUP)
+    rest = count - (groups - 1) * GROUP  # symbols of the last group
+    text = np.append(names, np.zeros(2, np.uint8)).astype(np.int64)
+    first, length = np.zeros((2, GROUP, groups), np.int64)
+    at = markers[:groups].copy()
+    for nth in range(GROUP):  # the symbols of a group one by one, all groups at once
+        walking = slice(groups if nth < rest else groups - 1)
+        here = np.minimum(at[walking], len(names))
+        size = text[here]
+        long = size >= 0x80
+        size = np.where(long, size & 0x7F | text[here + 1] << 7, size)
+        first[nth, walking] = at[walking] + 1 + long
+        length[nth, walking] = size
+        at[walking] += 1 + long + size
+    if (at[:-1] != markers[1:groups]).any():
         return None
-    if not 0 <= len(text) - at < 8:  # more than alignment
+    if not 0 <= len(names) - at[-1] < 8:  # more than alignment
         return None
-    return np.array(first, np.int64), np.array(length, np.int64)
+    return first.T.reshape(-1)[:count], length.T.reshape(-1)[:count]
 
 
 def _addresses(
@@ -226,20 +224,18 @@ def _up(value: int, align: int) -> int:
 
 def _expand(
     data: Bytes, names: _Names, tokens: _Tokens
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+) -> tuple[npt.NDArray[np.uint8], Names]:
     """Return the type letter and the name of each symbol."""
-    owner = np.repeat(np.arange(len(names.first)), names.length)
+    count = len(names.first)
     before = np.cumsum(names.length) - names.length
-    within = np.arange(len(owner)) - before[owner]
-    token = data[names.first[owner] + within].astype(np.int64)
+    ahead = np.arange(int(names.length.sum()), dtype=np.int64)
+    token = data[ahead + np.repeat(names.first - before, names.length)]
     sizes = np.diff(tokens.index) - 1  # without the NUL
     size = sizes[token]
-    source = np.repeat(tokens.start + tokens.index[token], size)
-    ahead = np.arange(len(source)) - np.repeat(np.cumsum(size) - size, size)
-    text = data[source + ahead].tobytes().decode("latin-1")
-    total = np.bincount(owner, weights=size, minlength=len(names.first))
-    ends = np.cumsum(total.astype(np.int64))
-    starts = ends - total.astype(np.int64)
-    kinds = np.frombuffer(text.encode("latin-1"), np.uint8)[starts]
-    pairs = zip((starts + 1).tolist(), ends.tolist(), strict=True)
-    return kinds, tuple(text[first:last] for first, last in pairs)
+    start = np.cumsum(size) - size
+    ahead = np.arange(int(size.sum()), dtype=np.int64)
+    source = ahead + np.repeat(tokens.start + tokens.index[:-1][token] - start, size)
+    letters = start[before]  # every symbol has a token for its letter
+    text = np.insert(data[source], letters[1:], 0)  # a NUL ends the one before
+    letters += np.arange(count)
+    return text[letters], Names(text.tobytes(), letters + 1)

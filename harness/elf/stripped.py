@@ -9,7 +9,7 @@ to functions alone.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from harness.elf.kallsyms import Kallsyms, parse_kallsyms
 from harness.elf.orc import OrcReg, OrcType, parse_orc
-from harness.elf.program import Program
+from harness.elf.program import Program, Section
 from harness.elf.symbol import (
     STB_GLOBAL,
     STB_LOCAL,
@@ -28,17 +28,15 @@ from harness.elf.symbol import (
     Names,
     Symbols,
 )
+from harness.elf.tail import tails
 
 LEAST_BYTES = 1 << 16  # of a section that may hold the tables
-_TAIL = 64
 _MOV_EAX, _HASHED = 0xB8, 5  # mov $hash, %eax
 _PREAMBLE = 64  # more bytes than kCFI's has, with the longest padding
-_LINKER = re.compile(r"_[^_]|__pi__")
-# What compilers, linkers and assemblers put between functions.
-_FILL = re.compile(
-    rb"(?:\xcc|[\x66\x2e]*\x90|[\x66\x2e]*\x0f\x1f"
-    rb"(?:\x00|\x40\x00|\x44\x00\x00|\x80\x00{4}|\x84\x00{5}))+\Z"
-)
+_PI = b"__pi__"
+
+_U64 = npt.NDArray[np.uint64]
+_I64 = npt.NDArray[np.int64]
 
 
 def named(program: Program) -> Program:
@@ -75,23 +73,20 @@ def _symbols(program: Program, found: Kallsyms) -> Symbols:
     size = _sizes(program, address, place, code)
     binding = np.where(letter < ord("a"), STB_GLOBAL, STB_LOCAL)
     binding[np.isin(letter, np.frombuffer(b"wWvV", np.uint8))] = STB_WEAK
-    names = [found.names[row] for row in rows.tolist()]
+    names = found.names.take(rows)
     # of several names the best known first, and the linker script's (_stext) last
-    linker = np.array([bool(_LINKER.match(name)) for name in names], bool)
-    order = np.lexsort((binding != STB_GLOBAL, linker, address))
+    order = np.lexsort((binding != STB_GLOBAL, _from_linker(names), address))
     return Symbols(
         address=address[order],
         size=size[order],
         section=section[order],
         kind=kind[order].astype(np.uint8),
         binding=binding[order].astype(np.uint8),
-        name=Names.of(names).take(order),
+        name=names.take(order),
     )
 
 
-def _starts_function(
-    program: Program, address: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
+def _starts_function(program: Program, address: _U64) -> npt.NDArray[np.bool_]:
     if (table := parse_orc(program)) is None:
         return np.ones(len(address), bool)
     table = table.sorted()
@@ -102,44 +97,57 @@ def _starts_function(
 
 
 def _is_hashed(
-    program: Program,
-    address: npt.NDArray[np.uint64],
-    place: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.bool_],
+    program: Program, address: _U64, place: _I64, starts: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
     """Tell before which symbols kCFI's preamble lies, from the symbol before on."""
-    hashed = np.zeros(len(address), bool)
     before = np.searchsorted(address, address) - 1
     size = np.where(before >= 0, address - address[before], np.uint64(0))
     near = (size >= np.uint64(_HASHED)) & (size <= np.uint64(_PREAMBLE))
     near &= starts[before] & (place == place[before])
-    for row in np.flatnonzero(near).tolist():
-        section = program.sections[place[row]]
-        last = int(address[row]) - section.address
-        code = section.data[last - int(size[row]) : last].tobytes()
-        padding = code[_HASHED:]
-        hashed[row] = code[0] == _MOV_EAX and (
-            not padding or bool(_FILL.fullmatch(padding))
-        )
+    hashed = np.zeros(len(address), bool)
+    for section, rows, last in _within(program, address, place, near):
+        length = size[rows].astype(np.int64)
+        moves = section.data[last - length] == _MOV_EAX
+        rows, last, length = rows[moves], last[moves], length[moves] - _HASHED
+        hashed[rows] = tails(section.data, last - length, last) == length
     return hashed
 
 
 def _sizes(
-    program: Program,
-    address: npt.NDArray[np.uint64],
-    place: npt.NDArray[np.int64],
-    code: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.uint64]:
+    program: Program, address: _U64, place: _I64, code: npt.NDArray[np.bool_]
+) -> _U64:
     """Return the bytes up to the next symbol or the section's end, without fill."""
     ends = np.array([s.end for s in program.sections], np.uint64)[place]
     after = np.searchsorted(address, address, side="right")
     following = np.append(address, np.uint64((1 << 64) - 1))[after]
     size = np.minimum(following, ends) - address
-    for row in np.flatnonzero(code).tolist():
-        section = program.sections[place[row]]
-        last = int(address[row]) + int(size[row]) - section.address
-        first = max(last - _TAIL, int(address[row]) - section.address)
-        fill = _FILL.search(section.data[first:last].tobytes())
-        if fill is not None and len(fill[0]) < size[row]:  # __pfx_ is nothing else
-            size[row] -= np.uint64(len(fill[0]))
+    for section, rows, first in _within(program, address, place, code):
+        fill = tails(section.data, first, first + size[rows].astype(np.int64))
+        fill = fill.astype(np.uint64)
+        size[rows] -= np.where(
+            fill < size[rows], fill, np.uint64(0)
+        )  # not all of __pfx_
     return size
+
+
+def _within(
+    program: Program, address: _U64, place: _I64, which: npt.NDArray[np.bool_]
+) -> Iterator[tuple[Section, _I64, _I64]]:
+    """Yield each section with its symbols: (section, rows, offset in it)."""
+    rows = np.flatnonzero(which)
+    for number in np.unique(place[rows]).tolist():
+        section, some = program.sections[number], rows[place[rows] == number]
+        yield (
+            section,
+            some,
+            (address[some] - np.uint64(section.address)).astype(np.int64),
+        )
+
+
+def _from_linker(names: Names) -> npt.NDArray[np.bool_]:
+    """Tell which names are like those of the linker script: _text, not __switch_to."""
+    text = np.frombuffer(names.strings + bytes(len(_PI)), np.uint8)
+    second = text[names.offset + 1]
+    one = (text[names.offset] == ord("_")) & (second != ord("_")) & (second != 0)
+    pi = (text[names.offset[:, None] + np.arange(len(_PI))] == list(_PI)).all(axis=1)
+    return np.asarray(one | pi)

@@ -48,7 +48,8 @@ def test_every_layout_reads_back(layout: Layout) -> None:
 
     assert read is not None
     letters = map(chr, read.type.tolist())
-    assert list(zip(read.address.tolist(), letters, read.names, strict=True)) == written
+    names = read.names.column().tolist()
+    assert list(zip(read.address.tolist(), letters, names, strict=True)) == written
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

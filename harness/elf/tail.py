@@ -1,0 +1,70 @@
+"""Tail: the fill behind code, up to where the next code is aligned to.
+
+Compilers, linkers and assemblers write int3, or NOPs, of which the long ones have as many
+prefixes as they need: P6's in Intel's manual, which gas and the kernel's tables use.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.elf.file import Bytes
+
+LONGEST = 64  # bytes of it that are looked for
+_INT3, _NOP, _LONG = 0xCC, 0x90, 0x0F
+_PREFIX, _LAST = np.zeros((2, 256), bool)  # of each byte, whether it is one
+_PREFIX[[0x66, 0x2E]] = True
+_LAST[[_INT3, _NOP, 0x00]] = True
+# nopl and nopw, whose operands differ in length alone
+_NOPL = tuple(
+    np.frombuffer(bytes.fromhex(code), np.uint8)
+    for code in (
+        "0f1f00",
+        "0f1f4000",
+        "0f1f440000",
+        "0f1f8000000000",
+        "0f1f840000000000",
+    )
+)
+
+_I64 = npt.NDArray[np.int64]
+_Rows = npt.NDArray[np.bool_]
+
+
+def tails(data: Bytes, first: _I64, last: _I64) -> _I64:
+    """Return how many bytes of each data[first:last] are fill at its end, up to LONGEST.
+
+    i64[n] of three arrays. A byte is looked at in all of them at once, from the end on:
+    it is fill if what starts there ends where fill starts that is known already.
+    """
+    found = np.zeros(len(first), np.int64)
+    rows = np.flatnonzero((last > first) & _LAST[data[last - 1]])
+    fill = [np.ones(len(rows), bool)]  # whether fill starts here, and 1, 2... bytes on
+    nop = np.zeros(len(rows), bool)
+    for size in range(1, LONGEST + 1):
+        at = last[rows] - size
+        inside = at >= first[rows]
+        byte = data[np.maximum(at, 0)]
+        nop &= _PREFIX[byte]
+        nop |= (byte == _NOP) & fill[0]
+        _add_long(nop, data, at, np.flatnonzero(inside & (byte == _LONG)), fill)
+        nop &= inside
+        starts = nop | (inside & (byte == _INT3) & fill[0])
+        found[rows[starts]] = size
+        fill = [starts, *fill[: _NOPL[-1].size - 1]]
+        living = np.flatnonzero(np.logical_or.reduce([nop, *fill]))
+        if not len(living):
+            break
+        rows, nop, fill = rows[living], nop[living], [one[living] for one in fill]
+    return found
+
+
+def _add_long(nop: _Rows, data: Bytes, at: _I64, rows: _I64, fill: list[_Rows]) -> None:
+    """Set ``nop`` for those of ``rows`` with a long NOP ``at`` them, and fill behind."""
+    for code in _NOPL:
+        if code.size > len(fill):
+            break
+        near = rows[fill[code.size - 1][rows]]
+        same = (data[at[near, None] + np.arange(code.size)] == code).all(axis=1)
+        nop[near[same]] = True

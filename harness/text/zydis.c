@@ -9,6 +9,7 @@
  */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <Zydis/Zydis.h>
 
@@ -155,10 +156,9 @@ static uint8_t written(const ZydisDecoder *full, const uint8_t *code, size_t len
 	return kind;
 }
 
-/* The kind of what Zydis decoded; a direct branch also gets its target. */
+/* The kind of what Zydis decoded. */
 static uint8_t classify(const struct decoders *decoders, const uint8_t *code,
-			const ZydisDecodedInstruction *insn, uint64_t end,
-			uint64_t *target)
+			const ZydisDecodedInstruction *insn)
 {
 	uint8_t kind = kind_of[insn->mnemonic];
 
@@ -168,11 +168,9 @@ static uint8_t classify(const struct decoders *decoders, const uint8_t *code,
 			return OTHER;
 		return written(&decoders->full, code, insn->length);
 	case CALL:
+		return insn->raw.imm[0].is_relative ? CALL : CALL_INDIRECT;
 	case JMP:
-	case JCC:
-		if (!insn->raw.imm[0].is_relative)
-			return kind == CALL ? CALL_INDIRECT : JMP_INDIRECT;
-		*target = end + insn->raw.imm[0].value.s;
+		return insn->raw.imm[0].is_relative ? JMP : JMP_INDIRECT;
 	}
 	return kind;
 }
@@ -180,11 +178,78 @@ static uint8_t classify(const struct decoders *decoders, const uint8_t *code,
 static int64_t signed_at(const uint8_t *code, int size)
 {
 	int32_t value;
+	int16_t word;
 
 	if (size == 1)
 		return (int8_t)code[0];
+	if (size == 2) {
+		memcpy(&word, code, sizeof(word));
+		return word;
+	}
 	memcpy(&value, code, sizeof(value));
 	return value;
+}
+
+/*
+ * What Zydis said of an instruction, which it says again of all that begin with the
+ * same bytes: prefixes, opcode, ModRM and SIB. What follows these, a displacement or an
+ * immediate, is only a value. (Not so the immediate of 3DNow!, an encoding of its own.)
+ */
+struct known {
+	uint32_t start; /* these bytes */
+	uint8_t size, kind, relative; /* relative: bytes of a branch's displacement */
+};
+
+/* By how many bytes begin it; what is new takes the place of what was there. */
+enum { LEAST = 2, MOST = 4, PLACE_BITS = 13 };
+
+struct memory {
+	struct known of[MOST + 1 - LEAST][1 << PLACE_BITS];
+};
+
+static uint32_t start_of(const uint8_t *code, int length)
+{
+	uint32_t bytes;
+
+	memcpy(&bytes, code, sizeof(bytes));
+	return bytes & (0xffffffffu >> 8 * (MOST - length));
+}
+
+static struct known *place(struct memory *memory, uint32_t start, int length)
+{
+	const uint32_t hash = start * 0x9e3779b1u; /* 2^32 over the golden ratio */
+
+	return &memory->of[length - LEAST][hash >> (32 - PLACE_BITS)];
+}
+
+/* What is known of the instruction at ``code``, of which there are MOST bytes. */
+static const struct known *recall(struct memory *memory, const uint8_t *code)
+{
+	for (int length = LEAST; length <= MOST; length++) {
+		const uint32_t start = start_of(code, length);
+		const struct known *known = place(memory, start, length);
+
+		if (known->start == start && known->size)
+			return known;
+	}
+	return NULL;
+}
+
+static void remember(struct memory *memory, const uint8_t *code,
+		     const ZydisDecodedInstruction *insn, uint8_t kind, int relative)
+{
+	const int values = insn->raw.disp.size + insn->raw.imm[0].size +
+			   insn->raw.imm[1].size;
+	int length = insn->length - values / 8;
+
+	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || length > MOST ||
+	    kind == UD) /* of which one may be a prefix of Xen */
+		return;
+	if (length < LEAST)
+		length = LEAST;
+	*place(memory, start_of(code, length), length) = (struct known){
+		start_of(code, length), insn->length, kind, relative,
+	};
 }
 
 /* A write of %rsp: add, sub or and of a constant, the end of a frame. */
@@ -277,25 +342,42 @@ static int is_xen_prefix(const uint8_t *code, size_t length)
 }
 
 /* Decode what is at ``at``, which may not reach over ``last``. */
-static uint8_t one(const struct decoders *decoders, gap_fn gap, const struct text *text,
-		   int64_t at, int64_t last, int64_t *size, uint64_t *target)
+static uint8_t one(const struct decoders *decoders, struct memory *memory, gap_fn gap,
+		   const struct text *text, int64_t at, int64_t last, int64_t *size,
+		   uint64_t *target)
 {
 	const uint8_t *code = text->data + at;
 	const size_t length = last - at;
+	const struct known *known = length < MOST ? NULL : recall(memory, code);
 	ZydisDecodedInstruction insn;
+	int relative = 0;
 	uint32_t found;
+	uint8_t kind;
 
 	*target = 0;
-	if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoders->minimal, NULL, code,
-						       length, &insn)) &&
-	    (insn.mnemonic != ZYDIS_MNEMONIC_UD2 || !is_xen_prefix(code, length))) {
+	if (known && known->size <= length) {
+		*size = known->size;
+		kind = known->kind;
+		relative = known->relative;
+	} else if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+			   &decoders->minimal, NULL, code, length, &insn)) &&
+		   (insn.mnemonic != ZYDIS_MNEMONIC_UD2 ||
+		    !is_xen_prefix(code, length))) {
 		*size = insn.length;
-		return classify(decoders, code, &insn, text->address + at + insn.length,
-				target);
+		kind = classify(decoders, code, &insn);
+		if (kind == CALL || kind == JMP || kind == JCC)
+			relative = insn.raw.imm[0].size / 8;
+		if (length >= MOST)
+			remember(memory, code, &insn, kind, relative);
+	} else {
+		found = gap(code, length);
+		*size = found ? found & 0xff : 1;
+		return found ? found >> 8 : BAD;
 	}
-	found = gap(code, length);
-	*size = found ? found & 0xff : 1;
-	return found ? found >> 8 : BAD;
+	if (relative)
+		*target = text->address + at + *size +
+			  signed_at(code + *size - relative, relative);
+	return kind;
 }
 
 /* Changes whenever the structures above do: an old build is not called. */
@@ -326,8 +408,8 @@ static void enter(struct columns *columns, uint64_t row, uint8_t kind,
 }
 
 /* Append the rows of ``text`` to ``columns``. */
-static void sweep(const struct decoders *decoders, gap_fn gap, const struct text *text,
-		  struct columns *columns)
+static void sweep(const struct decoders *decoders, struct memory *memory, gap_fn gap,
+		  const struct text *text, struct columns *columns)
 {
 	uint64_t next = 0, row = columns->count;
 
@@ -337,7 +419,8 @@ static void sweep(const struct decoders *decoders, gap_fn gap, const struct text
 		while (at < last) {
 			int64_t size;
 			uint64_t target;
-			uint8_t kind = one(decoders, gap, text, at, last, &size, &target);
+			uint8_t kind = one(decoders, memory, gap, text, at, last, &size,
+					   &target);
 
 			while (next < text->start_count && text->starts[next] <= at)
 				next++;
@@ -360,16 +443,18 @@ static void sweep(const struct decoders *decoders, gap_fn gap, const struct text
 	columns->count = row;
 }
 
-/* Decode ``count`` texts into ``columns``; 0, or -1 if Zydis does not start. */
+/* Decode ``count`` texts into ``columns``; 0, or -1 if that does not start. */
 int orc_zydis_decode(const struct text *texts, uint64_t count, gap_fn gap,
 		     struct columns *columns)
 {
 	struct decoders decoders;
+	struct memory *memory;
 
-	if (!start(&decoders))
+	if (!start(&decoders) || !(memory = calloc(1, sizeof(*memory))))
 		return -1;
 	columns->count = columns->effect_count = 0;
 	for (uint64_t i = 0; i < count; i++)
-		sweep(&decoders, gap, &texts[i], columns);
+		sweep(&decoders, memory, gap, &texts[i], columns);
+	free(memory);
 	return 0;
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,6 +118,36 @@ def mutated(draw: st.DrawFn) -> bytes:
 def test_almost_real_instructions(codes: list[bytes]) -> None:
     """Bytes close to those of kernels are seen alike."""
     same(codes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(mutated(), min_size=5, max_size=10), st.randoms(use_true_random=False))
+def test_what_is_remembered_is_what_is_decoded(
+    codes: list[bytes], random: Random
+) -> None:
+    """Among many that begin like it an instruction is what it is alone.
+
+    Alone it is less than what is remembered by needs, or the first that is seen.
+    """
+    starts = [code[: random.randint(1, 5)] for code in codes for _ in range(6)]
+    some = [start + random.randbytes(LONGEST - len(start)) for start in starts]
+    text, at = cells(some)
+
+    together = decode_all(text, 0, at, Decoder.ZYDIS)
+
+    for row, start in zip(together.index(at).tolist(), at.tolist(), strict=True):
+        alone = decode_all(text[start : start + STRIDE], start, None, Decoder.ZYDIS)
+        assert together.at(row) == alone.at(0)
+
+
+def test_a_prefix_of_xen_is_no_ud2_that_was_seen_before() -> None:
+    """What they begin with is the same; what follows is no value here."""
+    prefix = b"\x0f\x0bxen"
+    text, at = cells([b"\x0f\x0b", prefix, b"\x0f\x0b"])
+
+    insns = decode_all(text, 0, at, Decoder.ZYDIS)
+
+    assert [insns.at(row).size for row in insns.index(at).tolist()] == [2, 5, 2]
 
 
 def equal(first: Insns, second: Insns) -> bool:

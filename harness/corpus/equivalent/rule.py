@@ -110,6 +110,12 @@ RULES = (
         site.same_texts,
     ),
     Rule(
+        "never-chosen",
+        "no machine runs the replacement that changed: what it asks for there is none",
+        (Kind.STATE,),
+        site.never_chosen,
+    ),
+    Rule(
         "same-stack",
         "no text of the site touches the stack: the table stays right",
         (Kind.STATE,),

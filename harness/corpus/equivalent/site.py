@@ -6,10 +6,12 @@ import numpy as np
 
 from harness.corpus.equivalent.clean import Clean
 from harness.corpus.mutant import Change
+from harness.corpus.rewrite import Poke
 from harness.elf.alternative import Alternatives
 from harness.text.insn import I64, InsnKind
 from harness.text.patch import Streams
 from harness.verify.columns import Columns
+from harness.verify.variant import Variants
 
 
 def empty_replacement(base: Clean, change: Change) -> bool:
@@ -50,6 +52,25 @@ def _one_text(streams: Streams | None, site: int) -> bool:
     rows = np.flatnonzero(streams.site == site).tolist()
     texts = {tuple((i.code, i.target) for i in streams.rows(row)) for row in rows}
     return len(texts) == 1
+
+
+def never_chosen(base: Clean, change: Change) -> bool:
+    """Only the code of replacements changed that no kernel ever runs."""
+    table, streams = base.columns.alternatives, base.columns.streams
+    if table is None or streams is None:
+        return False
+    variants = Variants(table, base.columns.features, streams.era)
+    first = table.replacement
+    last = first + table.replacementlen.astype(np.uint64)
+    for edit in change.edits:
+        if not isinstance(edit, Poke):
+            return False
+        here = np.flatnonzero((first < edit.end) & (last > edit.address)).tolist()
+        if not any(first[at] <= edit.address and edit.end <= last[at] for at in here):
+            return False
+        if any(variants.possible(int(table.site[at]), at) for at in here):
+            return False
+    return True
 
 
 _STACK_NEUTRAL = (InsnKind.OTHER, InsnKind.NOP, InsnKind.TRAP, InsnKind.ENDBR)

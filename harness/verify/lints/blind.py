@@ -38,7 +38,8 @@ class Rule(enum.StrEnum):
 
 
 _STEP = "only one of two instructions ends the stack, and the first leads to the second"
-_PADDING = (InsnKind.NOP, InsnKind.TRAP, InsnKind.UD, InsnKind.ENDBR)
+_FILL = (InsnKind.NOP, InsnKind.TRAP)
+_PADDING = (*_FILL, InsnKind.UD, InsnKind.ENDBR)
 _FALLS = np.array([kind.falls_through for kind in InsnKind])
 _NON_STANDARD = ".discard.func_stack_frame_non_standard"
 
@@ -74,11 +75,17 @@ def check_blind(columns: Columns) -> Part:
 
 
 def _mostly_unknown(columns: Columns, start: int, end: int) -> bool:
-    """Whether most of a function's instructions that do anything have no state."""
+    """Whether most of a function's instructions that do anything have no state.
+
+    One that does nothing but BUG(), as abort() does, is asked for that.
+    """
     first, last = np.searchsorted(
         columns.insns.address, np.array([start, end], np.uint64)
     ).tolist()
-    real = ~np.isin(columns.insns.kind[first:last], _PADDING)
+    kind = columns.insns.kind[first:last]
+    real = ~np.isin(kind, _PADDING)
+    if not real.any():
+        real = ~np.isin(kind, _FILL)
     states = columns.lookup.at(columns.insns.address[first:last][real])
     unknown = int((~defined(states)).sum())
     return unknown * 2 > len(states)

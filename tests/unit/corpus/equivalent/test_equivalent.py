@@ -10,7 +10,7 @@ from harness.corpus.rewrite import Poke, Rows
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
 from harness.verify.columns import Columns, read_columns
 from tests.builders.elfwriter import UND, call
-from tests.builders.site import SMAP, Replacement, a_site
+from tests.builders.site import ALWAYS, SMAP, Replacement, a_site
 from tests.unit.corpus.program import NAMES, read
 
 
@@ -292,3 +292,15 @@ def test_padding_behind_a_jump_of_the_original(jump: str, rule: str) -> None:
     start = int(clean.alternatives.site_address[0])
 
     assert proved(clean, poke(clean, start + 3, b"\x58")) == rule
+
+
+@pytest.mark.parametrize(("flags", "rule"), [(1, "never-chosen"), (0, "")])
+def test_a_replacement_that_no_machine_runs(flags: int, rule: str) -> None:
+    """FILL_RETURN_BUFFER has one for "not ALWAYS"; the other is what all run."""
+    lfence = Replacement(bytes.fromhex("0faee8"), ALWAYS, flags)
+    clean = site(lfence, Replacement(bytes.fromhex("31c0")))
+    assert clean.alternatives is not None
+    at = int(clean.alternatives.replacement[0])
+
+    assert proved(clean, poke(clean, at, bytes.fromhex("589090"))) == rule
+    assert proved(clean, poke(clean, at, bytes.fromhex("58909090"))) == ""

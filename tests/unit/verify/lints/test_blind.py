@@ -119,6 +119,14 @@ def test_padding_needs_no_state() -> None:
     assert names(program([("f", b"\xcc" * 5, False), ("g", BODY, True)])) == []
 
 
+def test_a_function_that_is_nothing_but_a_bug() -> None:
+    """Who reports it unwinds from there: abort() is an ud2, and an int3 is none."""
+    bug = bytes.fromhex("f30f1efa 0f0b")
+    assert names(program([("f", BODY, True), ("abort", bug, False)])) == ["abort"]
+    assert names(program([("f", BODY, True), ("abort", bug, True)])) == []
+    assert names(program([("f", BODY, True), ("g", b"\xcc", False)])) == []
+
+
 def test_the_source_explains() -> None:
     """STACK_FRAME_NON_STANDARD, as long as the object has it."""
     pieces = [("f", BODY, True), ("g", BODY, False)]

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.text.decode import Decoder, decode_program
 
 ROUNDS = 5

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from harness.elf.alternative import parse_alternatives
+from harness.elf.load import load
 from harness.elf.orc import parse_orc
-from harness.elf.program import load
 
 ROUNDS = 5
 

@@ -18,7 +18,7 @@ from harness.boot.shadow.shadow import check, sorted_table
 from harness.cli.console import board
 from harness.container import image
 from harness.container.engine import connect
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.variant import Platform
 
 

@@ -12,7 +12,7 @@ from harness import forerunner, memory
 _BOTH = "harness.verify.many"
 _JUDGES = (
     "harness.elf.digest",
-    "harness.elf.program",
+    "harness.elf.load",
     "harness.text.decode",
     "harness.verify.check",
 )

@@ -25,8 +25,9 @@ from harness.boot.outcome import BootResult, Ending, Proof
 from harness.boot.platforms import kvm, native, vsmp, xen
 from harness.boot.platforms.request import Request
 from harness.boot.wire import GdbTimeout, LostGuest
-from harness.elf import bzimage, program
+from harness.elf import bzimage
 from harness.elf.file import read_file
+from harness.elf.load import load
 from harness.elf.program import Program
 from harness.elf.relocs import parse_relocs, slid
 from harness.errors import UserError
@@ -142,7 +143,7 @@ class Session:
             self.machine.cont()
         if not vsmp_guest and look is None:
             return
-        linked = program.load(self._kernel.vmlinux)
+        linked = load(self._kernel.vmlinux)
         with (
             contextlib.suppress(LostGuest, GdbTimeout),
             debugger(self.machine) as gdb,

@@ -9,7 +9,7 @@ from harness.cli.console import OUT, board
 from harness.container import image
 from harness.container.engine import connect
 from harness.corpus.executed import measure
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import ExitCode, UserError
 from harness.kernel_build import KernelBuild
 from harness.variant import Platform

@@ -23,7 +23,7 @@ from harness.corpus.equivalent import Clean, places, proof
 from harness.corpus.mutant import Change, Kind, draw
 from harness.corpus.rewrite import Edit, apply
 from harness.elf.feature import Features, image_features
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import FormatError, UserError
 from harness.finding import Finding, group_by_cause
 from harness.progress import Progress

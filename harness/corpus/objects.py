@@ -21,7 +21,7 @@ from msgspec import Struct
 from harness.cache import cache_dir
 from harness.container.job import Limits, Mount, own
 from harness.data import CONFIGS
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import FormatError, InfraError
 from harness.finding import Finding
 from harness.progress import Progress

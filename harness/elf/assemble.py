@@ -1,6 +1,6 @@
 """Assemble: a linked ELF file made of sections and symbols, in memory.
 
-The inverse of :mod:`harness.elf.program`, as far as a part of a kernel needs it.
+The inverse of :mod:`harness.elf.load`, as far as a part of a kernel needs it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from harness.elf.feature import image_features
 from harness.elf.line import lines_of
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import HarnessError
 from harness.finding import KERNEL, Finding
 from harness.kernel_build import KernelBuild

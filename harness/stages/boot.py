@@ -10,7 +10,7 @@ from harness.boot.gdb import Gdb
 from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.outcome import Status as BootStatus
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages.guard import Missing, guard, judged

@@ -13,7 +13,7 @@ from harness.boot.machine import MissingMachine
 from harness.boot.needs import KVM_NEEDS, NATIVE_NEEDS, Needs
 from harness.boot.outcome import BootResult
 from harness.boot.traces import check_traces
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import InfraError
 from harness.progress import Progress
 from harness.result import Stage, StageResult

@@ -13,8 +13,9 @@ from harness.boot.shadow.record import Record
 from harness.boot.shadow.texts import texts
 from harness.coverage import Cold, Coverage, Things, things
 from harness.elf.feature import Features
+from harness.elf.load import parse
 from harness.elf.place import Places
-from harness.elf.program import Program, parse
+from harness.elf.program import Program
 from harness.result import Kind
 from harness.text.insn import U64
 from harness.text.patch import nop_tables

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from harness import baseline, kernel_build, result
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import UserError
 from harness.finding import Finding, group_by_cause
 from harness.progress import Progress

@@ -8,8 +8,9 @@ import numpy as np
 from msgspec import Struct
 
 from harness.elf.alternative import Alternatives, parse_alternatives
+from harness.elf.load import load
 from harness.elf.orc import OrcTable, parse_orc
-from harness.elf.program import Program, load
+from harness.elf.program import Program
 
 
 class Extract(Struct, frozen=True):

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from harness import kernel_build
 from harness.elf.feature import Features, image_features, parse_cpufeatures
-from harness.elf.program import Program, load
+from harness.elf.load import load
+from harness.elf.program import Program
 from harness.errors import UserError
 from harness.finding import Finding
 from harness.verify.columns import Columns, read_columns

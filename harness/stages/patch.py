@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from harness.elf.alternative import MAX_WORDS, parse_alternatives
 from harness.elf.feature import Features, image_features
-from harness.elf.program import Program, load
+from harness.elf.load import load
+from harness.elf.program import Program
 from harness.elf.rewrite import rewritten
 from harness.errors import UserError
 from harness.finding import Finding

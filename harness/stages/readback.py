@@ -19,7 +19,8 @@ from harness.boot.readback.taken import Taken, take
 from harness.boot.readback.verdict import Verdict, judge
 from harness.elf.core import parse_core
 from harness.elf.file import map_file
-from harness.elf.program import Program, load
+from harness.elf.load import load
+from harness.elf.program import Program
 from harness.errors import ExitCode, HarnessError, InfraError, UserError
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status

@@ -8,7 +8,8 @@ from harness.boot.machine import MissingMachine
 from harness.boot.outcome import BootResult
 from harness.boot.shadow.shadow import ShadowResult, shadow
 from harness.coverage import Coverage
-from harness.elf.program import Program, load
+from harness.elf.load import load
+from harness.elf.program import Program
 from harness.errors import HarnessError
 from harness.progress import Progress
 from harness.result import Stage, StageResult

@@ -172,7 +172,7 @@ def ask_kernel(path: Path, *, archived: bool = True) -> Kernel | None:
     name = archive.key((path,), "kernel") if archived else None
     for known in archive.recall(name, (path,)):
         return known.verdict.kernel if known.verdict else None
-    from harness.elf.program import load
+    from harness.elf.load import load
     from harness.verify.witness import kernel_of
 
     try:
@@ -188,7 +188,7 @@ def check_file(
     path: Path, given: Given = NOTHING, threads: int | None = None
 ) -> Checked:
     """Load and validate ``path``; its errors become the result."""
-    from harness.elf.program import load
+    from harness.elf.load import load
     from harness.text.decode import decoding
 
     try:
@@ -227,7 +227,7 @@ def check_group(
     memory.keep()
     if len(paths) == 1:
         return [check_file(paths[0], given, threads)]
-    from harness.elf.program import load_together
+    from harness.elf.load import load_together
     from harness.verify.check import check
     from harness.verify.edges.wholesale import RULE as WHOLESALE
 

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from harness.elf.assemble import Name, Piece, assemble
 from harness.elf.feature import Features
-from harness.elf.program import Program, parse
+from harness.elf.load import parse
+from harness.elf.program import Program
 from harness.errors import FormatError, UserError
 from harness.finding import Finding
 from harness.verify.check import check_columns

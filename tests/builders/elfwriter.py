@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.elf.load import parse
 from harness.elf.orc import OrcEntry, OrcFormat, OrcReg, OrcType
-from harness.elf.program import Program, parse
+from harness.elf.program import Program
 
 ET_REL, ET_EXEC = 1, 2
 EM_X86_64, EM_AARCH64 = 62, 183
@@ -128,7 +129,7 @@ class ElfWriter:
         return self._assemble(sections, offsets)
 
     def program(self, name: str = "test.o") -> Program:
-        """Return the file as :func:`harness.elf.program.parse` reads it."""
+        """Return the file as :func:`harness.elf.load.parse` reads it."""
         return parse(self.build(), name, Path(name))
 
     def _assemble(self, sections: list[_Section], names: Sequence[int]) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.elf.feature import image_features, parse_cpufeatures
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.pytest_plugin import FailOnNew, Kernel
 from harness.text.patch.choice import Machine
 from harness.variant import Platform

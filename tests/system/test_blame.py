@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from harness.elf.feature import image_features
+from harness.elf.load import load
 from harness.elf.orc import OrcReg, OrcTable, OrcType
-from harness.elf.program import load
 from harness.pytest_plugin import Kernel
 from harness.verify.blame import Culprit, Pair, blame, pair
 from harness.verify.check import check_columns

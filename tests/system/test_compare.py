@@ -16,8 +16,9 @@ from harness.boot.initramfs import Toolbox
 from harness.boot.machine import Machine, MachineConfig, MissingMachine
 from harness.boot.needs import Needs
 from harness.boot.traces import check_traces
+from harness.elf.load import load
 from harness.elf.orc import ENTRY_SIZE, OrcType, parse_orc
-from harness.elf.program import Program, load
+from harness.elf.program import Program
 from harness.pytest_plugin import Kernel
 from harness.stages.again import again
 from harness.variant import Platform

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.boot.gdb import Gdb
+from harness.elf.load import load
 from harness.elf.orc import ENTRY_SIZE
-from harness.elf.program import load
 from harness.pytest_plugin import Kernel
 from harness.variant import Platform
 

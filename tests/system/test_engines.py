@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.pytest_plugin import KernelObject
 from harness.text import engine_zydis
 from harness.text.decode import Decoder, decode_program

@@ -10,8 +10,9 @@ import pytest
 
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.feature import image_features, parse_cpufeatures
+from harness.elf.load import load
 from harness.elf.orc import OrcTable, OrcType, parse_orc
-from harness.elf.program import Program, load
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.pytest_plugin import Kernel
 

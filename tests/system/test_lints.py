@@ -15,8 +15,8 @@ from harness.corpus.classes import CLASSES
 from harness.corpus.equivalent import Clean, proof
 from harness.corpus.mutant import Change, MutantClass, draw
 from harness.elf.feature import image_features
+from harness.elf.load import load
 from harness.elf.orc import OrcTable
-from harness.elf.program import load
 from harness.errors import FormatError
 from harness.finding import Finding
 from harness.pytest_plugin import Kernel

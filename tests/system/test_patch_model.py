@@ -12,7 +12,8 @@ import pytest
 from harness.boot.gdb import Gdb, UnmappedMemory
 from harness.boot.initramfs import Toolbox
 from harness.elf.alternative import Alternatives, AltFlag, parse_alternatives
-from harness.elf.program import Program, load
+from harness.elf.load import load
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.pytest_plugin import Kernel
 from harness.text.patch import (

@@ -14,8 +14,9 @@ from harness.boot.initramfs import Toolbox
 from harness.boot.machine import MachineConfig
 from harness.boot.shadow.judge import RULES
 from harness.boot.shadow.shadow import shadow
+from harness.elf.load import load
 from harness.elf.orc import OrcType, parse_orc
-from harness.elf.program import Program, load
+from harness.elf.program import Program
 from harness.pytest_plugin import Kernel
 from harness.text.decode import decode_program
 from harness.text.effect import Form, effects_of

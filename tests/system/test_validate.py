@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from harness.elf.feature import image_features
+from harness.elf.load import load
 from harness.elf.orc import OrcTable
-from harness.elf.program import load
 from harness.finding import Finding
 from harness.pytest_plugin import Kernel
 from harness.verify.check import check_columns

@@ -9,8 +9,9 @@ import numpy as np
 from msgspec import Struct
 
 from harness.boot.shadow.record import ModuleRows
+from harness.elf.load import parse
 from harness.elf.orc import OrcTable, parse_orc
-from harness.elf.program import Program, parse
+from harness.elf.program import Program
 from harness.errors import InfraError
 from harness.finding import Location
 

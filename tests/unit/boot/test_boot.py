@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from harness.artifacts import Artifacts, Manifest
+from harness.boot import boot as booting
 from harness.boot import kaslr, machine, vsmp_device
 from harness.boot.boot import Kernel, boot, findings, kernel_of, session
 from harness.boot.gdb import Gdb
@@ -22,7 +23,7 @@ from harness.boot.machine import Machine, MachineConfig
 from harness.boot.outcome import BootResult, Status
 from harness.boot.wire import LostGuest
 from harness.container.job import Exit, Job
-from harness.elf import bzimage, program
+from harness.elf import bzimage
 from harness.elf.program import Program
 from harness.errors import UserError
 from harness.variant import Platform
@@ -246,7 +247,7 @@ def test_platform_without_its_proof(tmp_path: Path) -> None:
 def test_vsmp_device_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On vSMP the device model runs first; what it saw is in the facts."""
     served = vsmp_device.Served(reads=53, emulated=6, control=0x003)
-    monkeypatch.setattr(program, "load", lambda path: f"program of {path.name}")
+    monkeypatch.setattr(booting, "load", lambda path: f"program of {path.name}")
     monkeypatch.setattr(vsmp_device, "serve", lambda *_: served)
     stub = FakeStub(registers=bytes(236))
     log = "vSMP CTL: capabilities:0x00000105\nvSMP CTL: control set to:0x00000003\n"
@@ -265,7 +266,7 @@ def test_a_look_is_taken_where_init_ends(
 ) -> None:
     """The guest is stopped there, looked at, and goes on."""
     linked = Running(functions={"free_initmem": 0x40}).linked()
-    monkeypatch.setattr(program, "load", lambda path: linked)
+    monkeypatch.setattr(booting, "load", lambda path: linked)
     stub = FakeStub(registers=bytes(236))
     guest = Guest((*SAID, "done 3"), stub=stub, powers_off=False)
     (tmp_path / "bzImage").write_bytes(b"our kernel")
@@ -294,7 +295,7 @@ def test_a_kernel_that_has_moved_is_looked_at_where_it_is(
     linked = Running({0: bytes(8)}, functions={"free_initmem": 0x40}).linked()
     cells = struct.pack("<7I", 0, 0, 0, text + 4 & 0xFFFFFFFF, 0, text & 0xFFFFFFFF, 1)
     payload = np.frombuffer(b"\x7fELF" + bytes(4) + cells[4:-4], np.uint8)
-    monkeypatch.setattr(program, "load", lambda path: linked)
+    monkeypatch.setattr(booting, "load", lambda path: linked)
     monkeypatch.setattr(kaslr, "find_slide", lambda *_: slide)
     packed = bzimage.BzImage(payload, "6.12", "gzip")
     monkeypatch.setattr(bzimage, "parse_bzimage", lambda *_: packed)
@@ -324,7 +325,7 @@ def test_kernel_that_dies_while_the_device_is_played(
     def dies(*_: object) -> vsmp_device.Served:
         raise LostGuest("the machine ended")
 
-    monkeypatch.setattr(program, "load", lambda path: path)
+    monkeypatch.setattr(booting, "load", lambda path: path)
     monkeypatch.setattr(vsmp_device, "serve", dies)
     stub = FakeStub(registers=bytes(236))
     stub.seen.append("c")

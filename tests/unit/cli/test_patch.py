@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from harness.cli import patch
-from harness.elf.program import load
+from harness.elf.load import load
 from tests.unit.stages.test_patch import BASE, a_vmlinux
 
 APP = typer.Typer()

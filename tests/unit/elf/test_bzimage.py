@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.elf.program import parse
+from harness.elf.load import parse
 from harness.errors import FormatError
 from tests.builders.elfwriter import ET_EXEC, ElfWriter, add_orc, call
 

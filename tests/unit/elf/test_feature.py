@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.elf.feature import image_features, parse_cpufeatures
-from harness.elf.program import parse
+from harness.elf.load import parse
 from harness.errors import FormatError
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, OBJECT, ElfWriter
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.elf.load import load, load_together
 from harness.elf.orc import OrcFormat, parse_orc
 from harness.elf.paravirt import parse_parainstructions
-from harness.elf.program import Program, load, load_together
+from harness.elf.program import Program
 from harness.errors import FormatError
 from tests.builders.elfwriter import (
     ALLOC,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.elf.kallsyms import Kallsyms, parse_kallsyms
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.verify.extent import functions
 from tests.builders.elfwriter import (
     ALLOC,

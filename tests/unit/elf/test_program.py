@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from harness.elf.alternative import parse_alternatives
 from harness.elf.feature import image_features
 from harness.elf.hint import parse_hints
+from harness.elf.load import MODULE_SIGNATURE, load, parse
 from harness.elf.orc import parse_orc
 from harness.elf.paravirt import parse_parainstructions
-from harness.elf.program import MODULE_SIGNATURE, Program, load, parse
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.errors import FormatError
 from tests.builders.elfwriter import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.elf.rewrite import rewritten
 from harness.errors import UserError
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.elf.program import Program, parse
+from harness.elf.load import parse
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.errors import FormatError
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, NOTYPE, ElfWriter

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.elf.program import parse
+from harness.elf.load import parse
 from harness.elf.symbol import STT_FUNC, Names
 from harness.errors import FormatError
 from tests.builders.elfwriter import (

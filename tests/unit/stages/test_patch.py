@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.errors import UserError
 from harness.stages.patch import LINKED, machine_of, patch
 from harness.text.patch.choice import Machine

@@ -66,7 +66,7 @@ def test_modules_that_do_not_go_together(
     def apart(*arguments: object) -> None:
         raise FormatError("they have two orders of bytes")
 
-    monkeypatch.setattr("harness.elf.program.load_together", apart)
+    monkeypatch.setattr("harness.elf.load.load_together", apart)
     for name in ("one.ko", "two.ko"):
         (tmp_path / name).write_bytes(ElfWriter().build())
 

@@ -9,8 +9,9 @@ import pytest
 
 from harness.elf.assemble import assemble
 from harness.elf.feature import image_features
+from harness.elf.load import parse
 from harness.elf.orc import parse_orc
-from harness.elf.program import Program, parse
+from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.verify.columns import Columns, read_columns
 from harness.verify.cut import cut, extent_of, leads_to, merge

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.elf.load import parse
 from harness.elf.orc import OrcEntry, OrcReg, OrcType
-from harness.elf.program import Program, parse
+from harness.elf.program import Program
 from harness.verify.check import check
 from harness.verify.edges.flow import flow_of
 from harness.verify.many import check_many

@@ -9,8 +9,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from harness.elf.feature import image_features
+from harness.elf.load import load_together
 from harness.elf.orc import OrcEntry
-from harness.elf.program import Program, load_together
+from harness.elf.program import Program
 from harness.finding import Finding
 from harness.text.patch.choice import Machine
 from harness.text.patch.nops import K8_NOPS

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.elf.feature import Features
-from harness.elf.program import Program, load, load_together
+from harness.elf.load import load, load_together
+from harness.elf.program import Program
 from harness.finding import Finding
 from harness.verify.columns import read_columns
 from harness.verify.lints.patch_site import check_patch_sites

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.data import CONFIGS
 from harness.errors import UserError
 from harness.kconfig import (
     Setting,
@@ -137,3 +138,14 @@ def test_shipped_fragments_do_not_contradict_each_other(profile, platform):
     assert {"UNWINDER_ORC", "MODULES", "STACKTRACE"} <= {
         setting.symbol for request in requests for setting in request.settings
     }
+
+
+def test_full_asks_new_kernels_for_more_than_old_ones_have():
+    """5.10 with gcc 10 has none of the three, and the old name of retpolines."""
+    requests = read_fragments([CONFIGS / "full.config"])
+    old = parse_config("CONFIG_RETPOLINE=y")
+    new = parse_config("CONFIG_MITIGATION_RETPOLINE=y")
+    lost = {request.settings[0].symbol for request in dropped(requests, new)}
+    wanted = {"PREEMPT_DYNAMIC", "CALL_DEPTH_TRACKING", "SLS"}
+    less = lost - {request.settings[0].symbol for request in dropped(requests, old)}
+    assert {symbol.removeprefix("MITIGATION_") for symbol in less} == wanted

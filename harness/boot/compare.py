@@ -8,11 +8,11 @@ for is there or the deadline is.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -31,8 +31,10 @@ from harness.boot.registers import Registers
 from harness.boot.reliable import FUNCTION, Survey, reliability
 from harness.boot.sample import (
     LIVE_BREAKPOINTS,
+    Ambush,
+    ambush,
+    by_traffic,
     entry_points,
-    hits,
     patched_starts,
     walk,
     wander,
@@ -46,8 +48,8 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-HIT_S, LEAST_HIT_S = 0.3, 0.05
-ENTRY_HIT_S = 0.8
+HIT_S = 0.25  # at some places, until others are tried
+ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
 MOST_PENDING = 20  # states that the guest is asked about at once
@@ -55,6 +57,7 @@ ENTRY_STEPS = 50
 PATCHED_STEPS = 30
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
 LIVE_PATCHED = 48  # the fewer, the faster they are reached
+HITS_TOLD = 6  # after so many it is better known where the guest runs
 _PATCHED = {"inside_replacement", "inside_other_cfa"}
 _UNSEEN = "control did not fail"
 
@@ -154,18 +157,15 @@ class _Run(Struct):
         if not self.control():
             return
         self.find_starts(alternatives)
-        self.sample_entries(inject_nmi)
+        self.wander(self.needs.points // 4)  # tells what runs, where to look then
+        self.sample_places(inject_nmi)
         if not self.ask_tasks():
             return
-        self.wander(self.needs.points // 4)  # tells what runs, where to look then
-        self.sample_patched()
-        self.sample_entries(inject_nmi)
         while self.time_left() and (missing := self.missing()):
             self.wander(100)
             if "entry_context" in missing:
                 self.awaited.clear()
-                self.sample_entries(inject_nmi)
-            self.sample_patched()
+            self.sample_places(inject_nmi)
 
     def compare_tables(self) -> None:
         differing = differing_entries(self.guest.gdb, self.guest.program)
@@ -255,52 +255,68 @@ class _Run(Struct):
             ):
                 self.check_all(states)
 
-    def sample_entries(self, inject_nmi: Callable[[], None] | None) -> None:
-        # Each entry point once, and what it leads to; a later round takes the rest.
+    def sample_places(self, inject_nmi: Callable[[], None] | None) -> None:
+        """Wait where entries are, and starts that only patching made; compare there.
+
+        Of either those that were not waited for long enough before; both at once, for
+        most of the time goes by waiting.
+        """
         guest = self.guest
         points = entry_points(guest.program, guest.text)
         self.tally.counts["entry_points"] = len(points)
         pending = [point for point in points if point not in self.awaited]
-        if not pending:
-            return
         self.rng.shuffle(pending)
-        if inject_nmi is not None:
+        if pending and inject_nmi is not None:
             inject_nmi()
-        live = pending[:LIVE_BREAKPOINTS]
-        self.awaited.update(live)
-        with contextlib.closing(hits(guest.gdb, live, ENTRY_HIT_S)) as found:
-            for registers in found:
-                self.tally.entries.add(registers.rip)
-                self.check_from(registers, ENTRY_STEPS)
-                if not self.time_left():
+        entries: set[int] = set()
+        tried: set[int] = set()
+        waited_s = 0.0
+        with ambush(guest.gdb) as laid:
+            while self.time_left():
+                if not entries:
+                    entries.update(pending[:LIVE_BREAKPOINTS])
+                    pending, waited_s = pending[LIVE_BREAKPOINTS:], 0.0
+                    self.awaited |= entries
+                starts = self.likely_starts(tried)
+                if not entries and not starts:
                     return
+                laid.lay(entries.union(starts))
+                patience_s = HIT_S if starts else ENTRY_HIT_S
+                if not self.surprise(laid, entries, patience_s):
+                    tried.update(starts)
+                    waited_s += patience_s
+                    if waited_s >= ENTRY_HIT_S:
+                        entries.clear()
 
-    def sample_patched(self) -> None:
-        guest = self.guest
-        pending = self.ranked_starts()
-        while pending and self.time_left() and self.missing().keys() & _PATCHED:
-            live, pending = pending[:LIVE_PATCHED], pending[LIVE_PATCHED:]
-            with contextlib.closing(hits(guest.gdb, live, HIT_S, LEAST_HIT_S)) as found:
-                for registers in found:
-                    steps = PATCHED_STEPS if "points" in self.missing() else 0
-                    self.check_from(registers, steps)
-                    guest.gdb.remove_breakpoints(self.tally.hit)
-                    if not self.time_left():
-                        return
-                    if not self.missing().keys() & _PATCHED:
-                        break
+    def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
+        """Compare wherever the guest comes to, and from there on; False if nowhere."""
+        for _ in range(HITS_TOLD):
+            if (registers := laid.wait(patience_s)) is None:
+                return False
+            steps = PATCHED_STEPS if "points" in self.missing() else 0
+            if registers.rip in entries:
+                entries.discard(registers.rip)
+                self.tally.entries.add(registers.rip)
+                steps = ENTRY_STEPS
+            self.check_from(registers, steps)
+            self.guest.gdb.remove_breakpoints(laid.places & self.tally.hit)
+            if not self.time_left():
+                return True
+        return True
 
-    def ranked_starts(self) -> list[int]:
-        # Those with another CFA first if more are needed, then those in functions that
-        # were most often seen to run.
-        locate = self.guest.program.symbols.index
-        other = "inside_other_cfa" in self.missing()
+    def likely_starts(self, tried: set[int]) -> list[int]:
+        """Return the starts that the guest will most likely come to, if any are needed.
 
-        def rank(address: int) -> tuple[bool, int, float]:
-            seen = self.tally.functions[locate(address)]
-            return other and not self.tally.inside[address], -seen, self.rng.random()
-
-        return sorted(self.tally.inside.keys() - self.tally.hit, key=rank)
+        Those with another CFA first if more of them are.
+        """
+        if not (missing := self.missing().keys() & _PATCHED):
+            return []
+        tally = self.tally
+        pending = np.array(sorted(tally.inside.keys() - tally.hit - tried), np.uint64)
+        likely: list[int] = by_traffic(pending, tally.seen).tolist()
+        if "inside_other_cfa" in missing:
+            likely.sort(key=lambda place: not tally.inside[place])
+        return likely[:LIVE_PATCHED]
 
     def look(self, registers: Registers) -> Sight | None:
         try:

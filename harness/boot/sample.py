@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ from harness.text.decode import decode_all
 
 LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
-PATIENCE = 6  # times the longest wait for a breakpoint so far, for the next
+_NEAR_BYTES = (16, 64, 512)
+_ENOUGH = 8  # frames, to know that something runs
 _HLT = 0xF4
 _NOP = b"\x90"
 _APART = 16  # no instruction is longer: each piece is decoded on its own
@@ -119,6 +120,25 @@ def starts_inside(codes: Sequence[bytes]) -> list[set[int]]:
     return found
 
 
+def by_traffic(
+    places: npt.NDArray[np.uint64], seen: Mapping[int, int]
+) -> npt.NDArray[np.uint64]:
+    """Return ``places``, those first that most frames were ``seen`` close to.
+
+    What lies between two branches is executed together, and who called from there will
+    be back there. ``seen`` has how often each address was in a trace.
+    """
+    addresses = np.array(sorted(seen), np.uint64)
+    counts = np.array([seen[address] for address in addresses.tolist()], np.int64)
+    total = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    traffic = np.zeros(len(places), np.int64)
+    for near in _NEAR_BYTES:
+        last = np.searchsorted(addresses, places + np.uint64(near), "right")
+        first = np.searchsorted(addresses, places - np.uint64(near), "left")
+        traffic += np.minimum(total[last] - total[first], _ENOUGH)
+    return places[np.argsort(-traffic, kind="stable")]
+
+
 def usable(program: Program, text: KernelText, registers: Registers) -> bool:
     """Tell whether the guest stopped in kernel text, and not halted.
 
@@ -166,37 +186,67 @@ def walk(
         yield registers
 
 
+class Ambush:
+    """Breakpoints of ours, each of which goes when the guest comes to it; see `ambush`.
+
+    Where somebody has a breakpoint already it is theirs, and left alone.
+    """
+
+    def __init__(self, gdb: Gdb) -> None:
+        self._gdb = gdb
+        self._mine: set[int] = set()
+
+    @property
+    def places(self) -> frozenset[int]:
+        """Where the guest is still waited for: calls may have removed some, too."""
+        return self._gdb.breakpoints & self._mine
+
+    def lay(self, addresses: Iterable[int]) -> None:
+        """Wait at ``addresses``, and nowhere else."""
+        wanted = set(addresses)
+        self._gdb.remove_breakpoints(self._mine - wanted)
+        self._mine &= wanted & self._gdb.breakpoints
+        new = wanted - self._gdb.breakpoints
+        self._gdb.insert_breakpoints(new)
+        self._mine |= new
+
+    def wait(self, seconds: float) -> Registers | None:
+        """Let the guest run to one of the places; None if it came to none."""
+        ends = time.monotonic() + seconds
+        while self.places and (left := ends - time.monotonic()) > 0:
+            stop = self._gdb.run_for(left)
+            registers = self._gdb.registers()
+            if registers.rip in self._mine:
+                self._gdb.remove_breakpoint(registers.rip)
+                self._mine.discard(registers.rip)
+                return registers
+            if not stop.trapped:
+                return None
+        return None
+
+
+@contextlib.contextmanager
+def ambush(gdb: Gdb) -> Iterator[Ambush]:
+    """Yield an ambush without a place; it leaves no breakpoint."""
+    laid = Ambush(gdb)
+    try:
+        yield laid
+    finally:
+        with contextlib.suppress(LostGuest):  # whoever waits knows already
+            laid.lay(())
+
+
 def hits(
-    gdb: Gdb, addresses: Collection[int], seconds: float, least_s: float | None = None
+    gdb: Gdb, addresses: Collection[int], seconds: float
 ) -> Generator[Registers, None, None]:
     """Yield the guest at each of ``addresses`` that it reaches, once each.
 
-    Ends when none was reached for ``seconds``, or all were; with ``least_s`` when none
-    was for that long, and for much longer than for any before. Where somebody has a
-    breakpoint already it is theirs, and left alone. The consumer may remove breakpoints
-    (those that its own calls run into), and must close us.
+    Ends when none was reached for ``seconds``, or all were. The consumer must close us.
     """
-    mine = set(addresses) - gdb.breakpoints
-    gdb.insert_breakpoints(mine)
-    try:
-        patience_s, longest_s = seconds, 0.0
-        while mine & gdb.breakpoints:
-            started = time.monotonic()
-            stop = gdb.run_for(patience_s)
-            took_s = time.monotonic() - started
-            registers = gdb.registers()
-            if registers.rip in mine:
-                gdb.remove_breakpoint(registers.rip)
-                mine.discard(registers.rip)
-                longest_s = max(longest_s, took_s)
-                if least_s is not None:
-                    patience_s = min(seconds, max(PATIENCE * longest_s, least_s))
-                yield registers
-            elif not stop.trapped or took_s > patience_s:
-                return
-    finally:
-        with contextlib.suppress(LostGuest):  # who consumes us knows already
-            gdb.remove_breakpoints(mine)
+    with ambush(gdb) as laid:
+        laid.lay(addresses)
+        while (registers := laid.wait(seconds)) is not None:
+            yield registers
 
 
 def _cfa(text: KernelText, address: int) -> tuple[int, int] | None:

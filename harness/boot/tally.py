@@ -35,7 +35,7 @@ class Tally(Struct):
         inside: starts that only patching made -> another CFA than their site's start.
         hit: of those, where the guest was seen.
         entries: entry points where it was seen.
-        functions: seen to run: index of the symbol -> how often.
+        seen: addresses in traces -> how often.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -43,7 +43,7 @@ class Tally(Struct):
     inside: dict[int, bool] = field(default_factory=dict)
     hit: set[int] = field(default_factory=set)
     entries: set[int] = field(default_factory=set)
-    functions: Counter[int] = field(default_factory=Counter)
+    seen: Counter[int] = field(default_factory=Counter)
 
     def found(self, finding: Finding) -> None:
         """Count ``finding``, with those of its cause."""
@@ -67,8 +67,7 @@ class Tally(Struct):
         self.counts["to_the_end"] += to_the_end
         if (rip := point.registers.rip) in self.inside:
             self.hit.add(rip)
-        locate = guest.program.symbols.index
-        self.functions.update(locate(ip) for ip in point.host.ips)
+        self.seen.update(point.host.ips)
         return True
 
     @property

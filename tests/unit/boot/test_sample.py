@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import KernelText, kernel_text
 from harness.boot.sample import (
+    ambush,
+    by_traffic,
     entry_points,
     hits,
     patched_starts,
@@ -111,13 +114,52 @@ def test_hits_are_one_shot(tmp_path: Path) -> None:
         assert gdb.breakpoints == frozenset()
 
 
-def test_who_hits_often_is_not_waited_for_long(tmp_path: Path) -> None:
-    """Once some were reached, and fast, the rest need not take the whole time."""
-    wanted = [STATES[4].rip, STATES[2].rip, image.TEXT + 0x1000]
-    started = time.monotonic()
+def test_an_ambush_is_laid_elsewhere(tmp_path: Path) -> None:
+    """What it is not laid at any more stops nobody, and in the end nothing does."""
+    first, second, third = (STATES[number].rip for number in (2, 4, 5))
     with connected(tmp_path, SimulatedGuest()) as gdb:
-        assert len(list(hits(gdb, wanted, 20, 0.05))) == 2
-    assert time.monotonic() - started < 10
+        with ambush(gdb) as laid:
+            laid.lay([first, second])
+            caught = laid.wait(5)
+            assert caught is not None
+            assert caught.rip == first
+            assert laid.places == {second}
+            laid.lay([third])
+            assert gdb.breakpoints == {third}
+            caught = laid.wait(5)
+            assert caught is not None
+            assert caught.rip == third
+            assert laid.wait(5) is None  # for nothing is waited for
+            laid.lay([first])
+        assert gdb.breakpoints == frozenset()
+
+
+def test_an_ambush_in_vain(tmp_path: Path) -> None:
+    """Where the guest never comes to, it is waited for as long as was asked."""
+    with connected(tmp_path, SimulatedGuest()) as gdb, ambush(gdb) as laid:
+        laid.lay([image.TEXT + 0x1000])
+        assert laid.wait(0.05) is None
+        assert laid.places == {image.TEXT + 0x1000}
+
+
+def test_a_breakpoint_that_a_call_took_away_is_laid_again(tmp_path: Path) -> None:
+    """It lay in what was called; later the guest may be waited for there."""
+    place = STATES[2].rip
+    with connected(tmp_path, SimulatedGuest()) as gdb, ambush(gdb) as laid:
+        laid.lay([place])
+        gdb.remove_breakpoint(place)
+        assert laid.places == frozenset()
+        laid.lay([place])
+        assert laid.places == {place}
+
+
+def test_places_with_traffic_come_first() -> None:
+    """The nearer to a frame, and to how many, the sooner; others stay in order."""
+    places = np.array([0x1000, 0x5000, 0x6000, 0x9000], np.uint64)
+    seen = {0x5008: 2, 0x6100: 2, 0x6101: 1, 0x20000: 50}
+    assert by_traffic(places, seen).tolist() == [0x5000, 0x6000, 0x1000, 0x9000]
+    assert by_traffic(places, {}).tolist() == places.tolist()
+    assert by_traffic(places[:0], seen).tolist() == []
 
 
 def test_the_breakpoint_of_somebody_else_stays(tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ SHT_PROGBITS, SHT_STRTAB = 1, 3
 
 
 class Piece(Struct, frozen=True):
-    """A section: some bytes at an address."""
+    """A section: some bytes at an address; debug information is not in memory."""
 
     name: str
     address: int
     data: bytes
     executable: bool = False
     entsize: int = 0
+    alloc: bool = True
 
 
 class Name(Struct, frozen=True):
@@ -65,7 +66,8 @@ def assemble(pieces: Sequence[Piece], names: Sequence[Name]) -> bytes:
         body += content + bytes(-len(content) % 8)
     for header, piece in zip(headers[1:], pieces, strict=False):
         header["address"], header["entsize"] = piece.address, piece.entsize
-        header["flags"] = SHF_ALLOC | (SHF_EXECINSTR if piece.executable else 0)
+        header["flags"] = SHF_ALLOC if piece.alloc else 0
+        header["flags"] |= SHF_EXECINSTR if piece.executable else 0
     symtab = len(pieces) + 1
     headers[symtab]["type"], headers[symtab]["link"] = SHT_SYMTAB, symtab + 1
     headers[symtab]["entsize"] = SYM.itemsize
@@ -77,6 +79,7 @@ def assemble(pieces: Sequence[Piece], names: Sequence[Name]) -> bytes:
 def _ehdr(section_headers: int, count: int) -> bytes:
     header = np.zeros(1, EHDR)
     header["magic"], header["class"], header["data"] = b"\x7fELF", 2, 1
+    header["ident"] = bytes([1]) + bytes(9)  # EI_VERSION: others than us look at it
     header["type"], header["machine"], header["version"] = ET_EXEC, EM_X86_64, 1
     header["shoff"], header["ehsize"] = section_headers, EHDR.itemsize
     header["shentsize"], header["shnum"] = SHDR.itemsize, count

@@ -38,6 +38,7 @@ class TaskLayout(Struct, frozen=True):
         saved: bytes that __switch_to_asm() pushes; the return address is behind them.
         bp: where %rbp is among them, from ``thread.sp``.
         fresh: where a task begins that has never run.
+        switched: where __switch_to_asm() has pushed all of it, and stores %rsp.
         stacks: where a task keeps its stack, and how big it is.
     """
 
@@ -45,6 +46,7 @@ class TaskLayout(Struct, frozen=True):
     saved: int
     bp: int
     fresh: int
+    switched: int
     stacks: StackLayout
 
 
@@ -97,6 +99,7 @@ def task_layout(program: Program, stacks: StackLayout) -> TaskLayout:
         saved=saved,
         bp=saved - 8 * (pushes.index(_PUSH_RBP) + 1),
         fresh=fresh,
+        switched=insn.address,
         stacks=stacks,
     )
 

@@ -14,7 +14,7 @@ from harness.cli.console import board
 from harness.cli.outcome import show
 from harness.errors import UserError
 from harness.result import run_result
-from harness.stages import readback
+from harness.stages import readback, third
 from harness.variant import Platform
 
 
@@ -53,7 +53,9 @@ def command(
 ) -> None:
     """Read a running kernel's text, or a dump's; predict every byte of it.
 
-    It is booted to the end of its init. A byte that is not as predicted is a finding. The second table has the platforms
+    It is booted to the end of its init. A byte that is not as predicted is a finding. Of a
+    dump each sleeping task is unwound, too: by the table and, where it is installed, with
+    drgn. The second table has the platforms
     side by side: the bytes that each step of patching explains, the variants that won.
     """
     started = datetime.now(UTC)
@@ -65,6 +67,7 @@ def command(
                 raise UserError("--vmcore takes one build, and no --platform")
             line = lines(vmcore.name)
             stages = [readback.stage_dump(vmcore, builds[0], line)]
+            stages.append(third.stage(vmcore, builds[0], stages[0], line))
         else:
             config = options.machine_config(
                 qemu, xen, cpu, append, xen_args, kaslr, smp, timeout

@@ -62,18 +62,26 @@ class Core(Struct, frozen=True):
             size -= len(part)
         return b"".join(parts)
 
+    def physical_of(self, address: int) -> int:
+        """Return where the byte at ``address``, which :meth:`read` finds, was."""
+        row = self._row(address, self.virtual)
+        assert row is not None
+        return int(self.physical[row]) + address - int(self.virtual[row])
+
     def _part(
         self, address: int, size: int, starts: npt.NDArray[np.uint64]
     ) -> bytes | None:
-        at = np.uint64(address)
-        rows = np.flatnonzero((starts <= at) & (at - starts < self.size))
-        if not len(rows):
+        if (row := self._row(address, starts)) is None:
             return None
-        row = int(rows[0])
         within = address - int(starts[row])
         first = int(self.offset[row]) + within
         length = min(size, int(self.size[row]) - within)
         return self.data[first : first + length].tobytes()
+
+    def _row(self, address: int, starts: npt.NDArray[np.uint64]) -> int | None:
+        at = np.uint64(address)
+        rows = np.flatnonzero((starts <= at) & (at - starts < self.size))
+        return int(rows[0]) if len(rows) else None
 
 
 def parse_core(data: Bytes, name: str) -> Core:

@@ -37,6 +37,7 @@ BANNER = b"Linux version 6.12.0-test (x@y)\0"
 ESTACKS = [(0, 0, 0), (0x1000, 0x2000, 5), (0x1000, 0x2000, 5), (0, 0, 0),
            (0x4000, 0x2000, 6), (0x4000, 0x2000, 6)]  # fmt: skip
 TASK_STACK = 0x20  # offset of ``stack`` in init_task
+CHILDREN, TASKS = 0x60, 0x80  # of lists, which are empty
 PER_CPU = {"pcpu_hot": 0x100, "cea_exception_stacks": 0x200, "cpu_tss_rw": 0x1000}
 TSS_SIZE, IRQ_SIZE, THREAD_SIZE = 0x5000, 0x4000, 0x4000
 
@@ -139,6 +140,9 @@ def _data(writer: ElfWriter) -> None:
     writer.section(".rodata", rodata, address=RODATA)
     task = bytearray(0x100)
     task[TASK_STACK : TASK_STACK + 8] = struct.pack("<Q", DATA)
+    for offset in (CHILDREN, TASKS):
+        here = DATA + THREAD_SIZE + offset
+        task[offset : offset + 16] = struct.pack("<QQ", here, here)
     data = bytes(THREAD_SIZE) + task + struct.pack("<Q", 0)
     writer.section(".data", data, address=DATA)
 

@@ -32,6 +32,15 @@ class DumpMemory:
         self._core = core
         self._written: dict[int, int] = {}
         self._base = _find(core, program)
+        at = program.symbols.find(_BANNER)
+        assert at is not None  # it was found by it
+        here = core.physical_of(at) if self._base is None else at + self._base
+        self._phys_base = here - (at - _MAP)
+
+    @property
+    def phys_base(self) -> int:
+        """How much further on it lies in physical memory than it is linked for."""
+        return self._phys_base
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes, see :class:`harness.boot.readback.memory.Memory`."""

@@ -57,6 +57,6 @@ def command(
     if output is options.Format.JSON:
         OUT.out(options.to_json(trends(numbers) if trend else runs), end="")
     elif trend:
-        OUT.print(chronicle.trend_table(trends(numbers)))
+        OUT.print(chronicle.trend_table(trends(numbers), len(runs)))
     else:
         OUT.print(chronicle.run_table(runs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.markup import escape
 from rich.table import Table
@@ -41,8 +41,14 @@ def run_table(runs: Iterable[Summary]) -> Table:
     return drawn
 
 
-def trend_table(trends: Iterable[Trend]) -> Table:
-    """Return a row per number that moved; those that never did have nothing to say."""
+def trend_table(trends: Sequence[Trend], runs: int) -> Table | str:
+    """Return a row per number that moved; those that never did have nothing to say.
+
+    If none of the ``runs`` moved any, that is a sentence: runs that took over the same
+    cells have the same numbers, down to their seconds.
+    """
+    if not any(trend.moved for trend in trends):
+        return f"no number moved (runs: {runs}, numbers: {len(trends)})"
     drawn = Table()
     for title in ("variant", "stage", "number"):
         drawn.add_column(title, no_wrap=True)

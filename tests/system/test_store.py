@@ -75,11 +75,14 @@ def test_the_commands(server: str, tmp_path: Path) -> None:
     accepted = harness("validate", path, "--baseline", "last")
     good = harness("validate", path, "--baseline", "last-good")
     listed = harness("history", "--format", "json")
+    trend = harness("history", "--trend")
     missing = harness("report", "nowhere")
 
     assert (first.returncode, accepted.returncode, good.returncode) == (1, 0, 0)
     runs = json.loads(listed.stdout)["data"]
     assert [run["exit_code"] for run in runs] == [1, 0, 0]
+    (moved,) = [line for line in trend.stdout.splitlines() if "new findings" in line]
+    assert "█▁▁" in moved
     assert missing.returncode == 2
     assert "orc:***@127.0.0.1" in missing.stderr
 

@@ -54,12 +54,24 @@ def test_numbers_that_moved() -> None:
         for sites in (1000, 1200)
     ]
 
-    table = drawn(chronicle.trend_table(trends([m for r in runs for m in measured(r)])))
+    table = drawn(
+        chronicle.trend_table(trends([m for r in runs for m in measured(r)]), len(runs))
+    )
 
     (row,) = [line for line in table.splitlines() if "xen" in line]
     assert row.replace("\u2502", " ").split() == (
         ["xen", "validate", "sites", "1,000", "1,200", "1,000", "1,200", "▁█"]
     )
+
+
+@pytest.mark.parametrize(("runs", "numbers"), [(0, 0), (1, 4), (2, 4)])
+def test_a_trend_without_a_move_is_a_sentence(runs: int, numbers: int) -> None:
+    """Runs that took over the same cells have equal numbers: no table without rows."""
+    same = [run(stage(counts={"sites": 5}, seconds=2.0)) for _ in range(runs)]
+
+    shown = chronicle.trend_table(trends([m for r in same for m in measured(r)]), runs)
+
+    assert shown == f"no number moved (runs: {runs}, numbers: {numbers})"
 
 
 def test_changes() -> None:

@@ -114,13 +114,7 @@ def stream(
         process.wait()
     finally:
         timer.cancel()
-        _kill_group(process)
-        process.wait()
-        _living.discard(process)
-        for pipe in (process.stdout, process.stdin):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        _end(process)
     if expired.is_set():
         raise InfraError(f"{shlex.join(argv)} did not end within {timeout_s:g} s")
     return process.returncode
@@ -219,8 +213,9 @@ def _spawn(
     env: Mapping[str, str] | None,
     stdin: bytes | None,
 ) -> subprocess.Popen[bytes]:
+    process: subprocess.Popen[bytes] | None = None
     try:
-        with _spawning:
+        with _spawning, _uninterrupted():
             process = subprocess.Popen(
                 list(argv),
                 cwd=cwd,
@@ -231,12 +226,35 @@ def _spawn(
                 start_new_session=True,
             )
             _living.add(process)
-            return process
+    except KeyboardInterrupt:
+        if process is not None:
+            _end(process)
+        raise
     except OSError as exc:
         raise InfraError(
             f"cannot run {argv[0]}: {exc.strerror or exc}",
             hint="orc-harness doctor lists what this machine lacks",
         ) from exc
+    return process
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back what interrupts us until the block has ended.
+
+    A command whose ``Popen`` did not return is nobody's. Signals are held by a handler,
+    since a command would inherit a mask; Python runs handlers in the main thread alone.
+    """
+    held: list[int] = []
+    with contextlib.ExitStack() as restored:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    restored.callback(signal.signal, number, handler)
+                    signal.signal(number, lambda number, _: held.append(number))
+        yield
+    for one in held:
+        signal.raise_signal(one)
 
 
 def _feed(process: subprocess.Popen[bytes], data: bytes | None) -> None:
@@ -252,6 +270,16 @@ def _feed(process: subprocess.Popen[bytes], data: bytes | None) -> None:
             pass  # the exit status tells why it stopped reading
 
     threading.Thread(target=write, daemon=True).start()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _kill_group(process)
+    process.wait()
+    _living.discard(process)
+    for pipe in (process.stdout, process.stdin):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def kill_all() -> None:

@@ -76,6 +76,31 @@ def test_an_interrupt_kills_the_command(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_the_start_is_over_kills_the_command(number: int) -> None:
+    """It runs already, and nobody has it yet: the interrupt waits until somebody does."""
+    script = (
+        "import os, signal, subprocess, sys; from harness import run\n"
+        "def interrupt(number, frame): raise KeyboardInterrupt\n"
+        f"signal.signal({int(number)}, interrupt)\n"
+        "start = subprocess.Popen\n"
+        "def started(*arguments, **options):\n"
+        "    process = start(*arguments, **options)\n"
+        "    print(process.pid, flush=True)\n"
+        f"    signal.raise_signal({int(number)})\n"
+        "    return process\n"
+        "subprocess.Popen = started\n"
+        "try: run.run(['sleep', '60'], timeout_s=60)\n"
+        f"except KeyboardInterrupt: print(signal.getsignal({int(number)}) is interrupt)\n"
+    )
+
+    done = run.run([sys.executable, "-c", script], timeout_s=30)
+
+    pid, restored = done.output.split()
+    assert restored == "True"
+    assert not _is_there(int(pid))
+
+
 def _is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)

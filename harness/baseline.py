@@ -155,11 +155,15 @@ def load(directory: Path = KNOWN) -> tuple[Known, ...]:
 
 def _read(path: Path) -> Known:
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Known)
+        # TOML has dates: a text is none, whatever it looks like
+        return msgspec.convert(
+            tomllib.loads(path.read_text()), Known, builtin_types=(datetime.date,)
+        )
     except ValueError as exc:
         raise FormatError(
             f"{path} is not a baseline entry: {exc}",
-            hint="key, reason, evidence, link, affected and expires are all needed",
+            hint="key, reason, evidence, link, affected and expires are all needed; "
+            "a date has no quotes: expires = 2027-01-31",
         ) from exc
 
 

@@ -44,6 +44,15 @@ class Location(Struct, frozen=True, eq=False):
     def __lt__(self, other: Location) -> bool:
         return self.place < other.place
 
+    def __le__(self, other: Location) -> bool:
+        return self.place <= other.place
+
+    def __gt__(self, other: Location) -> bool:
+        return self.place > other.place
+
+    def __ge__(self, other: Location) -> bool:
+        return self.place >= other.place
+
     def __hash__(self) -> int:
         return hash(self.place)
 

@@ -63,6 +63,23 @@ def test_an_entry_without_its_proof_is_refused(tmp_path: Path, text: str) -> Non
         write(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("day", "seen"),
+    [
+        ('"2026-06-01"', "`str`"),
+        ("2026-06-01T00:00:00", "`datetime`"),
+        ("2026", "`int`"),
+    ],
+)
+def test_the_last_day_is_a_date(tmp_path: Path, day: str, seen: str) -> None:
+    """A date of TOML's, which has no quotes and no time; the error says what it is."""
+    with pytest.raises(FormatError, match=r"Expected `date`.*\$\.expires") as error:
+        write(tmp_path, ENTRY.replace("2026-06-01", day))
+
+    assert seen in str(error.value)
+    assert "expires = 2027-01-31" in str(error.value)
+
+
 def test_an_added_entry_reads_back(tmp_path: Path) -> None:
     """Whatever the words: quotes, newlines, backslashes."""
     entry = baseline.Known(

@@ -19,6 +19,21 @@ def test_location_prints_as_the_kernel_does() -> None:
     assert str(replace(HERE, offset=0)) == "do_idle"
 
 
+def test_locations_are_ordered_by_place() -> None:
+    """Where one was linked to and its line do not count, with any of the operators."""
+    same = replace(HERE, address=1, line="a.c:1")
+    later = replace(HERE, offset=0x20, address=0)
+
+    assert same >= HERE
+    assert same <= HERE
+    assert later > HERE
+    assert later >= HERE
+    assert later > HERE
+    assert later >= HERE
+    assert not later <= HERE
+    assert not later <= HERE
+
+
 def test_key_survives_a_rebuild() -> None:
     """Neither the address nor the offset is part of the key."""
     moved = replace(FINDING, location=replace(HERE, offset=0x40, address=1))

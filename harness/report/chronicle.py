@@ -50,11 +50,11 @@ def trend_table(trends: Sequence[Trend], runs: int) -> Table | str:
     if not any(trend.moved for trend in trends):
         return f"no number moved (runs: {runs}, numbers: {len(trends)})"
     drawn = Table()
-    for title in ("variant", "stage", "number"):
-        drawn.add_column(title, no_wrap=True)
+    for title in ("variant", "stage", "number"):  # names give way, numbers do not
+        drawn.add_column(title, overflow="fold", min_width=len(title))
     for title in ("first", "last", "lowest", "highest"):
         drawn.add_column(title, justify="right", no_wrap=True)
-    drawn.add_column("runs")
+    drawn.add_column("runs", no_wrap=True)
     for trend in trends:
         if trend.moved:
             values = trend.values

@@ -64,6 +64,27 @@ def test_numbers_that_moved() -> None:
     )
 
 
+def test_a_trend_of_a_long_name_and_large_numbers() -> None:
+    """Names are folded; numbers, and how they moved, are whole."""
+    name = "6.12-gcc12-native-mitigations-off"
+    runs = [
+        run(stage(counts={"verified_in_modules": n}, variant=name))
+        for n in (206_271_100, 212_429_200)
+    ]
+
+    table = drawn(
+        chronicle.trend_table(trends([m for r in runs for m in measured(r)]), len(runs))
+    )
+
+    rows = [line.split("\u2502")[1:-1] for line in table.splitlines()[3:-1]]
+    columns = ["".join(map(str.strip, column)) for column in zip(*rows, strict=True)]
+    assert columns == (
+        [name, "validate", "verified_in_modules"]
+        + ["206,271,100", "212,429,200"] * 2
+        + ["▁█"]
+    )
+
+
 @pytest.mark.parametrize(("runs", "numbers"), [(0, 0), (1, 4), (2, 4)])
 def test_a_trend_without_a_move_is_a_sentence(runs: int, numbers: int) -> None:
     """Runs that took over the same cells have equal numbers: no table without rows."""

@@ -49,6 +49,14 @@ def run_there(gdb: Gdb, program: Program, timeout_s: float) -> None:
     gdb.remove_breakpoint(end)
 
 
+def not_seen() -> InfraError:
+    """Return the error of those who wanted a guest there that did not come in time."""
+    return InfraError(
+        "the guest was not seen to reach the end of its init",
+        hint="a busy machine may be no more than slow: give it longer, by --timeout",
+    )
+
+
 def _run_to_initcalls(gdb: Gdb, program: Program, deadline: float) -> None:
     """Let it run until alternative_instructions() is done, which writes text for good.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from harness.boot import boot
+from harness.boot import boot, init_end
 from harness.boot.boot import Look
 from harness.boot.compare import CompareResult, probe
 from harness.boot.debug import HELD_S, OnStop, Stopped
@@ -14,7 +14,6 @@ from harness.boot.needs import KVM_NEEDS, NATIVE_NEEDS, Needs
 from harness.boot.outcome import BootResult
 from harness.boot.traces import check_traces
 from harness.elf.load import load
-from harness.errors import InfraError
 from harness.progress import Progress
 from harness.result import Stage, StageResult
 from harness.stages.again import again
@@ -112,7 +111,7 @@ def _probed(
         running.start(look)
         machine = running.machine
         if look is not None and machine.plan.spins and running.program is None:
-            raise InfraError("the guest was not seen to reach the end of its init")
+            raise init_end.not_seen()
         with debugger(machine) as gdb:
             result = probe(
                 gdb,

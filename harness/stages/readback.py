@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from harness import kernel_build
-from harness.boot import boot
+from harness.boot import boot, init_end
 from harness.boot.gdb import Gdb
 from harness.boot.machine import Machine, MissingMachine
 from harness.boot.outcome import BootResult
@@ -21,7 +21,7 @@ from harness.elf.core import parse_core
 from harness.elf.file import map_file
 from harness.elf.load import load
 from harness.elf.program import Program
-from harness.errors import ExitCode, HarnessError, InfraError, UserError
+from harness.errors import ExitCode, HarnessError, UserError
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.again import again
@@ -97,7 +97,7 @@ class Looker:
         if self._error is not None:
             raise self._error
         if self._taken is None:
-            raise InfraError("the guest was not seen to reach the end of its init")
+            raise init_end.not_seen()
         return self._taken
 
 

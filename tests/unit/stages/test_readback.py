@@ -69,6 +69,7 @@ def test_a_guest_that_was_not_stopped_is_no_verdict() -> None:
     result = readback.stage(SUBJECT, readback.Looker(0), BOOTED, silent)
     assert (result.status, result.exit_code) == (Status.ERROR, 3)
     assert "not seen to reach the end of its init" in result.reason
+    assert "--timeout" in result.hint
 
 
 def test_what_goes_wrong_in_the_look_is_told_by_the_stage(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from harness.boot.readback.dump import DumpMemory
 from harness.boot.third import MissingDrgn, third_opinion
 from harness.elf.core import parse_core
 from harness.elf.file import map_file
-from harness.elf.program import load
+from harness.elf.load import load
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
 from harness.stages.guard import Missing, guard, judged, skipped, unless

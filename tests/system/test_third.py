@@ -18,8 +18,9 @@ from harness.boot.readback.dump import DumpMemory
 from harness.boot.third import Third, third_opinion
 from harness.elf.core import parse_core
 from harness.elf.file import map_file
+from harness.elf.load import load
 from harness.elf.orc import ENTRY_SIZE, parse_orc
-from harness.elf.program import Program, load
+from harness.elf.program import Program
 from harness.pytest_plugin import Kernel
 from harness.variant import Platform
 

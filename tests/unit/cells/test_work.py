@@ -18,7 +18,7 @@ from harness.build.tree import Tree
 from harness.cells import local, work
 from harness.cells.cell import Cell
 from harness.cells.kept import Kept
-from harness.cells.need import Need
+from harness.cells.need import BUILD_MB, Need
 from harness.cells.work import Maker, Terms
 from harness.container.image import Image
 from harness.corpus.booted import Boot
@@ -287,7 +287,8 @@ def test_no_memory_for_it(machine: Machine) -> None:
     """It is told before anything is begun."""
     maker = Maker(Terms("one"), lambda _: silent)
 
-    with pytest.raises(InfraError, match="build of a needs 2 cores, 1536 MB"):
+    wanted = f"build of a needs 2 cores, {BUILD_MB['small']} MB"
+    with pytest.raises(InfraError, match=wanted):
         local.run(maker, [a_cell("a")], 2, print, lambda: Need(4, 1000))
     assert machine.did == []
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.elf.alternative import parse_alternatives
+from harness.elf.export import parse_exports
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.decode import decode_all
@@ -51,6 +52,25 @@ def call_thunks(program: Program, said: Said) -> Edits | None:
     calls = near(b"\xe8", address, target - np.uint64(template_size(said)))
     patched = np.full(len(address), _PATCHED, np.int64)
     return joined(pads, column(Step.CALL_THUNK, address, calls, patched, _VARIANTS))
+
+
+def module_call_pads(program: Program, said: Said) -> Edits | None:
+    """Return the padding of what modules have called, where calls are counted.
+
+    callthunks_patch_module_calls() writes it before what a module calls in the kernel,
+    which the kernel exports, and it stays when the module goes. So only the padding
+    itself tells, which is the template or NOPs; before init memory is freed there is
+    no module.
+    """
+    if not counts_calls(said) or said.image.section(".init.text") is not None:
+        return None
+    exported = np.array([*parse_exports(program).values()], np.uint64)
+    function = np.unique(exported[_in_core(said, exported)])
+    pads = paddings(said, function[is_counted(program, said, function)])
+    size = template_size(said)
+    now, before = (code_at(p, pads.address, size) for p in (said.image, program))
+    called = (now == pads.code).all(axis=1) & (before != pads.code).any(axis=1)
+    return paddings(said, pads.address[called] + np.uint64(size))
 
 
 def counts_calls(said: Said) -> bool:

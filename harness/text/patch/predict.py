@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from harness.elf.program import Program, Section
 from harness.text.insn import I64
-from harness.text.patch.call_thunk import call_thunks
+from harness.text.patch.call_thunk import call_thunks, module_call_pads
 from harness.text.patch.edits import Edits, Step, inside, offsets, written
 from harness.text.patch.endbr import endbr_seals
 from harness.text.patch.fineibt import (
@@ -59,6 +59,7 @@ _LAST: tuple[Stepping, ...] = (
     static_call_pads,
     static_calls,
     static_tramps,
+    module_call_pads,
 )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from harness.text.patch.call_thunk import call_thunks
+from harness.text.patch.call_thunk import call_thunks, module_call_pads
 from harness.text.patch.static_call import static_call_pads, static_calls
-from tests.builders.running import INIT, TEXT, Kernel, code_of, near
+from tests.builders.running import INIT, TABLES, TEXT, Kernel, code_of, near
 
 DEPTH = 11 * 32 + 19
 PAD = 9  # bytes of the template
@@ -112,3 +112,27 @@ def test_a_function_that_a_key_has_lost_keeps_its_padding() -> None:
     once = static_call_pads(linked, kernel.said([DEPTH]))
     assert once is not None
     assert sorted(once.address.tolist()) == [pad, OTHER - PAD]
+
+
+def test_what_modules_have_called() -> None:
+    """Its padding is predicted if it is exported, whole, and init memory is freed."""
+    kernel = a_kernel()
+    kernel.tables.clear()
+    names = TABLES + 0x1000
+    kernel.pairs["__ksymtab"] = [(FUNCTION, names), (OTHER, names + 4)]
+    kernel.pairs["__ksymtab_strings"] = [(names + ord("a"), names + 4 + ord("b"))]
+    linked, home = kernel.linked(), TEXT + 0x800
+    assert not module_call_pads(linked, kernel.said([DEPTH]))
+    pads = [at - PAD for at in (FUNCTION, OTHER, FORK)]
+    for pad in pads:  # that of FORK no module can have had written
+        kernel.text[pad - TEXT] = template_at(pad, home)
+    kernel.text[pads[1] - TEXT] = template_at(pads[1], home)[:-1] + b"\x06"
+    edits = module_call_pads(linked, kernel.said([DEPTH]))
+    assert edits is not None
+    assert edits.address.tolist() == pads[:1]
+    assert edits.code.tobytes() == template_at(pads[0], home)
+    assert module_call_pads(kernel.linked(), kernel.said([DEPTH])) is not None
+    assert not module_call_pads(kernel.linked(), kernel.said([DEPTH]))  # by others
+    assert module_call_pads(linked, kernel.said()) is None
+    kernel.init = b"\xc3"
+    assert module_call_pads(linked, kernel.said([DEPTH])) is None

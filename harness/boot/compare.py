@@ -39,6 +39,7 @@ from harness.boot.sample import (
     walk,
     wander,
 )
+from harness.boot.stack_info import PAGE_SIZE
 from harness.boot.tally import Tally
 from harness.boot.wire import LostGuest
 from harness.elf.alternative import Alternatives, parse_alternatives
@@ -56,7 +57,7 @@ MOST_PENDING = 20  # states that the guest is asked about at once
 ENTRY_STEPS = 50
 PATCHED_STEPS = 30
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
-LIVE_PATCHED = 48  # the fewer, the faster they are reached
+LIVE_PATCHED, LIVE_PAGES = 48, 8  # the fewer, the faster they are reached
 HITS_TOLD = 6  # after so many it is better known where the guest runs
 _PATCHED = {"inside_replacement", "inside_other_cfa"}
 _UNSEEN = "control did not fail"
@@ -281,15 +282,18 @@ class _Run(Struct):
                 if not entries and not starts:
                     return
                 laid.lay(entries.union(starts))
-                patience_s = HIT_S if starts else ENTRY_HIT_S
-                if not self.surprise(laid, entries, patience_s):
+                patience_s, there = HIT_S if starts else ENTRY_HIT_S, len(entries)
+                caught = self.surprise(laid, entries, patience_s)
+                if len(entries) < there:
+                    waited_s = 0.0
+                if not caught:
                     tried.update(starts)
                     waited_s += patience_s
                     if waited_s >= ENTRY_HIT_S:
                         entries.clear()
 
     def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
-        """Compare wherever the guest comes to, and from there on; False if nowhere."""
+        """Compare where the guest is caught, and from there on; False if it is not."""
         for _ in range(HITS_TOLD):
             if (registers := laid.wait(patience_s)) is None:
                 return False
@@ -316,7 +320,9 @@ class _Run(Struct):
         likely: list[int] = by_traffic(pending, tally.seen).tolist()
         if "inside_other_cfa" in missing:
             likely.sort(key=lambda place: not tally.inside[place])
-        return likely[:LIVE_PATCHED]
+        pages = list(dict.fromkeys(place // PAGE_SIZE for place in likely))[:LIVE_PAGES]
+        close = [place for place in likely if place // PAGE_SIZE in pages]
+        return close[:LIVE_PATCHED]
 
     def look(self, registers: Registers) -> Sight | None:
         try:

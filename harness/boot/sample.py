@@ -29,7 +29,7 @@ from harness.text.decode import decode_all
 LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
 _NEAR_BYTES = (16, 64, 512)
-_ENOUGH = 8  # frames, to know that something runs
+_ENOUGH = 64  # frames, to know that something runs
 _HLT = 0xF4
 _NOP = b"\x90"
 _APART = 16  # no instruction is longer: each piece is decoded on its own

@@ -119,6 +119,20 @@ def test_a_kernel_that_moves_itself(kernel: Kernel, kernel_toolbox: Toolbox) -> 
     assert result.counts["tasks_asked"] > 20
 
 
+def test_two_cpus(kernel: Kernel, kernel_toolbox: Toolbox) -> None:
+    """Wherever either of them is stopped; while one makes our calls the other is held."""
+    if kernel.platform is not Platform.NATIVE:
+        pytest.skip("SKIP: of our machines only the native one has two CPUs to step")
+    both = replace(HELD, smp=2)
+    result = probed(kernel_toolbox, kernel, load(bootable(kernel).vmlinux), both)
+    assert result.findings == ()
+    assert result.counts["vcpus"] == 2
+    assert result.counts["agree"] == result.counts["points"] >= FEW.points
+    assert result.counts["control_reported"] == result.counts["control_clean"] == 1
+    assert result.counts["task_stops"] == FEW.task_stops
+    assert result.counts["tasks_asked"] > 20
+
+
 def test_guest_that_is_killed_is_no_verdict(
     kernel: Kernel, kernel_toolbox: Toolbox
 ) -> None:

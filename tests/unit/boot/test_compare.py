@@ -112,7 +112,7 @@ def test_too_few_points(tmp_path: Path) -> None:
     needs = Needs(points=4, entry_context=999_999, inside_replacement=1)
     result = run(tmp_path, SimulatedGuest(), needs, deadline_s=1)
     assert result.reason.startswith("not enough was sampled before the deadline:")
-    assert result.reason.endswith("of 999999")
+    assert re.search(r"entry_context \d+ of 999999", result.reason)
 
 
 def test_a_kernel_with_fewer_patched_starts(tmp_path: Path) -> None:

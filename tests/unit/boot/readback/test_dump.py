@@ -45,6 +45,7 @@ def test_a_kernel_is_found_wherever_it_was_loaded(physical: int) -> None:
     kernel = a_kernel()
     memory = DumpMemory(core_of((0, physical, dumped(kernel))), kernel)
     assert memory.read(TEXT + 132, 2) == b"\x90\x90"
+    assert memory.phys_base == physical - LINKED
 
 
 def test_a_dump_by_page_tables_has_the_kernels_own_addresses() -> None:
@@ -52,6 +53,7 @@ def test_a_dump_by_page_tables_has_the_kernels_own_addresses() -> None:
     kernel = a_kernel()
     memory = DumpMemory(core_of((TEXT, 0x123000, dumped(kernel))), kernel)
     assert memory.read(TEXT, 5) == b"Linux"
+    assert memory.phys_base == 0x123000 - LINKED
 
 
 def test_writes_stay_in_the_reader() -> None:

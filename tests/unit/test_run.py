@@ -90,11 +90,11 @@ def test_an_interrupt_before_the_start_is_over_kills_the_command(number: int) ->
         f"    signal.raise_signal({int(number)})\n"
         "    return process\n"
         "subprocess.Popen = started\n"
-        "try: run.run(['sleep', '60'], timeout_s=60)\n"
+        "try: run.run(['sleep', '600'], timeout_s=600)\n"
         f"except KeyboardInterrupt: print(signal.getsignal({int(number)}) is interrupt)\n"
     )
 
-    done = run.run([sys.executable, "-c", script], timeout_s=30)
+    done = run.run([sys.executable, "-c", script], timeout_s=120)
 
     pid, restored = done.output.split()
     assert restored == "True"

@@ -5,8 +5,8 @@ What a build takes is three times what was measured: a larger configuration's li
 objtool on its vmlinux.o, may take more. Measured, with two jobs, was the
 container's peak (``memory.max_usage_in_bytes``, page cache and all), and what processes
 had of it (``total_rss``): of ``small`` with gcc 280 MB for 6.12 and 337 MB for 6.1, 123
-and 175 MB of them; of ``full`` 6.12 with gcc 12 421 MiB, 263 of them, and with clang 19
-443 MiB, 223 of them.
+and 175 MB of them; of ``full`` with gcc 382 MiB for 5.10, 452 for 6.1 and 421 for 6.12,
+162, 261 and 263 of them, and with clang 443 MiB for 6.12, 223 of them.
 """
 
 from __future__ import annotations

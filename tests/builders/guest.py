@@ -144,7 +144,8 @@ class SimulatedGuest(FakeStub):
                 self._next()
                 if Registers.parse(self.registers).rip in self.breakpoints:
                     return answer
-            return b""  # it runs until it is broken into
+            self._next()  # where it is broken into is not where it was
+            return b""  # it runs until then
         return answer
 
     def _next(self) -> None:

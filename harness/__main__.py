@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from harness import forerunner, memory
@@ -21,6 +22,9 @@ _JUDGES = (
 def main() -> None:
     """Run the command line."""
     memory.few_cycles()
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # numpy's would spin, for nothing
     if sys.argv[1:2] == ["validate"]:
         importlib.import_module(_BOTH)
         forerunner.start(_JUDGES)

@@ -5,6 +5,7 @@ Source: Intel SDM volume 2, chapter 2 (instruction format).
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 SP, BP = 4, 5  # register numbers in encodings
@@ -49,6 +50,7 @@ class Encoding(NamedTuple):
         return bool(self.rex & 8)
 
 
+@functools.lru_cache(1 << 14)  # the same few instructions are asked about
 def parse_encoding(code: bytes) -> Encoding:
     """Return the fields of ``code``, which must be one legacy-encoded instruction.
 

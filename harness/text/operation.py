@@ -64,8 +64,10 @@ def operation(code: U8) -> I64:
     return np.asarray(prefix << 24 | number << 16 | opcode << 8 | extra)
 
 
-def of_code(code: bytes) -> int:
-    """Return the operation of the one instruction that ``code`` is."""
-    cell = np.zeros((1, 16), np.uint8)
-    cell[0, : len(code)] = np.frombuffer(code, np.uint8)
-    return int(operation(cell)[0])
+def of_codes(*codes: str) -> list[int]:
+    """Return the operation of the one instruction that each of ``codes``, in hex, is."""
+    cells = b"".join(bytes.fromhex(code).ljust(16, b"\0") for code in codes)
+    found: list[int] = operation(
+        np.frombuffer(cells, np.uint8).reshape(-1, 16)
+    ).tolist()
+    return found

@@ -16,14 +16,11 @@ from msgspec import Struct
 from harness.elf.alternative import Alternatives
 from harness.elf.program import Program
 from harness.text.insn import I64, U64, InsnKind
-from harness.text.operation import of_code, operation
+from harness.text.operation import of_codes, operation
 from harness.text.patch import ORIGINAL, Streams
 
 # What the kernel alternates for many reasons: nothing tells which is meant.
-_ANYTHING = [
-    of_code(bytes.fromhex(code))
-    for code in ("e900000000", "eb00", "0faee8", "0faef0", "0f30", "c3", "cc")
-]
+_ANYTHING = of_codes("e900000000", "eb00", "0faee8", "0faef0", "0f30", "c3", "cc")
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _POSITIONS = np.cumprod(np.full(256, 0xD6E8FEB86659FD93, np.uint64))  # all odd
 

@@ -23,7 +23,7 @@ from harness.elf.column import among, distinct
 from harness.elf.feature import Features
 from harness.finding import Finding
 from harness.text.insn import I64, InsnKind
-from harness.text.operation import of_code
+from harness.text.operation import of_codes
 from harness.text.patch import ORIGINAL
 from harness.verify.columns import Columns, Part
 from harness.verify.kernel import Condition
@@ -45,24 +45,25 @@ ALWAYS = _bit(3, 21)
 
 # Instructions that fault, or do nothing, without one of these CPUID bits. The words
 # mirror CPUID leaves and have never moved (arch/x86/include/asm/cpufeatures.h).
+_NEEDED = {
+    "0f01ca": [(9, 20), (12, 6)],  # clac: SMAP, LASS
+    "0f01cb": [(9, 20), (12, 6)],  # stac: SMAP, LASS
+    "f30fb8c0": [(4, 23)],  # popcnt: POPCNT
+    "0f01f9": [(1, 27)],  # rdtscp: RDTSCP
+    "480fc70f": [(4, 13)],  # cmpxchg16b: CX16
+    "660fae38": [(9, 23)],  # clflushopt: CLFLUSHOPT
+    "660fae30": [(9, 24)],  # clwb: CLWB
+    "480fae30": [(10, 0)],  # xsaveopt: XSAVEOPT
+    "480fc720": [(10, 1)],  # xsavec: XSAVEC
+    "480fc728": [(10, 3)],  # xsaves: XSAVES
+    "480fc718": [(10, 3)],  # xrstors: XSAVES
+    "0f0d08": [(6, 8)],  # prefetchw: 3DNOWPREFETCH
+    "0f01c1": [(8, 18)],  # vmcall: VMCALL
+    "0f01d9": [(8, 15), (8, 19)],  # vmmcall: VMMCALL, VMW_VMMCALL
+}
 _NEEDS = {
-    of_code(bytes.fromhex(code)): frozenset(_bit(*bit) for bit in bits)
-    for code, *bits in (
-        ("0f01ca", (9, 20), (12, 6)),  # clac: SMAP, LASS
-        ("0f01cb", (9, 20), (12, 6)),  # stac: SMAP, LASS
-        ("f30fb8c0", (4, 23)),  # popcnt: POPCNT
-        ("0f01f9", (1, 27)),  # rdtscp: RDTSCP
-        ("480fc70f", (4, 13)),  # cmpxchg16b: CX16
-        ("660fae38", (9, 23)),  # clflushopt: CLFLUSHOPT
-        ("660fae30", (9, 24)),  # clwb: CLWB
-        ("480fae30", (10, 0)),  # xsaveopt: XSAVEOPT
-        ("480fc720", (10, 1)),  # xsavec: XSAVEC
-        ("480fc728", (10, 3)),  # xsaves: XSAVES
-        ("480fc718", (10, 3)),  # xrstors: XSAVES
-        ("0f0d08", (6, 8)),  # prefetchw: 3DNOWPREFETCH
-        ("0f01c1", (8, 18)),  # vmcall: VMCALL
-        ("0f01d9", (8, 15), (8, 19)),  # vmmcall: VMMCALL, VMW_VMMCALL
-    )
+    number: frozenset(_bit(*bit) for bit in bits)
+    for number, bits in zip(of_codes(*_NEEDED), _NEEDED.values(), strict=True)
 }
 
 

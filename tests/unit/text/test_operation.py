@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.text.operation import of_code
+from harness.text.operation import of_codes
 
 SAME = [
     ("50", "57", "push"),
@@ -28,10 +28,10 @@ OTHER = [
 @pytest.mark.parametrize(("one", "two", "what"), SAME)
 def test_operands_do_not_count(one: str, two: str, what: str) -> None:
     """Registers, addresses, immediates and REX change no operation."""
-    assert of_code(bytes.fromhex(one)) == of_code(bytes.fromhex(two)), what
+    assert len({*of_codes(one, two)}) == 1, what
 
 
 @pytest.mark.parametrize(("one", "two", "what"), OTHER)
 def test_opcodes_count(one: str, two: str, what: str) -> None:
     """What the processor does differently is another operation."""
-    assert of_code(bytes.fromhex(one)) != of_code(bytes.fromhex(two)), what
+    assert len({*of_codes(one, two)}) == 2, what

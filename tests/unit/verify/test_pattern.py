@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.elf.feature import Features
 from harness.elf.program import Program
-from harness.text.operation import of_code
+from harness.text.operation import of_codes
 from harness.verify.columns import read_columns
 from harness.verify.pattern import Patterns, mixed, prefixes
 from tests.builders.site import Replacement, many_sites
@@ -50,7 +50,9 @@ def test_a_fence_tells_nothing() -> None:
 def test_operations_are_those_of_the_texts() -> None:
     """Padding is left out; the original comes before its replacements."""
     found = patterns(many_sites([(MOVES[0] + NOPS, [Replacement(CLAC + CLAC)])]))
-    assert found.operation.tolist() == [of_code(MOVES[0]), *[of_code(CLAC)] * 2]
+    assert found.operation.tolist() == of_codes(
+        *(code.hex() for code in (MOVES[0], CLAC, CLAC))
+    )
     assert found.entry.tolist() == [-1, 0, 0]
 
 

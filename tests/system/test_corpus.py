@@ -58,7 +58,7 @@ def test_a_plant_is_found_and_blamed(plant: str) -> None:
     [
         pytest.param("run-nops-split", "readback", marks=pytest.mark.nightly),
         pytest.param("run-inactive-sp", "compare", marks=pytest.mark.nightly),
-        ("run-iret-depth", "shadow"),
+        pytest.param("run-iret-depth", "shadow", marks=pytest.mark.nightly),
     ],
 )
 def test_a_plant_that_shows_as_it_runs(plant: str, oracle: str) -> None:

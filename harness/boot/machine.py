@@ -200,6 +200,10 @@ class Machine:
         """Return what a nested guest's host has said so far."""
         return parse(self.read("outer-evidence"), self.plan.outer_nonce)
 
+    def last_words(self) -> tuple[str, ...]:
+        """Return the last lines of the console."""
+        return tail(self.console())
+
     def alive(self) -> bool:
         """Tell whether QEMU still runs."""
         return self._running.alive()
@@ -220,7 +224,7 @@ class Machine:
                 end = "ended" if not self.alive() else f"took over {timeout_s:g} s"
                 raise InfraError(
                     f"the guest {end} before its mark {mark!r} "
-                    f"(record {seen.records})\n" + "\n".join(tail(self.console()))
+                    f"(record {seen.records})\n" + "\n".join(self.last_words())
                 )
             self.serve(seen)
             time.sleep(POLL_S)

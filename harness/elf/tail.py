@@ -13,9 +13,14 @@ from harness.elf.file import Bytes
 
 LONGEST = 64  # bytes of it that are looked for
 _INT3, _NOP, _LONG = 0xCC, 0x90, 0x0F
-_PREFIX, _LAST = np.zeros((2, 256), bool)  # of each byte, whether it is one
+_PREFIX, _SINGLE, _LAST_BUT = np.zeros(
+    (3, 256), bool
+)  # of each byte, whether it is one
 _PREFIX[[0x66, 0x2E]] = True
-_LAST[[_INT3, _NOP, 0x00]] = True
+_SINGLE[[_INT3, _NOP]] = True
+_LAST_BUT[[0x00, 0x66, 0x2E]] = (
+    True  # what fill of several bytes, or its prefix, ends with
+)
 # nopl and nopw, whose operands differ in length alone
 _NOPL = tuple(
     np.frombuffer(bytes.fromhex(code), np.uint8)
@@ -36,35 +41,51 @@ def tails(data: Bytes, first: _I64, last: _I64) -> _I64:
     """Return how many bytes of each data[first:last] are fill at its end, up to LONGEST.
 
     i64[n] of three arrays. A byte is looked at in all of them at once, from the end on:
-    it is fill if what starts there ends where fill starts that is known already.
+    it is fill if what starts there ends where fill starts that is known already. Most
+    have fill of single bytes and no other.
     """
-    found = np.zeros(len(first), np.int64)
-    rows = np.flatnonzero((last > first) & _LAST[data[last - 1]])
-    fill = [np.ones(len(rows), bool)]  # whether fill starts here, and 1, 2... bytes on
-    nop = np.zeros(len(rows), bool)
+    found = _singles(data, first, last)
+    at = last - found - 1  # what is in front of it
+    rows = np.flatnonzero((at >= first) & _LAST_BUT[data[np.maximum(at, 0)]])
+    known = found[rows]
+    # whether fill starts at the byte behind, and 1, 2... bytes on
+    fill = [known >= ahead for ahead in range(_NOPL[-1].size)]
+    nop = (known > 0) & (data[np.minimum(at[rows] + 1, len(data) - 1)] == _NOP)
     for size in range(1, LONGEST + 1):
-        at = last[rows] - size
-        inside = at >= first[rows]
+        at = last[rows] - known - size
+        inside = (at >= first[rows]) & (known + size <= LONGEST)
         byte = data[np.maximum(at, 0)]
         nop &= _PREFIX[byte]
         nop |= (byte == _NOP) & fill[0]
         _add_long(nop, data, at, np.flatnonzero(inside & (byte == _LONG)), fill)
         nop &= inside
         starts = nop | (inside & (byte == _INT3) & fill[0])
-        found[rows[starts]] = size
-        fill = [starts, *fill[: _NOPL[-1].size - 1]]
+        found[rows[starts]] = known[starts] + size
+        fill = [starts, *fill[:-1]]
         living = np.flatnonzero(np.logical_or.reduce([nop, *fill]))
         if not len(living):
             break
-        rows, nop, fill = rows[living], nop[living], [one[living] for one in fill]
+        rows, known, nop = rows[living], known[living], nop[living]
+        fill = [one[living] for one in fill]
+    return found
+
+
+def _singles(data: Bytes, first: _I64, last: _I64) -> _I64:
+    """Return how many bytes at the end of each are fill of one byte, up to LONGEST."""
+    found = np.zeros(len(first), np.int64)
+    rows = np.arange(len(first))
+    for size in range(1, LONGEST + 1):
+        at = last[rows] - size
+        rows = rows[(at >= first[rows]) & _SINGLE[data[np.maximum(at, 0)]]]
+        if not len(rows):
+            break
+        found[rows] = size
     return found
 
 
 def _add_long(nop: _Rows, data: Bytes, at: _I64, rows: _I64, fill: list[_Rows]) -> None:
     """Set ``nop`` for those of ``rows`` with a long NOP ``at`` them, and fill behind."""
     for code in _NOPL:
-        if code.size > len(fill):
-            break
         near = rows[fill[code.size - 1][rows]]
         same = (data[at[near, None] + np.arange(code.size)] == code).all(axis=1)
         nop[near[same]] = True

@@ -24,6 +24,7 @@ from harness.variant import Platform
 DEADLINE_S = 150.0  # seconds are usual; a busy machine needs more
 KVM_DEADLINE_S = 300.0  # two emulations deep
 HELD_LONGER_S = 30
+LAST_WORDS = 16  # lines of its console, where there is no verdict
 NEEDS = {Platform.NATIVE: NATIVE_NEEDS, Platform.KVM: KVM_NEEDS}
 
 
@@ -123,6 +124,11 @@ def _probed(
                 only_first=on_stop is not None,
                 progress=progress,
             )
+            if result.reason:
+                said = [
+                    f"console: {line}" for line in machine.last_words()[-LAST_WORDS:]
+                ]
+                result = replace(result, notes=(*result.notes, *said))
             if later is not None and not result.reason:
                 later(machine, gdb, running.program or program)
             at = gdb.registers().rip if on_stop and result.findings else 0

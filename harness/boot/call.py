@@ -182,7 +182,8 @@ def _returned(
             gdb.remove_breakpoint(after.rip)
             stop = gdb.go_on(CALL_S)
             after, memory = gdb.registers_and_memory(base, size)
-        gdb.write_registers(registers)
+        # %cr2 may be a later fault's by now, which nobody has read yet
+        gdb.write_registers(registers.pack_without_control())
     if not stop.trapped or after.rip != call.end:
         raise InfraError(
             f"the guest's unwinder did not come back: called at {registers.rip:#x}, "

@@ -100,6 +100,20 @@ def test_breakpoint_in_the_unwinder_is_dropped(tmp_path: Path) -> None:
         assert gdb.breakpoints == {call.end}
 
 
+@pytest.mark.parametrize("ambush", [False, True], ids=["alone", "ambush"])
+def test_a_fault_that_nobody_has_read_yet_stays(tmp_path: Path, ambush: bool) -> None:
+    """The call is made from before it; its %cr2 must not come back with that state."""
+    guest = SimulatedGuest()
+    with stopped(tmp_path, guest) as (gdb, call):
+        if ambush:
+            gdb.insert_breakpoint(image.TEXT)
+        before = gdb.registers()
+        gdb.write_registers(replace(before, cr2=0xFAB000))
+        guest_trace(gdb, call, before)
+        assert before.cr2 != 0xFAB000
+        assert gdb.registers().cr2 == 0xFAB000
+
+
 def test_preemptible_kernel_under_xen(tmp_path: Path) -> None:
     """There the preempt count is raised for the call, and put back."""
     guest = SimulatedGuest(states=[replace(simulated.at(0x402), cs=0xE033)] * 2)

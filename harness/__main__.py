@@ -22,9 +22,8 @@ _JUDGES = (
 def main() -> None:
     """Run the command line."""
     memory.few_cycles()
-    os.environ.setdefault(
-        "OPENBLAS_NUM_THREADS", "1"
-    )  # numpy's would spin, for nothing
+    # numpy's BLAS, of which we call nothing, would start threads that spin
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.argv[1:2] == ["validate"]:
         importlib.import_module(_BOTH)
         forerunner.start(_JUDGES)

@@ -49,7 +49,7 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-HIT_S = 0.15  # at some places, until others are tried
+HIT_S = 0.25  # at some places, until others are tried
 ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
@@ -271,20 +271,26 @@ class _Run(Struct):
             inject_nmi()
         entries: set[int] = set()
         tried: set[int] = set()
+        waited_s = 0.0
         with ambush(guest.gdb) as laid:
             while self.time_left():
                 if not entries:
                     entries.update(pending[:LIVE_BREAKPOINTS])
-                    pending, laid.waited_s = pending[LIVE_BREAKPOINTS:], 0.0
+                    pending, waited_s = pending[LIVE_BREAKPOINTS:], 0.0
                     self.awaited |= entries
                 starts = self.likely_starts(tried)
                 if not entries and not starts:
                     return
                 laid.lay(entries.union(starts))
-                if not self.surprise(laid, entries, HIT_S if starts else ENTRY_HIT_S):
+                patience_s, there = HIT_S if starts else ENTRY_HIT_S, len(entries)
+                caught = self.surprise(laid, entries, patience_s)
+                if len(entries) < there:
+                    waited_s = 0.0
+                if not caught:
                     tried.update(starts)
-                if laid.waited_s >= ENTRY_HIT_S:
-                    entries.clear()
+                    waited_s += patience_s
+                    if waited_s >= ENTRY_HIT_S:
+                        entries.clear()
 
     def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
         """Compare where the guest is caught, and from there on; False if it is not."""
@@ -294,7 +300,6 @@ class _Run(Struct):
             steps = PATCHED_STEPS if "points" in self.missing() else 0
             if registers.rip in entries:
                 entries.discard(registers.rip)
-                laid.waited_s = 0.0
                 self.tally.entries.add(registers.rip)
                 steps = ENTRY_STEPS
             self.check_from(registers, steps)

@@ -190,13 +190,9 @@ class Ambush:
     """Breakpoints of ours, each of which goes when the guest comes to it; see `ambush`.
 
     Where somebody has a breakpoint already it is theirs, and left alone.
-
-    Attributes:
-        waited_s: how long the guest has been let run since somebody set it to 0.
     """
 
     def __init__(self, gdb: Gdb) -> None:
-        self.waited_s = 0.0
         self._gdb = gdb
         self._mine: set[int] = set()
 
@@ -216,13 +212,7 @@ class Ambush:
 
     def wait(self, seconds: float) -> Registers | None:
         """Let the guest run to one of the places; None if it came to none."""
-        started = time.monotonic()
-        try:
-            return self._wait(started + seconds)
-        finally:
-            self.waited_s += time.monotonic() - started
-
-    def _wait(self, ends: float) -> Registers | None:
+        ends = time.monotonic() + seconds
         while self.places and (left := ends - time.monotonic()) > 0:
             stop = self._gdb.run_for(left)
             registers = self._gdb.registers()

@@ -13,14 +13,11 @@ from harness.elf.file import Bytes
 
 LONGEST = 64  # bytes of it that are looked for
 _INT3, _NOP, _LONG = 0xCC, 0x90, 0x0F
-_PREFIX, _SINGLE, _LAST_BUT = np.zeros(
-    (3, 256), bool
-)  # of each byte, whether it is one
+# of each byte: whether it is a prefix of fill, fill alone, or what longer fill ends with
+_PREFIX, _SINGLE, _LAST = np.zeros((3, 256), bool)
 _PREFIX[[0x66, 0x2E]] = True
 _SINGLE[[_INT3, _NOP]] = True
-_LAST_BUT[[0x00, 0x66, 0x2E]] = (
-    True  # what fill of several bytes, or its prefix, ends with
-)
+_LAST[[0x00, 0x66, 0x2E]] = True  # a prefix, too: of the single byte behind it
 # nopl and nopw, whose operands differ in length alone
 _NOPL = tuple(
     np.frombuffer(bytes.fromhex(code), np.uint8)
@@ -46,7 +43,7 @@ def tails(data: Bytes, first: _I64, last: _I64) -> _I64:
     """
     found = _singles(data, first, last)
     at = last - found - 1  # what is in front of it
-    rows = np.flatnonzero((at >= first) & _LAST_BUT[data[np.maximum(at, 0)]])
+    rows = np.flatnonzero((at >= first) & _LAST[data[np.maximum(at, 0)]])
     known = found[rows]
     # whether fill starts at the byte behind, and 1, 2... bytes on
     fill = [known >= ahead for ahead in range(_NOPL[-1].size)]

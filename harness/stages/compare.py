@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
 from harness.boot import boot, init_end
@@ -24,7 +26,6 @@ from harness.variant import Platform
 DEADLINE_S = 150.0  # seconds are usual; a busy machine needs more
 KVM_DEADLINE_S = 300.0  # two emulations deep
 HELD_LONGER_S = 30
-LAST_WORDS = 16  # lines of its console, where there is no verdict
 NEEDS = {Platform.NATIVE: NATIVE_NEEDS, Platform.KVM: KVM_NEEDS}
 
 
@@ -80,6 +81,16 @@ def together(probed: CompareResult, printed: CompareResult) -> CompareResult:
     )
 
 
+def with_last_words(
+    result: CompareResult, last_words: Callable[[], tuple[str, ...]]
+) -> CompareResult:
+    """Return ``result``, with what the console said last if there is no verdict."""
+    if not result.reason or result.findings:
+        return result
+    said = (f"console: {line}" for line in last_words())
+    return replace(result, notes=(*result.notes, *said))
+
+
 def _judged(subject: Subject, result: CompareResult) -> StageResult:
     findings = [
         replace(finding, reproduce=f"{subject.command} --compare")
@@ -124,11 +135,7 @@ def _probed(
                 only_first=on_stop is not None,
                 progress=progress,
             )
-            if result.reason:
-                said = [
-                    f"console: {line}" for line in machine.last_words()[-LAST_WORDS:]
-                ]
-                result = replace(result, notes=(*result.notes, *said))
+            result = with_last_words(result, machine.last_words)
             if later is not None and not result.reason:
                 later(machine, gdb, running.program or program)
             at = gdb.registers().rip if on_stop and result.findings else 0

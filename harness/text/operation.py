@@ -66,8 +66,7 @@ def operation(code: U8) -> I64:
 
 def of_codes(*codes: str) -> list[int]:
     """Return the operation of the one instruction that each of ``codes``, in hex, is."""
-    cells = b"".join(bytes.fromhex(code).ljust(16, b"\0") for code in codes)
-    found: list[int] = operation(
-        np.frombuffer(cells, np.uint8).reshape(-1, 16)
-    ).tolist()
+    joined = b"".join(bytes.fromhex(code).ljust(16, b"\0") for code in codes)
+    cells = np.frombuffer(joined, np.uint8).reshape(-1, 16)
+    found: list[int] = operation(cells).tolist()
     return found

@@ -45,7 +45,7 @@ ALWAYS = _bit(3, 21)
 
 # Instructions that fault, or do nothing, without one of these CPUID bits. The words
 # mirror CPUID leaves and have never moved (arch/x86/include/asm/cpufeatures.h).
-_NEEDED = {
+_BITS = {
     "0f01ca": [(9, 20), (12, 6)],  # clac: SMAP, LASS
     "0f01cb": [(9, 20), (12, 6)],  # stac: SMAP, LASS
     "f30fb8c0": [(4, 23)],  # popcnt: POPCNT
@@ -63,7 +63,7 @@ _NEEDED = {
 }
 _NEEDS = {
     number: frozenset(_bit(*bit) for bit in bits)
-    for number, bits in zip(of_codes(*_NEEDED), _NEEDED.values(), strict=True)
+    for number, bits in zip(of_codes(*_BITS), _BITS.values(), strict=True)
 }
 
 

@@ -71,6 +71,21 @@ def test_what_a_guest_printed_is_told_with_what_it_was_asked() -> None:
     assert (both.reason, both.slide) == ("too few", 0x200000)
 
 
+def test_a_guest_without_a_verdict_tells_its_last_words() -> None:
+    """Where it died is in its console; a verdict needs none of that."""
+    lost = CompareResult({}, (), ("asked",), "the guest ended", 1.0)
+    finding = Finding("runtime/unwind-differs", Location("vmlinux", "f", 0), "other")
+    stopped = replace(lost, findings=(finding,), reason="stopped at the first finding")
+
+    def words() -> tuple[str, ...]:
+        return ("Oops", "Kernel panic")
+
+    told = compare.with_last_words(lost, words)
+    assert told.notes == ("asked", "console: Oops", "console: Kernel panic")
+    for judged in (stopped, replace(lost, reason="")):
+        assert compare.with_last_words(judged, words) == judged
+
+
 @pytest.mark.parametrize(("blind", "tries"), [(True, 1), (False, 2)])
 def test_a_control_that_goes_unseen_is_no_reason_to_try_again(
     monkeypatch: pytest.MonkeyPatch, blind: bool, tries: int

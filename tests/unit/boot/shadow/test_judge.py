@@ -168,6 +168,28 @@ def test_a_callee_that_moved_the_stack_is_the_cause() -> None:
     assert finding.key == "shadow/cfa:callee callee under sp+8 regs(partial)"
 
 
+@pytest.mark.parametrize(
+    ("register", "truth", "cause"),
+    [
+        (OrcReg.DX, 0x108, "offset ignored under dx+8 regs(partial)"),
+        (OrcReg.DX, 0x110, ""),
+        (OrcReg.SP, 0x108, ""),
+    ],
+)
+def test_an_offset_that_the_unwinder_ignores(
+    register: OrcReg, truth: int, cause: str
+) -> None:
+    """Only where it adds none, and only if the offset is all that is missing."""
+    table = replace(orc_table(), sp_reg=np.array([register, OrcReg.SP, 0], np.uint8))
+    lines = mismatch(BASE, 0, truth=truth) + mismatch(BASE + 2, 0, truth=truth)
+    (finding,) = judge.findings(
+        parse(lines + report(), b""), Code(linked(), table), "native"
+    )
+
+    assert finding.cause == cause
+    assert finding.actual.endswith("added its offset") == bool(cause)
+
+
 def test_a_lost_frame_pointer_is_a_rule_of_its_own() -> None:
     """The same entry may be wrong in both."""
     lines = mismatch(BASE, 0) + mismatch(BASE, 0, "bp", claimed=1, truth=0xBEEF)

@@ -101,23 +101,34 @@ def check_trace(trace: Backtrace, judge: Judge) -> Fault | None:
     counts = judge.counts
     kind = "proc" if trace.source.startswith(PROC_PREFIX) else "console"
     counts[f"{kind}_traces"] += 1
-    above: _Above | None = None
+    aboves: list[_Above | None] = [
+        None
+    ]  # what the entry above may be: of namesakes any
     for at, entry in enumerate(trace.entries):
         if entry.module:  # the table for it is in the module
             counts["entries_in_modules"] += 1
-            above = None
+            aboves = [None]
             continue
         counts["entries"] += 1
         places = find_entry(entry, judge.program)
         if not places:
             return Fault(at, None, "the image has no such symbol")
-        signal = above is not None and above.signal
-        exact = entry.interrupted or not entry.offset or signal
-        tries = [_check_entry(at, place, exact, above, judge) for place in places]
-        above = next((each for each in tries if isinstance(each, _Above)), None)
-        if above is None:
+        tries = [
+            _check_entry(at, place, _is_exact(entry, above), above, judge)
+            for place in places
+            for above in aboves
+        ]
+        aboves = [*dict.fromkeys(each for each in tries if isinstance(each, _Above))]
+        if not aboves:
             return next(each for each in tries if isinstance(each, Fault))
-    return None if trace.cut or above is None else _end_fault(trace, above)
+    ends = [_end_fault(trace, last) for last in aboves if last and not trace.cut]
+    return ends[0] if ends and all(ends) else None
+
+
+def _is_exact(entry: Entry, above: _Above | None) -> bool:
+    """Whether it is looked up as it is: a return address is behind its call."""
+    signal = above is not None and above.signal
+    return entry.interrupted or not entry.offset or signal
 
 
 class _Above(Struct, frozen=True):

@@ -178,6 +178,20 @@ def test_namesakes_are_told_apart_by_size() -> None:
     assert find_entry(Entry("leaf", 2, 0x77), program) == [TEXT + 0x402]
 
 
+def test_which_namesake_it_was_is_told_by_its_caller() -> None:
+    """Static functions of several objects may have one name, and one size."""
+    program, orc = image.image(more={"leaf": 0x300})  # nobody calls this one
+    namesakes = Judge(program, kernel_text(program, orc), find_callers(program))
+    _, *above = proc("leaf+0x16", CALLED, ROOT).entries
+    leaf = Entry("leaf", 2, 0x77, interrupted=True)
+    assert find_entry(leaf, program) == [TEXT + 0x302, TEXT + 0x402]
+
+    assert check_trace(Backtrace("console", (leaf, *above)), namesakes) is None
+    lost = check_trace(Backtrace("console", (leaf, *above[1:])), namesakes)
+    assert lost is not None
+    assert lost.message == "its call does not lead to the function above it"
+
+
 def test_every_way_to_spoil_a_trace_is_seen() -> None:
     """The control's faults are: an early stop, a shifted entry, a lost frame."""
     ours = judge()

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +77,23 @@ SHDR = np.dtype(
         ("entsize", "<u8"),
     ]
 )
+
+
+class Shdr(NamedTuple):
+    """One record of :data:`SHDR`."""
+
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entsize: int
+
+
 SYM = np.dtype(
     [
         ("name", "<u4"),
@@ -91,7 +109,7 @@ RELA = np.dtype(
 )
 
 
-class ElfFile(Struct, frozen=True):
+class ElfFile(Struct, frozen=True, dict=True):
     """A whole x86-64 ELF file.
 
     Attributes:
@@ -135,17 +153,14 @@ class ElfFile(Struct, frozen=True):
         Raises:
             FormatError: they lie beyond the end of the file.
         """
-        header = self.headers[index]
-        assert header["flags"] & SHF_ALLOC or not _is_debug(self.names[index])
-        if header["type"] == SHT_NOBITS:
-            return self.data[:0]
-        start, size = int(header["offset"]), int(header["size"])
-        if start + size > len(self.data):
-            raise FormatError(
-                f"{self.name}: truncated: section {self.names[index]} ends at "
-                f"{start + size:#x}, the file at {len(self.data):#x}"
-            )
-        return self.data[start : start + size]
+        header = self.shdrs[index]
+        assert header.flags & SHF_ALLOC or not _is_debug(self.names[index])
+        return _contents(self.data, header, self.name, self.names[index])
+
+    @functools.cached_property
+    def shdrs(self) -> list[Shdr]:
+        """The headers as values, for those who ask for them one by one."""
+        return list(map(Shdr._make, self.headers.tolist()))
 
     def records(self, index: int, layout: np.dtype[np.void]) -> Records:
         """Return section ``index`` as an array of ``layout``.
@@ -216,11 +231,22 @@ def parse_elf(data: Bytes, name: str) -> ElfFile:
         )
     end = int(header["shoff"]) + headers.nbytes
     kind = int(header["type"])
-    unnamed = ElfFile(
-        name, data, kind, headers, tuple(f"#{i}" for i in range(len(headers))), end
-    )
-    names = c_strings(unnamed.contents(strings), headers["name"])
+    table = Shdr._make(headers[strings].item())
+    text = _contents(data, table, name, f"#{strings}")
+    names = c_strings(text, headers["name"])
     return ElfFile(name, data, kind, headers, names, end)
+
+
+def _contents(data: Bytes, header: Shdr, file: str, section: str) -> Bytes:
+    if header.type == SHT_NOBITS:
+        return data[:0]
+    end = header.offset + header.size
+    if end > len(data):
+        raise FormatError(
+            f"{file}: truncated: section {section} ends at {end:#x}, "
+            f"the file at {len(data):#x}"
+        )
+    return data[header.offset : end]
 
 
 def c_strings(table: Bytes, offsets: npt.NDArray[np.integer]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.elf.column import joined
 from harness.elf.file import SHT_RELA, SHT_SYMTAB, ElfFile
 
 
@@ -20,7 +21,7 @@ def join(elfs: Sequence[ElfFile], name: str) -> ElfFile:
     """Return ``elfs``, all of them relocatable, as one file called ``name``."""
     starts = list(itertools.accumulate((e.data.size for e in elfs), initial=0))
     firsts = list(itertools.accumulate((len(e.headers) for e in elfs), initial=0))
-    headers = np.concatenate([elf.headers for elf in elfs])
+    headers = joined((elf.headers for elf in elfs), elfs[0].headers.dtype)
     owner = np.repeat(np.arange(len(elfs)), [len(elf.headers) for elf in elfs])
     headers["offset"] += np.array(starts, dtype=np.uint64)[owner]
     first = np.array(firsts, dtype=np.uint32)[owner]

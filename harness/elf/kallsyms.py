@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from harness.elf.column import pieces
 from harness.elf.file import Bytes
 from harness.elf.symbol import Names
 
@@ -34,6 +35,7 @@ LEAST_GROUPS = 8
 KERNEL_BASE = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _LONGEST = 512  # characters of a name, KSYM_NAME_LEN since 6.1
+_SOME = 2048  # symbols that are spelled out at once
 
 
 class Kallsyms(Struct, frozen=True):
@@ -226,16 +228,32 @@ def _expand(
     data: Bytes, names: _Names, tokens: _Tokens
 ) -> tuple[npt.NDArray[np.uint8], Names]:
     """Return the type letter and the name of each symbol."""
-    count = len(names.first)
-    before = np.cumsum(names.length) - names.length
-    ahead = np.arange(int(names.length.sum()), dtype=np.int64)
-    token = data[ahead + np.repeat(names.first - before, names.length)]
-    sizes = np.diff(tokens.index) - 1  # without the NUL
-    size = sizes[token]
-    start = np.cumsum(size) - size
-    ahead = np.arange(int(size.sum()), dtype=np.int64)
-    source = ahead + np.repeat(tokens.start + tokens.index[:-1][token] - start, size)
-    letters = start[before]  # every symbol has a token for its letter
-    text = np.insert(data[source], letters[1:], 0)  # a NUL ends the one before
-    letters += np.arange(count)
-    return text[letters], Names(text.tobytes(), letters + 1)
+    letters, texts, starts = [], [], []
+    behind = 0
+    for some in pieces(len(names.first), _SOME):
+        text, start = _texts(data, names.first[some], names.length[some], tokens)
+        letters.append(text[start])
+        texts.append(text.tobytes())
+        starts.append(start + (behind + 1))
+        behind += len(text) + 1
+    return np.concatenate(letters), Names(b"\0".join(texts), np.concatenate(starts))
+
+
+def _texts(
+    data: Bytes,
+    first: npt.NDArray[np.int64],
+    length: npt.NDArray[np.int64],
+    tokens: _Tokens,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return the texts of some symbols, a NUL between two, and where each starts."""
+    before = np.cumsum(length) - length
+    first = np.repeat((first - before).astype(np.int32), length)
+    token = data[first + np.arange(len(first), dtype=np.int32)]
+    size = (np.diff(tokens.index) - 1).astype(np.int32)[token]  # without the NUL
+    start = np.cumsum(size, dtype=np.int32) - size
+    begin = (tokens.start + tokens.index[:-1]).astype(np.int32)
+    source = np.repeat(begin[token] - start, size)
+    source += np.arange(len(source), dtype=np.int32)
+    letters = start[before].astype(np.int64)  # every symbol has a token for its letter
+    text = np.insert(data[source], letters[1:], 0)
+    return text, letters + np.arange(len(letters))

@@ -13,11 +13,13 @@ a linked kernel: a table is what holds no code and no symbol. What several of th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from harness.elf.column import joined
 from harness.elf.file import (
     RELA,
     SHF_ALLOC,
@@ -110,7 +112,7 @@ def relocated(elf: ElfFile, raw: RawSymbols, layout: Layout) -> dict[int, Bytes]
 def padding(elf: ElfFile, index: int) -> int:
     """Return how many bytes lie between a table's section and the next file's."""
     stride = _STRIDES.get(elf.names[index], 1)
-    return -int(elf.headers[index]["size"]) % stride
+    return -elf.shdrs[index].size % stride
 
 
 def _laid_out(elf: ElfFile) -> npt.NDArray[np.bool_]:
@@ -213,7 +215,7 @@ def _relocations(
     wanted = (place[patches] >= 0) & (headers["type"][patches] != SHT_NOBITS)
     rela, patches = rela[wanted], patches[wanted]
     parts = [elf.records(index, RELA) for index in rela.tolist()]
-    records = np.concatenate([np.zeros(0, dtype=RELA), *parts])
+    records = joined(parts, RELA)
     counts = [len(part) for part in parts]
     tables = [_table(elf, raw.first, index) for index in rela.tolist()]
     return _Relocations(
@@ -228,7 +230,7 @@ def _relocations(
 
 def _table(elf: ElfFile, first: Mapping[int, int], index: int) -> int:
     """Return the row at which the symbols of relocation section ``index`` begin."""
-    link = int(elf.headers[index]["link"])
+    link = elf.shdrs[index].link
     if link not in first:
         raise FormatError(
             f"{elf.name}: section {elf.names[index]} refers to symbol table {link}, "
@@ -255,8 +257,12 @@ def _apply(
     where = place[target] + relocations.offset.astype(np.int64)
     for width in (4, 8):
         rows = np.flatnonzero(size == width)
-        field = value[rows].astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
-        image[where[rows, None] + np.arange(width)] = field
+        if len(rows):  # a field may start at any byte
+            field = np.dtype(f"<u{width}")
+            fields: npt.NDArray[Any] = np.ndarray(
+                len(image) - width + 1, field, image, strides=(1,)
+            )
+            fields[where[rows]] = value[rows].astype(field)
 
 
 def _require_sane(

@@ -181,8 +181,8 @@ def _section(
     elf: ElfFile, layout: Layout, rows: list[int], contents: dict[int, Bytes]
 ) -> Section:
     """Return one section made of ``rows``, which lie side by side."""
-    index, header = rows[0], elf.headers[rows[0]]
-    data, size, owner = contents[index], int(header["size"]), ""
+    index, header = rows[0], elf.shdrs[rows[0]]
+    data, size, owner = contents[index], header.size, ""
     if len(rows) > 1:
         parts = [
             part
@@ -200,20 +200,20 @@ def _section(
         size=size,
         data=data,
         executable=_is_code(elf, index),
-        alloc=bool(header["flags"] & SHF_ALLOC),
-        entsize=int(header["entsize"]),
+        alloc=bool(header.flags & SHF_ALLOC),
+        entsize=header.entsize,
         object=owner,
     )
 
 
 def _is_code(elf: ElfFile, index: int) -> bool:
     """Tell whether a section is code as a whole; see :func:`_split`."""
-    flags = int(elf.headers[index]["flags"])
+    flags = elf.shdrs[index].flags
     return bool(flags & SHF_EXECINSTR) and not _is_mixed(elf, index)
 
 
 def _is_mixed(elf: ElfFile, index: int) -> bool:
-    flags = int(elf.headers[index]["flags"])
+    flags = elf.shdrs[index].flags
     return elf.type != ET_REL and not ~flags & (SHF_EXECINSTR | SHF_WRITE)
 
 
@@ -254,9 +254,9 @@ def _orc_ips(sections: list[Section]) -> npt.NDArray[np.uint64]:
 
 
 def _require_code_bytes(elf: ElfFile, contents: dict[int, Bytes]) -> None:
-    code = [i for i in contents if elf.headers[i]["flags"] & SHF_EXECINSTR]
-    sized = [i for i in code if elf.headers[i]["size"]]
-    if sized and all(elf.headers[i]["type"] == SHT_NOBITS for i in sized):
+    headers = [elf.shdrs[index] for index in contents]
+    sized = [h for h in headers if h.flags & SHF_EXECINSTR and h.size]
+    if sized and all(header.type == SHT_NOBITS for header in sized):
         raise FormatError(
             f"{elf.name}: its code has no bytes, it is the debug half of a file",
             hint="give the file that it was split from",
@@ -297,6 +297,6 @@ def _release(sections: tuple[Section, ...]) -> str:
         for section in sections:
             if section.name != name:
                 continue
-            if found := pattern.search(section.data.tobytes()):
+            if found := pattern.search(section.data.data):
                 return str(found[1], "ascii")
     return ""

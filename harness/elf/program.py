@@ -122,7 +122,15 @@ class Program(Struct, frozen=True, dict=True):
 
     def named(self, name: str) -> tuple[Section, ...]:
         """Return all sections called ``name``, by address."""
-        return tuple(section for section in self.sections if section.name == name)
+        return self._by_name.get(name, ())
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, tuple[Section, ...]]:
+        """The sections of each name, by address."""
+        found: dict[str, list[Section]] = {}
+        for section in self.sections:
+            found.setdefault(section.name, []).append(section)
+        return {name: tuple(sections) for name, sections in found.items()}
 
     def section_at(self, address: int) -> Section | None:
         """Return the section that ``address`` lies in, or None."""
@@ -155,8 +163,12 @@ class Program(Struct, frozen=True, dict=True):
 
     def in_code(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Tell which of ``addresses`` lie in a section that holds code."""
-        code = np.array([s.executable for s in self.sections] + [False], dtype=bool)
-        return np.asarray(code[self.sections_at(addresses)])
+        return np.asarray(self._code[self.sections_at(addresses)])
+
+    @functools.cached_property
+    def _code(self) -> npt.NDArray[np.bool_]:
+        """Which sections hold code; at -1 none does."""
+        return np.array([s.executable for s in self.sections] + [False], dtype=bool)
 
     def location(self, address: int) -> Location:
         """Name the place ``address``: symbol, or section where no symbol is near."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from harness.elf.column import joined
 from harness.elf.file import (
     SHN_XINDEX,
     SHT_SYMTAB,
@@ -223,7 +224,7 @@ def read_symbols(elf: ElfFile) -> RawSymbols:
         strings += _strings(elf, index) + b"\0"
         row += len(records[-1])
     return RawSymbols(
-        np.concatenate(records or [np.zeros(0, dtype=SYM)]),
+        joined(records, SYM),
         np.concatenate(sections or [np.zeros(0, dtype=np.int64)]),
         Names(strings, np.concatenate(offsets or [np.zeros(0, dtype=np.int64)])),
         first,

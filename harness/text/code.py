@@ -91,6 +91,7 @@ def _read(text: _U8, place: _U64, found: npt.NDArray[np.void]) -> None:
 def code_of(place: _U64, texts: Sequence[tuple[_U8, int]]) -> Code:
     """Return the code of instructions at ``place``, in ``texts`` at their addresses.
 
+    Places ascend.
     Many texts become one: to ask each for few instructions takes longer.
     """
     ordered = sorted(texts, key=lambda text: text[1])
@@ -102,8 +103,8 @@ def code_of(place: _U64, texts: Sequence[tuple[_U8, int]]) -> Code:
         return Code(place, base, data)
     size = np.array([len(text) for text in data], np.int64)
     first = (np.cumsum(size) - size).astype(np.uint64)
-    text = np.searchsorted(base, place, side="right") - 1
-    flat = place - base[text] + first[text]
+    cuts = np.searchsorted(place, base[1:])
+    flat = place + np.repeat(first - base, np.diff(cuts, prepend=0, append=len(place)))
     return Code(flat, np.zeros(1, np.uint64), (np.concatenate(data),))
 
 

@@ -123,9 +123,14 @@ def decode_program(
     """Decode all code of ``program``; instructions start at each function symbol."""
     cuts = []
     symbols = program.symbols
-    functions = symbols.functions
+    functions, owner = (
+        symbols.address[symbols.functions],
+        symbols.section[symbols.functions],
+    )
     for section in program.executable:
-        starts = symbols.address[functions & (symbols.section == section.index)]
+        bounds = np.array([section.address, section.end], np.uint64)
+        here = slice(*np.searchsorted(functions, bounds))
+        starts = functions[here][owner[here] == section.index]
         for first, last in itertools.pairwise(
             _cuts(section.address, section.end, starts)
         ):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from harness.elf.column import pieces
 from harness.text import code
 from harness.text.code import Code
 
@@ -125,11 +126,17 @@ class Insns(Struct, frozen=True):
         """u64[n], address of the byte after each."""
         return self.address + self.size
 
+    def ends(self, rows: I64) -> U64:
+        """Return the address of the byte after each of ``rows``, which are few."""
+        return np.asarray(self.address[rows] + self.size[rows])
+
     def of_kind(self, *kinds: InsnKind) -> npt.NDArray[np.bool_]:
         """Tell which are of one of ``kinds``; on all rows ten times as fast as isin."""
         found = np.zeros(len(self), bool)
-        for kind in kinds:
-            found |= self.kind == kind
+        numbers = [int(kind) for kind in kinds]
+        for some in pieces(len(self)):
+            for kind in numbers:
+                found[some] |= self.kind[some] == kind
         return found
 
     def index(self, addresses: U64) -> I64:

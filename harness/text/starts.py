@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from msgspec import Struct
 
+from harness.elf.column import pieces
 from harness.text.insn import I64, U64, Insns
 
 WIDEST = 1 << 28  # bytes from the first to the last instruction
 _ONE = np.uint64(1)
-_CHUNK = 1 << 18  # rows at a time, so that memory is used again
 
 
 class Starts(Struct, frozen=True):
@@ -26,6 +26,12 @@ class Starts(Struct, frozen=True):
 
     def index(self, addresses: U64) -> I64:
         """Return where an instruction starts at each of ``addresses``, else -1."""
+        row = np.empty(len(addresses), np.int64)
+        for some in pieces(len(row)):
+            row[some] = self._index(addresses[some])
+        return row
+
+    def _index(self, addresses: U64) -> I64:
         offset = np.asarray(addresses, np.uint64) - np.uint64(self.base)
         beyond = offset >= np.uint64(len(self.words) * 64)
         offset[beyond] = 0
@@ -35,7 +41,7 @@ class Starts(Struct, frozen=True):
         row = self.before[place] + np.bitwise_count(word & ((_ONE << bit) - _ONE))
         none = (word >> bit & _ONE == 0) | beyond
         row[none] = -1
-        return row
+        return np.asarray(row)
 
 
 def starts_of(insns: Insns) -> Starts | None:
@@ -47,9 +53,8 @@ def starts_of(insns: Insns) -> Starts | None:
     if width > WIDEST:
         return None
     bits = np.zeros(-(-width // 64) * 64, bool)
-    for first in range(0, len(insns), _CHUNK):
-        some = insns.address[first : first + _CHUNK]
-        bits[(some - np.uint64(base)).view(np.int64)] = True
+    for some in pieces(len(insns)):
+        bits[(insns.address[some] - np.uint64(base)).view(np.int64)] = True
     words = np.packbits(bits, bitorder="little").view("<u8")
     count = np.bitwise_count(words).astype(np.int64)
     return Starts(base, words, np.cumsum(count) - count)

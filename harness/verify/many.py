@@ -291,9 +291,8 @@ def _check(
     groups: Sequence[Group], jobs: int | None, given: Given
 ) -> Iterator[tuple[Group, list[Checked]]]:
     if not _pooled(groups, jobs):
-        threads = jobs if len(groups) == 1 else None
         for some in groups:
-            yield some, check_group(some, given, threads)
+            yield some, check_group(some, given, jobs)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor

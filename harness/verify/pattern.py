@@ -57,7 +57,7 @@ def patterns_of(
     """Return the patterns of the texts of ``program``."""
     insns = streams.insns
     stream = np.repeat(np.arange(len(streams)), np.diff(streams.first))
-    code_end = insns.end[streams.first[1:] - 1] - streams.fill.astype(np.uint64)
+    code_end = insns.ends(streams.first[1:] - 1) - streams.fill.astype(np.uint64)
     code = insns.code[:]
     padding = (insns.size == 1) & (code[:, 0] == 0x90)
     rows = np.flatnonzero((insns.address < code_end[stream]) & ~padding)

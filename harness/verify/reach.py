@@ -112,7 +112,7 @@ def _ways(columns: Columns, flow: Flow, possible: Bools, named: U64) -> tuple[I6
     steps = np.flatnonzero(falls)
     taken, taker = _taken(insns, named, columns.branches)
     parts = [
-        (steps, insns.end[steps]),
+        (steps, insns.ends(steps)),
         (columns.branches, insns.target[columns.branches]),
         (flow.noreturn.ways.source, flow.noreturn.ways.target),
         (taker, taken),
@@ -148,7 +148,7 @@ def _taken(insns: Insns, named: U64, branches: I64) -> tuple[U64, I64]:
         value = np.ascontiguousarray(cells).view("<i4").reshape(-1).astype(np.int64)
         before = code[np.arange(len(long)), np.maximum(at - 1, 0)]
         relative = before & _RELATIVE[0] == _RELATIVE[1]
-        found += [value.view(np.uint64), insns.end[long] + value.view(np.uint64)]
+        found += [value.view(np.uint64), insns.ends(long) + value.view(np.uint64)]
         rows += [long, np.where(relative, long, -1)]
     address, row = np.concatenate(found), np.concatenate(rows)
     known = (row >= 0) & among(address, named)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from harness.elf.column import pieces
 from harness.elf.orc import OrcReg, OrcType
 from harness.text.effect import WORD, Effects, Form
 from harness.text.insn import I64
@@ -70,6 +71,17 @@ def successors(states: I64, effects: Effects) -> tuple[I64, I64]:
 
     The second is NOTHING where one is permitted, both where the code does not tell.
     """
+    first, second = np.empty(len(states), np.int64), np.empty(len(states), np.int64)
+    for some in pieces(len(states)):
+        first[some], second[some] = _successors(states[some], _cut(effects, some))
+    return first, second
+
+
+def _cut(effects: Effects, rows: I64 | slice) -> Effects:
+    return Effects(*(getattr(effects, name)[rows] for name in _COLUMNS))
+
+
+def _successors(states: I64, effects: Effects) -> tuple[I64, I64]:
     fields = _fields(states)
     moved = _moved(states, fields, effects.delta)
     first = np.where(effects.form == Form.MOVE, moved, NOTHING)
@@ -77,8 +89,7 @@ def successors(states: I64, effects: Effects) -> tuple[I64, I64]:
     for form, rule in _RULES.items():
         at = np.flatnonzero(effects.form == form)
         if len(at):
-            some = Effects(*(getattr(effects, n)[at] for n in _COLUMNS))
-            first[at], second[at] = rule(states[at], some)
+            first[at], second[at] = rule(states[at], _cut(effects, at))
     blind = ~defined(states)
     first[blind] = states[blind]
     second[blind] = NOTHING

@@ -69,7 +69,7 @@ def _meant(states: I64) -> I64:
 def _steps(columns: Columns, row: int) -> bool:
     """Whether control comes to ``row`` from the instruction in front of it."""
     insns = columns.insns
-    if not row or int(insns.end[row - 1]) != int(insns.address[row]):
+    if not row or insns.at(row - 1).end != int(insns.address[row]):
         return False
     return InsnKind(int(insns.kind[row - 1])).falls_through
 
@@ -121,7 +121,7 @@ def keeps_bp(clean: Columns, mutant: Columns, rows: I64) -> bool:
         return False
     symbols, insns = clean.program.symbols, clean.insns
     starts = np.unique(symbols.address[symbols.kind == STT_FUNC])
-    first, last = int(insns.address[rows[0]]), int(insns.end[rows[-1]])
+    first, last = int(insns.address[rows[0]]), insns.at(int(rows[-1])).end
     at = int(np.searchsorted(starts, np.uint64(first), side="right")) - 1
     if at < 0 or np.searchsorted(starts, np.uint64(last)) != at + 1:
         return False

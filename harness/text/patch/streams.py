@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from harness.elf.alternative import Alternatives, AltFlag
+from harness.elf.column import distinct
 from harness.elf.program import Program
 from harness.text.decode import decode_all
 from harness.text.insn import I64, U8, U64, Insn, InsnKind, Insns
@@ -155,18 +156,18 @@ def gather(
     """
     cells = np.full((len(source), width), _NOP, np.uint8)
     readable = size == 0
-    column = np.arange(width)
-    for section in program.executable:
-        base = np.uint64(section.address)
-        inside = (source >= base) & (source < np.uint64(section.end))
-        rows = np.flatnonzero(inside & (size > 0))
-        if not len(rows):
+    lies = np.where(size > 0, program.sections_at(source), -1)
+    for index in distinct(lies).tolist():
+        section = program.sections[index]
+        if index < 0 or not section.executable or not section.data.size:
             continue
-        offset = (source[rows] - base).astype(np.int64)
-        readable[rows] = offset + size[rows] <= len(section.data)
-        at = np.minimum(offset[:, None] + column, len(section.data) - 1)
-        wanted = column < size[rows, None]
-        cells[rows] = np.where(wanted, section.data[at], np.uint8(_NOP))
+        rows = np.flatnonzero(lies == index)
+        here = size[rows]
+        offset = (source[rows] - np.uint64(section.address)).astype(np.int64)
+        readable[rows] = offset + here <= len(section.data)
+        within = np.arange(here.sum()) - np.repeat(np.cumsum(here) - here, here)
+        at = np.minimum(np.repeat(offset, here) + within, len(section.data) - 1)
+        cells[np.repeat(rows, here), within] = section.data[at]
     return cells, readable
 
 
@@ -212,7 +213,7 @@ def _ends_well(
     empty = first[1:] == first[:-1]
     last = np.maximum(first[1:] - 1, 0)
     if len(insns):
-        good &= insns.end[last] == home + length.astype(np.uint64)
+        good &= insns.ends(last) == home + length.astype(np.uint64)
         owner = np.repeat(np.arange(len(home)), np.diff(first))
         within = (insns.address - home[owner]).astype(np.int64)
         ends = within + insns.size

@@ -164,8 +164,9 @@ def exports_of(prover: Noreturn, relied: Iterable[int]) -> Exports:
     start = np.array(sorted(set(offered.values())), np.uint64)
     first = np.searchsorted(insns.address, start)
     last = np.searchsorted(insns.address, _extent(scope, start))
-    ways_out = np.concatenate([[0], np.cumsum(_ways_out(scope, prover.relied))])
-    asked = start[(ways_out[last] == ways_out[first]) & (last > first)].tolist()
+    ways_out = np.flatnonzero(_ways_out(scope, prover.relied))
+    before, within = np.searchsorted(ways_out, first), np.searchsorted(ways_out, last)
+    asked = start[(within == before) & (last > first)].tolist()
     proved = prover.prove([*asked, *relied])
     silent = {name for name, address in offered.items() if address in proved}
     return Exports(frozenset(offered), frozenset(silent))

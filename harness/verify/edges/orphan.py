@@ -52,7 +52,7 @@ def _heads(scope: Scope, ledger: Ledger, switches: Switches) -> I64:
     lost = scope.defined & ~ledger.reached & ~scope.inside
     rows = np.flatnonzero(lost[1:]) + 1
     rows = rows[np.isin(insns.kind[rows - 1], _ENDS) & ~insns.of_kind(*_FILL)[rows]]
-    rows = rows[insns.end[rows - 1] == insns.address[rows]]
+    rows = rows[insns.ends(rows - 1) == insns.address[rows]]
     start, end = typed(scope.columns.program)
     owner = holding(start, end, insns.address[rows])
     jumps = np.flatnonzero(insns.kind == InsnKind.JMP_INDIRECT)

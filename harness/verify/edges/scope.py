@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 from msgspec import Struct
 
-from harness.elf.column import among, distinct
+from harness.elf.column import among, distinct, pieces
 from harness.text.insn import I64, U64, InsnKind, Insns
 from harness.verify.columns import Columns
 from harness.verify.successor import Bools, defined
 from harness.verify.transfer import UNDEFINED
 
-_CHUNK = 1 << 17  # rows at a time, so that memory is used again
 _JUMPS = np.isin(np.arange(256), (InsnKind.JMP, InsnKind.JCC))
 _ENDS = [kind for kind in InsnKind if not kind.falls_through]
 
@@ -76,8 +75,7 @@ class Scope(Struct, frozen=True):
 
     def end(self, rows: I64) -> U64:
         """Return the address of the byte behind each of ``rows``."""
-        insns = self.columns.insns
-        return np.asarray(insns.address[rows] + insns.size[rows])
+        return self.columns.insns.ends(rows)
 
     def behind(self, rows: I64) -> I64:
         """Return the state at the address behind each of ``rows``."""
@@ -140,10 +138,10 @@ def _gaps(insns: Insns) -> I64:
     """Rows right behind which no instruction starts, the last one among them."""
     address, last = insns.address, len(insns) - 1
     rows = []
-    for first in range(0, last, _CHUNK):
-        some = address[first : first + _CHUNK + 1]
-        away = some[1:] - some[:-1] != insns.size[first : first + len(some) - 1]
-        rows.append(np.flatnonzero(away) + first)
+    here, behind, size = address[:-1], address[1:], insns.size[:-1]
+    for some in pieces(last):
+        away = behind[some] - here[some] != size[some]
+        rows.append(np.flatnonzero(away) + some.start)
     return np.concatenate([*rows, np.array([last], np.int64)[: len(insns)]])
 
 

@@ -188,7 +188,7 @@ def _falls(columns: Columns, starts: U64) -> tuple[list[int], list[int]]:
     target = distinct(columns.begins[_stateless(columns.lookup.state)])
     target = target[(target > 0) & (target < len(insns))]
     source = target - 1
-    goes = insns.end[source] == insns.address[target]
+    goes = insns.ends(source) == insns.address[target]
     goes &= _FALLS[insns.kind[source]] & _turned(columns, source, target)
     aligns = insns.kind[source] == InsnKind.NOP
     goes &= ~(aligns & among(insns.address[target], symbols.address))
@@ -208,7 +208,7 @@ def _is_padding(columns: Columns, row: int) -> bool:
         last += 1
     if last == len(insns) or insns.kind[last] == InsnKind.TRAP:
         return True
-    adjacent = insns.end[last - 1] == insns.address[last]
+    adjacent = insns.at(last - 1).end == insns.address[last]
     return last > row and not (adjacent and insns.address[last] not in symbols.address)
 
 

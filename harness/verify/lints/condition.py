@@ -103,6 +103,8 @@ def _by_instruction(
     for number, bits in _NEEDS.items():
         entries = distinct(patterns.entry[patterns.operation == number])
         entries = entries[entries != ORIGINAL]
+        if not len(entries):
+            continue
         witnessed[entries] = True
         good = np.isin(alternatives.cpuid[entries], list(bits))
         good &= alternatives.flags[entries] == 0
@@ -200,7 +202,7 @@ def _tested(columns: Columns, alternatives: Alternatives) -> tuple[I64, I64, I64
     at = np.where(relative, 2, 3)[:, None] + np.arange(4)
     field = np.take_along_axis(code, at, axis=1)
     byte = np.ascontiguousarray(field).view("<i4").reshape(-1).astype(np.int64)
-    byte += np.where(relative, insns.end[there[rows]].view(np.int64), 0)
+    byte += np.where(relative, insns.ends(there[rows]).view(np.int64), 0)
     mask = np.take_along_axis(code, at[:, 3:] + 1, axis=1).reshape(-1)
     single = (mask != 0) & (mask & (mask - 1) == 0)
     bit = np.log2(np.maximum(mask, 1)).astype(np.int64)

@@ -91,7 +91,7 @@ def _from_nowhere(columns: Columns, entered: I64) -> I64:
     if not len(rows):
         return rows
     before = np.maximum(rows - 1, 0)
-    steps = (insns.end[before] == insns.address[rows]) & (before < rows)
+    steps = (insns.ends(before) == insns.address[rows]) & (before < rows)
     steps &= _FALLS[insns.kind[before]] & _is_trap(state[before])
     jumps = columns.branches[_is_trap(columns.branch_state)]
     led = among(insns.address[rows], insns.target[jumps])

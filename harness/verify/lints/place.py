@@ -19,6 +19,7 @@ from harness.verify.texts.judge import Rule
 from harness.verify.window import excerpt
 
 KERNEL_SPAN = 2 << 30  # bytes; where all kernel code lies
+_BLOCK = np.uint64(5)  # bits of an address; what shares the others may share a site
 
 
 def check_places(columns: Columns) -> Part:
@@ -72,19 +73,17 @@ def _places(columns: Columns, alternatives: Alternatives) -> Iterator[Finding]:
 
 
 def _within(start: U64, end: U64, places: U64) -> npt.NDArray[np.bool_]:
-    """Tell which of ``places`` may lie in one of [start, end) and not at its start."""
+    """Tell which of ``places`` may lie in one of [start, end)."""
     low, high = start[0], end.max()
     near = np.asarray((places > low) & (places < high))
     if int(high) - int(low) > KERNEL_SPAN:
         return near  # a site is out of place: every branch gets the longer look
-    length = (end - start).astype(np.int64)
-    first = np.repeat((start - low).astype(np.int64), length)
-    step = np.arange(len(first)) - np.repeat(np.cumsum(length) - length, length)
-    inner = np.zeros(int(high - low), dtype=bool)
-    inner[(first + step)[step > 0]] = True
-    found = np.zeros(len(places), dtype=bool)
-    found[near] = inner[(places[near] - low).astype(np.int64)]
-    return found
+    blocks = np.zeros((int(high - low) >> _BLOCK) + 1, dtype=bool)
+    first, last = (start - low) >> _BLOCK, (end - low) >> _BLOCK
+    for step in range(int((last - first).max()) + 1):
+        blocks[np.minimum(first + np.uint64(step), last).view(np.int64)] = True
+    near[near] = blocks[((places[near] - low) >> _BLOCK).view(np.int64)]
+    return near
 
 
 def _finding(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from harness.elf.column import among
+from harness.elf.column import among, distinct
 from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType, describe
 from harness.elf.program import Program
 from harness.elf.symbol import STT_OBJECT
@@ -155,9 +155,9 @@ def _terminators(program: Program, table: OrcTable) -> Iterator[Finding]:
     In a linked kernel the sections of the objects are joined: only the end of what
     was joined can be checked.
     """
-    covered = program.sections_at(table.ip)
-    for index, section in enumerate(program.sections):
-        if not section.executable or not (covered == index).any():
+    for index in distinct(program.sections_at(table.ip)).tolist():
+        section = program.sections[index]
+        if index < 0 or not section.executable:
             continue
         row = int(table.find(np.array([section.end], np.uint64))[0])
         holds = int(table.type[row])

@@ -153,7 +153,7 @@ def _lints(context: _Context) -> Iterator[Finding]:
     """Entries that would patch something else than the call that they lie on."""
     columns, sites = context.columns, context.sites
     row = columns.insns.index(sites.address)
-    end = columns.insns.end[np.maximum(row, 0)]
+    end = columns.insns.ends(np.maximum(row, 0))
     site_end = sites.address + sites.length.astype(np.uint64)
     for at in np.flatnonzero((row < 0) | (end != site_end)).tolist():
         message = "the entry does not cover one instruction"

@@ -17,8 +17,15 @@ from harness.errors import FormatError
 from harness.finding import number
 from harness.verify import archive
 from harness.verify.kernel import Kernel
-from harness.verify.many import Given, check_file, check_group, check_many, group
-from harness.verify.verdict import Checked
+from harness.verify.many import (
+    Given,
+    Group,
+    check_file,
+    check_group,
+    check_many,
+    group,
+)
+from harness.verify.verdict import Checked, Verdict
 from tests.builders.elfwriter import ALLOC, EXEC, ElfWriter, add_orc, call
 from tests.builders.site import XENPV, Replacement, Site, sites_of
 
@@ -50,6 +57,22 @@ def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(results[-1].error, FormatError)
     assert results[-1].verdict is None
     assert all(r.verdict and not r.verdict.findings for r in results[:-1])
+
+
+def test_one_job_is_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for one job gets one, of several files as of one."""
+    asked = []
+
+    def checked(paths: Group, _given: Given, threads: int | None) -> list[Checked]:
+        asked.append(threads)
+        return [Checked(paths, Verdict((), {}, (), 0.0))]
+
+    monkeypatch.setattr("harness.verify.many.check_group", checked)
+    monkeypatch.setattr("harness.verify.many.GROUP_BYTES", 0)
+    for n in range(2):
+        (tmp_path / f"{n}.o").write_bytes(object_bytes())
+    check_many(tmp_path.iterdir(), jobs=1, archived=False)
+    assert asked == [1, 1]
 
 
 def test_missing_file_is_an_error_result(tmp_path: Path) -> None:

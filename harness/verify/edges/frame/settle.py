@@ -133,10 +133,11 @@ def _unnamed(scope: Scope, bodies: Bodies, row: int) -> Iterator[int]:
     The linker drops a weak function's symbol and leaves its code: nothing leads
     there. It starts as a call enters it, behind what does not run into it.
     """
-    kind = scope.columns.insns.kind
-    for start in range(row, bodies.of(row).first, -1):
-        apart = not scope.falls[start - 1] or kind[start - 1] == InsnKind.NOP
-        if apart and bodies.state(start) == ENTRY:
+    starts = np.arange(row, bodies.of(row).first, -1)
+    apart = ~scope.falls[starts - 1]
+    apart |= scope.columns.insns.kind[starts - 1] == InsnKind.NOP
+    for start in starts[apart].tolist():
+        if bodies.state(start) == ENTRY:
             yield start
 
 

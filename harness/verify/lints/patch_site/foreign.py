@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.elf.column import among, distinct
+from harness.elf.column import among, ascending, distinct
 from harness.elf.sites import SiteTable
 from harness.finding import Finding
 from harness.text.insn import U64
@@ -38,5 +38,5 @@ def foreign(code: Code, each: Listed, goes: U64) -> Iterator[Finding]:
 
 def repeated(addresses: U64) -> U64:
     """Return those that are there more than once."""
-    ordered = np.sort(addresses)
+    ordered = ascending(addresses)
     return distinct(ordered[1:][ordered[1:] == ordered[:-1]])

@@ -233,10 +233,10 @@ def _expand(
     for some in pieces(len(names.first), _SOME):
         text, start = _texts(data, names.first[some], names.length[some], tokens)
         letters.append(text[start])
-        texts.append(text.tobytes())
+        texts.append(text.tobytes() + b"\0")
         starts.append(start + (behind + 1))
         behind += len(text) + 1
-    return np.concatenate(letters), Names(b"\0".join(texts), np.concatenate(starts))
+    return np.concatenate(letters), Names(b"".join(texts), np.concatenate(starts))
 
 
 def _texts(

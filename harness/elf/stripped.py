@@ -60,11 +60,14 @@ def named(program: Program) -> Program:
 
 def _symbols(program: Program, found: Kallsyms) -> Symbols:
     place = program.sections_at(found.address)
-    rows = np.flatnonzero(place >= 0)
+    # between the sections there are bounds (__init_begin), and numbers, which are none
+    number = np.isin(found.type, np.frombuffer(b"aA", np.uint8))
+    rows = np.flatnonzero((place >= 0) | ~number)
     address, place = found.address[rows], place[rows]
     letter = found.type[rows]
-    section = np.array([s.index for s in program.sections], np.int32)[place]
-    code = np.array([s.executable for s in program.sections], bool)[place]
+    sections = program.sections  # and at -1 none
+    section = np.array([*(s.index for s in sections), -1], np.int32)[place]
+    code = np.array([*(s.executable for s in sections), False], bool)[place]
     kind = np.where(
         np.isin(letter, np.frombuffer(b"tTwW", np.uint8)), STT_NOTYPE, STT_OBJECT
     )
@@ -103,7 +106,7 @@ def _is_hashed(
     before = np.searchsorted(address, address) - 1
     size = np.where(before >= 0, address - address[before], np.uint64(0))
     near = (size >= np.uint64(_HASHED)) & (size <= np.uint64(_PREAMBLE))
-    near &= starts[before] & (place == place[before])
+    near &= starts[before] & (place == place[before]) & (place >= 0)
     hashed = np.zeros(len(address), bool)
     for section, rows, last in _within(program, address, place, near):
         length = size[rows].astype(np.int64)
@@ -117,7 +120,8 @@ def _sizes(
     program: Program, address: _U64, place: _I64, code: npt.NDArray[np.bool_]
 ) -> _U64:
     """Return the bytes up to the next symbol or the section's end, without fill."""
-    ends = np.array([s.end for s in program.sections], np.uint64)[place]
+    ends = np.array([*(s.end for s in program.sections), 0], np.uint64)[place]
+    ends[place < 0] = address[place < 0]
     after = np.searchsorted(address, address, side="right")
     following = np.append(address, np.uint64((1 << 64) - 1))[after]
     size = np.minimum(following, ends) - address

@@ -23,6 +23,7 @@ from tests.builders.elfwriter import (
 from tests.builders.kallsyms import LAYOUTS, Layout, Symbol, kallsyms
 
 TEXT = 0xFFFFFFFF81000000
+BETWEEN = 0xFFFFFFFF81800000
 RODATA = 0xFFFFFFFF82000000
 COUNT = 2400
 
@@ -79,7 +80,9 @@ def stripped(tmp_path: Path) -> Path:
     code[96:112] = b"\xb8\x78\x56\x34\x12\xc3" + b"\x90" * 10
     writer = ElfWriter(ET_EXEC)
     text = writer.section(".text", bytes(code), flags=ALLOC | EXEC, address=TEXT)
-    table = kallsyms(symbols(LAYOUTS["6.4"]), LAYOUTS["6.4"], RODATA)
+    bound = (BETWEEN, "D", "__init_begin")
+    layout = LAYOUTS["6.4"]
+    table = kallsyms([*symbols(layout), bound], layout, RODATA)
     table += bytes(1 << 16)  # as much as a small kernel has
     writer.section(".rodata", table, address=RODATA)
     states = [(0, call(8)), (2, UND), (16, regs(8)), (18, UND), (32, call(8))]
@@ -98,6 +101,15 @@ def test_a_stripped_kernel_has_names(tmp_path: Path) -> None:
     assert program.location(TEXT).object == "vmlinux"
     assert program.symbols.find("percpu1") is None
     assert any("names from its kallsyms" in note for note in program.notes)
+
+
+def test_a_bound_may_lie_in_no_section(tmp_path: Path) -> None:
+    """The linker script's bounds are found where sections are padded, too."""
+    program = load(stripped(tmp_path))
+
+    row = program.symbols.index(BETWEEN)
+    assert program.symbols.find("__init_begin") == BETWEEN
+    assert (program.symbols.section[row], program.symbols.size[row]) == (-1, 0)
 
 
 def test_sizes_leave_out_the_fill(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ class OrcReg(enum.IntEnum):
     AX = 10
 
 
+# To these unwind_next_frame() adds no sp_offset (arch/x86/kernel/unwind_orc.c; read in
+# v5.10, v6.12 and v7.0).
+WITHOUT_OFFSET = frozenset({OrcReg.AX, OrcReg.DX, OrcReg.DI, OrcReg.R10, OrcReg.R13})
+
+
+def offset_ignored(state: str) -> str:
+    """Return the cause of findings about an entry, ``state``, with such an offset."""
+    return f"offset ignored under {state}"
+
+
 class OrcType(enum.IntEnum):
     """What lies at the CFA (v3's numbers)."""
 

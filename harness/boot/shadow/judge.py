@@ -12,7 +12,15 @@ from msgspec.structs import replace
 from harness.boot.shadow.code import Code
 from harness.boot.shadow.inlined import Inlined
 from harness.boot.shadow.record import Mismatch, Record
-from harness.elf.orc import OrcReg, OrcTable, OrcType, describe, pack, unpack
+from harness.elf.orc import (
+    WITHOUT_OFFSET,
+    OrcTable,
+    OrcType,
+    describe,
+    offset_ignored,
+    pack,
+    unpack,
+)
 from harness.finding import Finding
 
 RULES = {"cfa": "shadow/cfa", "bp": "shadow/bp"}
@@ -21,8 +29,6 @@ _MESSAGES = {
     "bp": "the caller's %rbp is not where the entry says, as calls tell",
 }
 PLACES_SHOWN = 4
-# To these unwind_next_frame() adds no sp_offset (arch/x86/kernel/unwind_orc.c, v6.12).
-_WITHOUT_OFFSET = {OrcReg.AX, OrcReg.DX, OrcReg.DI, OrcReg.R10, OrcReg.R13}
 
 
 class Seen(Struct, frozen=True):
@@ -73,7 +79,7 @@ def _finding(
     if operation:
         cause = f"inlined {operation}"
     elif all(_ignores_offset(state, one) for one in places):
-        cause = f"offset ignored under {describe(state)}"
+        cause = offset_ignored(describe(state))
     return Finding(
         rule=RULES[first.claim],
         location=code.location(first.pc, first.row),
@@ -90,7 +96,7 @@ def _ignores_offset(state: int, one: Mismatch) -> bool:
     """Whether the entry is right, and the unwinder does not do all that it says."""
     entry = unpack(state)
     missed = one.truth - one.claimed if one.claim == "cfa" else 0
-    return entry.sp_reg in _WITHOUT_OFFSET and missed == entry.sp_offset != 0
+    return entry.sp_reg in WITHOUT_OFFSET and missed == entry.sp_offset != 0
 
 
 def _actual(state: int, one: Mismatch) -> str:

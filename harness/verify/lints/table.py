@@ -10,7 +10,15 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from harness.elf.column import among, distinct
-from harness.elf.orc import OrcFormat, OrcReg, OrcTable, OrcType, describe
+from harness.elf.orc import (
+    WITHOUT_OFFSET,
+    OrcFormat,
+    OrcReg,
+    OrcTable,
+    OrcType,
+    describe,
+    offset_ignored,
+)
 from harness.elf.program import Program
 from harness.elf.symbol import STT_OBJECT
 from harness.finding import Finding, Lines
@@ -29,6 +37,7 @@ class Rule(enum.StrEnum):
     ORDER = "table/order"
     DUPLICATE = "table/duplicate"
     FIELD = "table/field"
+    OFFSET = "table/offset"
     SIGNAL = "table/signal"
     TERMINATOR = "table/terminator"
     BOUNDARY = "table/boundary"
@@ -48,6 +57,7 @@ def check_table(columns: Columns) -> Part:
         *_order(program, table),
         *_duplicates(program, ordered),
         *_fields(program, ordered),
+        *_offsets(program, ordered),
         *_signals(program, ordered),
         *_terminators(program, ordered),
         *_off_boundary(columns, ordered),
@@ -122,6 +132,19 @@ def _fields(program: Program, table: OrcTable) -> Iterator[Finding]:
         Rule.FIELD,
         "the entry's fields make no sense (flags {flags:#06x})",
     )
+
+
+def _offsets(program: Program, table: OrcTable) -> Iterator[Finding]:
+    """Offsets from a register to which the unwinder adds none."""
+    base = np.isin(table.sp_reg, [*WITHOUT_OFFSET])
+    message = "the unwinder takes the register for the frame, without the offset"
+    rows = np.flatnonzero(base & (table.sp_offset != 0) & ~table.illegal)
+    for finding in _each(program, table, rows, Rule.OFFSET, message):
+        yield (
+            finding
+            if finding.cause
+            else replace(finding, cause=offset_ignored(finding.declared))
+        )
 
 
 def _interrupted(table: OrcTable) -> npt.NDArray[np.bool_]:

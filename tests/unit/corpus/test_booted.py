@@ -34,6 +34,8 @@ def test_the_boots_that_are_listed() -> None:
         "6.12-clang-kcfi",
         "6.12-gcc12-full",
     }
+    full = {one.platform for one in boots if one.build == "6.12-gcc12-full"}
+    assert full == set(Platform)
     assert {one.cpu for one in boots} >= {"EPYC", "Skylake-Client"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from harness.elf.feature import Features
-from harness.elf.orc import OrcEntry, OrcFormat, OrcReg, OrcType
+from harness.elf.orc import WITHOUT_OFFSET, OrcEntry, OrcFormat, OrcReg, OrcType
 from harness.elf.program import Program
 from harness.verify.check import check
 from harness.verify.columns import read_columns
@@ -155,6 +155,21 @@ def test_illegal_fields(entry: OrcEntry) -> None:
     """Codes that do not exist, and combinations that mean nothing."""
     rows = [GOOD[0], (1, entry), *GOOD[2:]]
     assert ("table/field", 1) in rules(kernel(rows))
+
+
+@pytest.mark.parametrize("base", sorted(WITHOUT_OFFSET - {OrcReg.AX}))
+def test_an_offset_that_nobody_adds(base: OrcReg) -> None:
+    """One cause for each register and offset; without an offset all is well."""
+    legal = OrcEntry(0, 0, base, 0, OrcType.REGS_PARTIAL, True)
+    entry = replace(legal, sp_offset=8)
+    (finding,) = (
+        finding
+        for finding in check(kernel([GOOD[0], (1, entry), *GOOD[2:]])).findings
+        if finding.rule.startswith("table/")
+    )
+    assert finding.key == f"table/offset:offset ignored under {finding.declared}"
+    assert finding.location.address == TEXT + 1
+    assert "table/offset" not in dict(rules(kernel([GOOD[0], (1, legal), *GOOD[2:]])))
 
 
 def test_end_of_stack_is_legal() -> None:

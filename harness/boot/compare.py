@@ -289,8 +289,9 @@ class _Run(Struct):
                 if not caught:
                     tried.update(starts)
                     waited_s += patience_s
-                    if waited_s >= ENTRY_HIT_S:
-                        entries.clear()
+                # while starts are waited for, waiting for entries, too, costs nothing
+                if waited_s >= ENTRY_HIT_S and (pending or not starts):
+                    entries.clear()
 
     def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
         """Compare where the guest is caught, and from there on; False if it is not."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +16,11 @@ from harness.boot import compare, control, point, reliable, traces
 from harness.boot.compare import CompareResult, probe
 from harness.boot.gdb import Gdb
 from harness.boot.needs import Needs
+from harness.boot.registers import Registers
 from harness.errors import FormatError, InfraError
+from harness.progress import silent
 from tests.builders import image
-from tests.builders.guest import SLEEPER, STATES, SimulatedGuest
+from tests.builders.guest import SLEEPER, STATES, SimulatedGuest, at
 from tests.builders.rspserver import serving
 
 SMALL = Needs(points=12, entry_context=0, inside_replacement=2, inside_other_cfa=1)
@@ -105,6 +110,45 @@ def test_guest_that_loses_frames(tmp_path: Path) -> None:
     """Without one trace that agrees the control has nothing to stand on."""
     result = run(tmp_path, SimulatedGuest(short_sighted=True), deadline_s=0.3)
     assert result.reason.startswith("control could not run")
+
+
+class Laid:
+    """An ambush at an entry point to which the guest comes late."""
+
+    places: frozenset[int] = frozenset()
+
+    def __init__(self, late: int) -> None:
+        self.late = late
+
+    def lay(self, addresses: set[int]) -> None:
+        """Wait there."""
+        self.places = frozenset(addresses)
+
+    def wait(self, seconds: float) -> Registers | None:
+        """Come there after so many times."""
+        assert seconds > 0
+        self.late -= 1
+        return at(0xA00) if self.late == 0 and at(0xA00).rip in self.places else None
+
+
+@pytest.mark.parametrize(("late", "caught"), [(8, True), (9, True), (12, False)])
+def test_entries_are_waited_for_while_starts_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int, caught: bool
+) -> None:
+    """That costs nothing; without starts they are given up after a while."""
+    laid, starts = Laid(late), [[1]] * 8 + [[]] * 9
+    monkeypatch.setattr(compare, "ambush", lambda _: nullcontext(laid))
+    monkeypatch.setattr(compare, "entry_points", lambda *_: (at(0xA00).rip,))
+    monkeypatch.setattr(compare._Run, "likely_starts", lambda *_: starts.pop(0))
+    monkeypatch.setattr(compare._Run, "check_from", lambda *_: None)
+    program, _ = image.image()
+    with connected(tmp_path, SimulatedGuest()) as gdb:
+        guest = SimpleNamespace(gdb=gdb, program=program, text=None)
+        cpus = SimpleNamespace(first=guest)
+        run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)  # type: ignore[arg-type]
+        run.sample_places(None)
+
+    assert bool(run.tally.entries) is caught
 
 
 def test_too_few_points(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-HIT_S = 0.25  # at some places, until others are tried
+HIT_S = 0.12
 ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
@@ -158,7 +158,7 @@ class _Run(Struct):
         if not self.control():
             return
         self.find_starts(alternatives)
-        self.wander(self.needs.points // 4)  # tells what runs, where to look then
+        self.wander(self.needs.points // 8)  # tells what runs, where to look then
         self.sample_places(inject_nmi)
         if not self.ask_tasks():
             return

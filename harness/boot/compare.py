@@ -49,7 +49,7 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-HIT_S = 0.12
+HIT_S = 0.12  # at some places, until others are tried
 ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20

@@ -1,5 +1,6 @@
-"""Column: the different values of one, and which of them another has.
+"""Column: what is done with columns of numbers and records everywhere.
 
+Their different values, which of them another has, several as one, one in pieces.
 ``np.unique`` and ``np.isin`` hash what they are given; addresses, which are nearly in
 order, are sorted several times as fast, and most columns are in order already.
 """
@@ -55,7 +56,7 @@ def among(values: npt.NDArray[T], wanted: npt.NDArray[T]) -> npt.NDArray[np.bool
 def joined(
     parts: Iterable[npt.NDArray[np.void]], layout: np.dtype[np.void]
 ) -> npt.NDArray[np.void]:
-    """Return the records of ``parts``, all of one ``layout``, one after the other.
+    """Return the records of ``parts``, all of one ``layout``, as one that may be changed.
 
     ``np.concatenate`` compares their fields one by one, for each part.
     """

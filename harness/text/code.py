@@ -91,8 +91,7 @@ def _read(text: _U8, place: _U64, found: npt.NDArray[np.void]) -> None:
 def code_of(place: _U64, texts: Sequence[tuple[_U8, int]]) -> Code:
     """Return the code of instructions at ``place``, in ``texts`` at their addresses.
 
-    Places ascend.
-    Many texts become one: to ask each for few instructions takes longer.
+    ``place`` ascends. Many texts become one: to ask each for few instructions takes longer.
     """
     ordered = sorted(texts, key=lambda text: text[1])
     base = np.array([address for _, address in ordered], np.uint64)

@@ -122,11 +122,8 @@ def decode_program(
 ) -> Insns:
     """Decode all code of ``program``; instructions start at each function symbol."""
     cuts = []
-    symbols = program.symbols
-    functions, owner = (
-        symbols.address[symbols.functions],
-        symbols.section[symbols.functions],
-    )
+    rows = np.flatnonzero(program.symbols.functions)
+    functions, owner = program.symbols.address[rows], program.symbols.section[rows]
     for section in program.executable:
         bounds = np.array([section.address, section.end], np.uint64)
         here = slice(*np.searchsorted(functions, bounds))

@@ -57,8 +57,8 @@ class OrcReg(enum.IntEnum):
     AX = 10
 
 
-# To these unwind_next_frame() adds no sp_offset (arch/x86/kernel/unwind_orc.c; read in
-# v5.10, v6.12 and v7.0).
+# To these unwind_next_frame() adds no sp_offset (arch/x86/kernel/unwind_orc.c, read in
+# v5.10 and v6.12).
 WITHOUT_OFFSET = frozenset({OrcReg.AX, OrcReg.DX, OrcReg.DI, OrcReg.R10, OrcReg.R13})
 
 

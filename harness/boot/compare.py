@@ -58,6 +58,8 @@ ENTRY_STEPS = 50
 PATCHED_STEPS = 30
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
 LIVE_PATCHED, LIVE_PAGES = 48, 8  # the fewer, the faster they are reached
+PASSES = 3  # over all starts, after which no workload comes to more of them
+LEAST_STARTS = 10  # that a guest has to come to all the same
 HITS_TOLD = 6  # after so many it is better known where the guest runs
 _PATCHED = {"inside_replacement", "inside_other_cfa"}
 _UNSEEN = "control did not fail"
@@ -144,6 +146,7 @@ class _Run(Struct):
     notes: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     awaited: set[int] = field(default_factory=set)  # of all, for long enough
+    passes: int = 0  # how often every start was waited for
     reason: str = ""
 
     @property
@@ -167,6 +170,18 @@ class _Run(Struct):
             if "entry_context" in missing:
                 self.awaited.clear()
             self.sample_places(inject_nmi)
+            if self.passes == PASSES:
+                self.settle_for(self.tally.have["inside_replacement"])
+
+    def settle_for(self, starts: int) -> None:
+        """Need no more ``starts`` than the guest has come to, where all were tried."""
+        asked = self.needs.inside_replacement
+        if LEAST_STARTS <= starts < asked:
+            self.needs = replace(self.needs, inside_replacement=starts)
+            self.notes.append(
+                f"the workload comes to {starts} of {len(self.tally.inside)} starts that "
+                f"patching made, not {asked}: each was waited for {PASSES} times"
+            )
 
     def compare_tables(self) -> None:
         differing = differing_entries(self.guest.gdb, self.guest.program)
@@ -280,6 +295,7 @@ class _Run(Struct):
                     self.awaited |= entries
                 starts = self.likely_starts(tried)
                 if not entries and not starts:
+                    self.passes += not _PATCHED.isdisjoint(self.missing())
                     return
                 laid.lay(entries.union(starts))
                 patience_s, there = HIT_S if starts else ENTRY_HIT_S, len(entries)

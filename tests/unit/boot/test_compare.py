@@ -112,6 +112,22 @@ def test_guest_that_loses_frames(tmp_path: Path) -> None:
     assert result.reason.startswith("control could not run")
 
 
+@pytest.mark.parametrize(("least", "enough"), [(1, True), (2, False)])
+def test_starts_that_a_workload_never_comes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, enough: bool
+) -> None:
+    """Once each was waited for often no more are needed; but some always are."""
+    monkeypatch.setattr(compare, "LEAST_STARTS", least)
+    states = [state for state in STATES if state.rip != at(0x412).rip]
+    guest = SimulatedGuest(states=states)
+    result = run(tmp_path, guest, deadline_s=20 if enough else 3)
+    assert result.counts["inside_replacement"] == 1
+    settled = "comes to 1 of 2 starts that patching made, not 2"
+    assert any(settled in note for note in result.notes) is enough
+    assert result.reason.endswith("" if enough else "inside_replacement 1 of 2")
+    assert bool(result.reason) is not enough
+
+
 class Laid:
     """An ambush at an entry point to which the guest comes late."""
 

@@ -56,9 +56,10 @@ def among(values: npt.NDArray[T], wanted: npt.NDArray[T]) -> npt.NDArray[np.bool
 def joined(
     parts: Iterable[npt.NDArray[np.void]], layout: np.dtype[np.void]
 ) -> npt.NDArray[np.void]:
-    """Return the records of ``parts``, all of one ``layout``, as one that may be changed.
+    """Return the records of ``parts``, all of one ``layout``, as one.
 
-    ``np.concatenate`` compares their fields one by one, for each part.
+    Parts lie in one piece each; the whole may be changed. ``np.concatenate`` compares
+    the fields of every part one by one.
     """
     return np.frombuffer(bytearray().join(part.data for part in parts), layout)
 

@@ -174,7 +174,10 @@ def _walk(
         return None
     if not 0 <= len(names) - at[-1] < 8:  # more than alignment
         return None
-    return first.T.reshape(-1)[:count], length.T.reshape(-1)[:count]
+    tokens = length.T.reshape(-1)[:count]
+    if not tokens.all():  # every symbol has one for its letter
+        return None
+    return first.T.reshape(-1)[:count], tokens
 
 
 def _addresses(
@@ -254,6 +257,6 @@ def _texts(
     begin = (tokens.start + tokens.index[:-1]).astype(np.int32)
     source = np.repeat(begin[token] - start, size)
     source += np.arange(len(source), dtype=np.int32)
-    letters = start[before].astype(np.int64)  # every symbol has a token for its letter
+    letters = start[before].astype(np.int64)
     text = np.insert(data[source], letters[1:], 0)
     return text, letters + np.arange(len(letters))

@@ -58,7 +58,7 @@ class OrcReg(enum.IntEnum):
 
 
 # To these unwind_next_frame() adds no sp_offset (arch/x86/kernel/unwind_orc.c, read in
-# v5.10 and v6.12).
+# v5.10 and v6.12, which have no AX: that is taken to be like the others).
 WITHOUT_OFFSET = frozenset({OrcReg.AX, OrcReg.DX, OrcReg.DI, OrcReg.R10, OrcReg.R13})
 
 

@@ -66,7 +66,9 @@ def _symbols(program: Program, found: Kallsyms) -> Symbols:
     address, place = found.address[rows], place[rows]
     letter = found.type[rows]
     sections = program.sections  # and at -1 none
-    section = np.array([*(s.index for s in sections), -1], np.int32)[place]
+    ends = program.sections_at(address - np.uint64(1))  # _etext is of what it ends
+    within = np.where(place < 0, ends, place)
+    section = np.array([*(s.index for s in sections), -1], np.int32)[within]
     code = np.array([*(s.executable for s in sections), False], bool)[place]
     kind = np.where(
         np.isin(letter, np.frombuffer(b"tTwW", np.uint8)), STT_NOTYPE, STT_OBJECT

@@ -133,7 +133,7 @@ class Symbols(Struct, frozen=True, dict=True):
     Attributes:
         address: u64[n], where they are laid out.
         size: u64[n], bytes; 0 for most assembly labels.
-        section: i32[n], ELF section index; -1 if external or absolute.
+        section: i32[n], ELF section index; -1 if external, or in none.
         kind: u8[n], STT_*.
         binding: u8[n], STB_*.
         name: their names, in the same order.

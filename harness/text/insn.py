@@ -127,7 +127,7 @@ class Insns(Struct, frozen=True):
         return self.address + self.size
 
     def ends(self, rows: I64) -> U64:
-        """Return the address of the byte after each of ``rows``, which are few."""
+        """Return the address of the byte after each of ``rows``."""
         return np.asarray(self.address[rows] + self.size[rows])
 
     def of_kind(self, *kinds: InsnKind) -> npt.NDArray[np.bool_]:

@@ -112,7 +112,7 @@ def _ways(columns: Columns, flow: Flow, possible: Bools, named: U64) -> tuple[I6
     steps = np.flatnonzero(falls)
     taken, taker = _taken(insns, named, columns.branches)
     parts = [
-        (steps, insns.ends(steps)),
+        (steps, insns.end[steps]),
         (columns.branches, insns.target[columns.branches]),
         (flow.noreturn.ways.source, flow.noreturn.ways.target),
         (taker, taken),

@@ -157,9 +157,9 @@ def gather(
     cells = np.full((len(source), width), _NOP, np.uint8)
     readable = size == 0
     lies = np.where(size > 0, program.sections_at(source), -1)
-    for index in distinct(lies).tolist():
+    for index in distinct(lies[lies >= 0]).tolist():
         section = program.sections[index]
-        if index < 0 or not section.executable or not section.data.size:
+        if not section.executable or not section.data.size:
             continue
         rows = np.flatnonzero(lies == index)
         here = size[rows]

@@ -73,10 +73,10 @@ def _places(columns: Columns, alternatives: Alternatives) -> Iterator[Finding]:
 
 
 def _within(start: U64, end: U64, places: U64) -> npt.NDArray[np.bool_]:
-    """Tell which of ``places`` may lie in one of [start, end)."""
+    """Tell which of ``places`` may lie inside a site: all that do, and some others."""
     low, high = start[0], end.max()
     near = np.asarray((places > low) & (places < high))
-    if int(high) - int(low) > KERNEL_SPAN:
+    if int(high) - int(low) > KERNEL_SPAN or (end < start).any():
         return near  # a site is out of place: every branch gets the longer look
     blocks = np.zeros((int(high - low) >> _BLOCK) + 1, dtype=bool)
     first, last = (start - low) >> _BLOCK, (end - low) >> _BLOCK

@@ -178,9 +178,10 @@ def _terminators(program: Program, table: OrcTable) -> Iterator[Finding]:
     In a linked kernel the sections of the objects are joined: only the end of what
     was joined can be checked.
     """
-    for index in distinct(program.sections_at(table.ip)).tolist():
+    covered = program.sections_at(table.ip)
+    for index in distinct(covered[covered >= 0]).tolist():
         section = program.sections[index]
-        if index < 0 or not section.executable:
+        if not section.executable:
             continue
         row = int(table.find(np.array([section.end], np.uint64))[0])
         holds = int(table.type[row])

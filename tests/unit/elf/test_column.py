@@ -36,7 +36,7 @@ def test_membership_of_few_in_many(many: list[int], few: list[int]) -> None:
     assert among(long, short).tolist() == [value in few for value in many]
 
 
-@given(st.lists(st.lists(st.integers(0, 1 << 64 - 1), min_size=40), max_size=4))
+@given(st.lists(st.lists(st.integers(0, (1 << 64) - 1), min_size=40), max_size=4))
 def test_runs_are_merged(runs: list[list[int]]) -> None:
     """Runs, of which few make a column, and values in any order are sorted alike."""
     for values in ([*chain(*map(sorted, runs))], [*chain(*runs)]):

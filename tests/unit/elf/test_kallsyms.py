@@ -82,7 +82,8 @@ def stripped(tmp_path: Path) -> Path:
     text = writer.section(".text", bytes(code), flags=ALLOC | EXEC, address=TEXT)
     bound = (BETWEEN, "D", "__init_begin")
     layout = LAYOUTS["6.4"]
-    table = kallsyms([*symbols(layout), bound], layout, RODATA)
+    end = (TEXT + len(code), "T", "_etext")
+    table = kallsyms([*symbols(layout), end, bound], layout, RODATA)
     table += bytes(1 << 16)  # as much as a small kernel has
     writer.section(".rodata", table, address=RODATA)
     states = [(0, call(8)), (2, UND), (16, regs(8)), (18, UND), (32, call(8))]
@@ -110,6 +111,16 @@ def test_a_bound_may_lie_in_no_section(tmp_path: Path) -> None:
     row = program.symbols.index(BETWEEN)
     assert program.symbols.find("__init_begin") == BETWEEN
     assert (program.symbols.section[row], program.symbols.size[row]) == (-1, 0)
+
+
+def test_a_bound_at_the_end_is_of_what_it_ends(tmp_path: Path) -> None:
+    """There the table ends, too, and says so at _etext."""
+    program = load(stripped(tmp_path))
+
+    end = TEXT + 16 * (COUNT + 4)
+    assert str(program.location(end)) == "_etext"
+    assert program.symbols.size[program.symbols.index(end)] == 0
+    assert program.location(BETWEEN).symbol == f"{BETWEEN:#x}"
 
 
 def test_sizes_leave_out_the_fill(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.elf.kallsyms import Kallsyms, parse_kallsyms
+from harness.elf.kallsyms import Kallsyms, _walk, parse_kallsyms
 from harness.elf.load import load
 from harness.verify.extent import functions
 from tests.builders.elfwriter import (
@@ -63,6 +63,16 @@ def test_what_is_damaged_is_not_believed(layout: Layout) -> None:
     at = whole.index(b"\x017") - 2  # the length of fn_7, in front of its letter
     broken[at] += 1
     assert parse(bytes(broken)) is None
+
+
+def test_a_symbol_without_a_letter_is_not_believed() -> None:
+    """A name has at least its letter; without it the table is something else."""
+    walked = [
+        _walk(np.array(names, np.uint8), 3, np.zeros(1, np.int64))
+        for names in ([1, 5, 1, 6, 1, 7], [1, 5, 0, 2, 6, 7])
+    ]
+    assert walked[0] is not None
+    assert walked[1] is None
 
 
 def test_there_need_be_none() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,10 @@ def apt(lists: str, command: str, *arguments: str) -> str:
     return subprocess.run(
         argv + list(arguments), check=True, stdout=subprocess.PIPE, text=True
     ).stdout
+
+
+class Gone(Exception):
+    """The mirror has a package no more, as far as its index or its answer tells."""
 
 
 def version_key(text: str) -> list[tuple[int, str]]:
@@ -87,7 +92,11 @@ def _is_other(version: str) -> bool:
 
 def stream(lists: str, package: str, out: str, patterns: list[str]) -> None:
     """Unpack what matches ``patterns`` of ``package`` into ``out``."""
-    line = apt(lists, "get", "download", "--print-uris", package).splitlines()[-1]
+    try:
+        line = apt(lists, "get", "download", "--print-uris", package).splitlines()[-1]
+    except subprocess.CalledProcessError as exc:
+        # others depend on it, and it is not there, or not yet
+        raise Gone(f"{package}: the index has no candidate") from exc
     uri, name, size, digest = line.replace("'", "").split()
     print(f"@package {package} {name} {size}", flush=True)
     kind, _, wanted = digest.partition(":")
@@ -104,6 +113,15 @@ def stream(lists: str, package: str, out: str, patterns: list[str]) -> None:
             read(source, check, length % 2)
     if check.hexdigest() != wanted:
         sys.exit(f"{name} has another hash than the mirror's index says")
+
+
+def clear(out: str) -> None:
+    """Forget what was unpacked of a kernel that is not whole."""
+    for path in Path(out).glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read(source: IO[bytes], check: Any, length: int) -> bytes:
@@ -159,9 +177,12 @@ def main(out: str, series: str, flavour: str, have: str) -> None:
                     stream(lists, part, out, patterns)
             except urllib.error.HTTPError as exc:  # the index names what is gone
                 note = f"{package} is gone from the mirror ({exc.code}): took an older"
-                continue
-            print(f"@done {package}")
-            break
+            except Gone as exc:
+                note = f"{package} is not whole on the mirror ({exc}): took an older"
+            else:
+                print(f"@done {package}")
+                break
+            clear(out)
         else:
             sys.exit(note)
     if note:

@@ -93,6 +93,49 @@ def test_a_package_that_the_index_names_and_the_mirror_dropped(
     assert "is gone from the mirror (404)" in said
 
 
+def test_a_kernel_of_which_the_index_has_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Symbols without their image: nothing of it stays, and an older one is taken."""
+
+    def apt(lists: str, command: str, *arguments: str) -> str:
+        if command != "get" or "download" not in arguments:
+            return "\n".join(NAMES)
+        if "115" in arguments[-1] and not arguments[-1].endswith("-dbg"):
+            raise subprocess.CalledProcessError(100, ["apt-get"])
+        return f"'uri' {arguments[-1]}.deb 8 SHA256:0"
+
+    def opened(uri: str, timeout: float) -> io.BytesIO:
+        (tmp_path / "vmlinux-115").write_bytes(b"half of it")
+        return io.BytesIO(b"!<arch>\n")
+
+    monkeypatch.setattr(mirror_guest, "apt", apt)
+    monkeypatch.setattr(mirror_guest.urllib.request, "urlopen", opened)
+    monkeypatch.setattr(mirror_guest.hashlib, "new", lambda kind: Unhashed())
+
+    mirror_guest.main(
+        str(tmp_path), "6.12.", "cloud-amd64", "linux-image-6.12.9+deb13-cloud-amd64"
+    )
+
+    said = capsys.readouterr().out
+    assert "@same linux-image-6.12.9+deb13-cloud-amd64\n" in said
+    assert "the index has no candidate): took an older" in said
+    assert not list(tmp_path.iterdir())
+
+
+class Unhashed:
+    """A hash that is always the wanted one."""
+
+    def update(self, data: bytes) -> None:
+        """Take it."""
+
+    def hexdigest(self) -> str:
+        """As the index says."""
+        return "0"
+
+
 def test_a_kernel_whose_modules_are_in_another_package() -> None:
     """They are taken from there; nothing is asked for that there is not."""
     image, modules = "linux-image-7.2.13-amd64", "linux-modules-7.2.13-amd64"

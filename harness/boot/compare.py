@@ -170,7 +170,7 @@ class _Run(Struct):
             if "entry_context" in missing:
                 self.awaited.clear()
             self.sample_places(inject_nmi)
-            if self.passes == PASSES:
+            if self.passes >= PASSES:
                 self.settle_for(self.tally.have["inside_replacement"])
 
     def settle_for(self, starts: int) -> None:

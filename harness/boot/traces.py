@@ -101,9 +101,8 @@ def check_trace(trace: Backtrace, judge: Judge) -> Fault | None:
     counts = judge.counts
     kind = "proc" if trace.source.startswith(PROC_PREFIX) else "console"
     counts[f"{kind}_traces"] += 1
-    aboves: list[_Above | None] = [
-        None
-    ]  # what the entry above may be: of namesakes any
+    # what the entry above may be: of namesakes any
+    aboves: list[_Above | None] = [None]
     for at, entry in enumerate(trace.entries):
         if entry.module:  # the table for it is in the module
             counts["entries_in_modules"] += 1

@@ -140,11 +140,8 @@ def _offsets(program: Program, table: OrcTable) -> Iterator[Finding]:
     message = "the unwinder takes the register for the frame, without the offset"
     rows = np.flatnonzero(base & (table.sp_offset != 0) & ~table.illegal)
     for finding in _each(program, table, rows, Rule.OFFSET, message):
-        yield (
-            finding
-            if finding.cause
-            else replace(finding, cause=offset_ignored(finding.declared))
-        )
+        cause = finding.cause or offset_ignored(finding.declared)
+        yield replace(finding, cause=cause)
 
 
 def _interrupted(table: OrcTable) -> npt.NDArray[np.bool_]:

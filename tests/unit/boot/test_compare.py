@@ -9,10 +9,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from harness.boot import compare, control, point, reliable, traces
+from harness.boot.attach import Cpus
 from harness.boot.compare import CompareResult, probe
 from harness.boot.gdb import Gdb
 from harness.boot.needs import Needs
@@ -160,8 +162,8 @@ def test_entries_are_waited_for_while_starts_are(
     program, _ = image.image()
     with connected(tmp_path, SimulatedGuest()) as gdb:
         guest = SimpleNamespace(gdb=gdb, program=program, text=None)
-        cpus = SimpleNamespace(first=guest)
-        run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)  # type: ignore[arg-type]
+        cpus = cast("Cpus", SimpleNamespace(first=guest))
+        run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)
         run.sample_places(None)
 
     assert bool(run.tally.entries) is caught

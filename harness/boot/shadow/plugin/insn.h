@@ -61,7 +61,7 @@ struct insn {
 	int32_t sp_delta;
 	uint32_t mismatch[2];	/* its records by enum claim, from 1; 0 is none */
 	uint8_t code[CODE_BYTES];
-	struct insn *before;	/* what was executed there before it was patched */
+	struct insn *before;	/* what was executed there before */
 } __attribute__((aligned(64)));
 
 static inline uint64_t behind(const struct insn *insn)

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "module.h"
+#include "places.h"
 
 static FILE *output(const char *prefix, const char *suffix)
 {
@@ -29,10 +30,10 @@ static void write_place(const struct insn *insn, FILE *file)
 	fwrite(insn->code, sizeof(insn->code), 1, file);
 }
 
-static void write_places(const struct map *insns, FILE *file)
+static void write_places(FILE *file)
 {
-	for (size_t i = 0; i < insns->size; i++) {
-		const struct insn *insn = insns->slots[i].value;
+	for (size_t i = 0; i < places.size; i++) {
+		const struct insn *insn = places.slots[i].value;
 
 		for (; insn; insn = insn->before)
 			write_place(insn, file);
@@ -72,14 +73,14 @@ static void write_report(FILE *file)
 	fprintf(file, "end\n");
 }
 
-void output_write(const char *prefix, const struct map *insns)
+void output_write(const char *prefix)
 {
-	FILE *places = output(prefix, ".places"), *report = output(prefix, ".report");
+	FILE *instructions = output(prefix, ".places"), *report = output(prefix, ".report");
 	FILE *modules = output(prefix, ".modules");
 
-	if (places) {
-		write_places(insns, places);
-		fclose(places);
+	if (instructions) {
+		write_places(instructions);
+		fclose(instructions);
 	}
 	if (modules) {
 		module_write(modules);

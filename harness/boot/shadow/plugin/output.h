@@ -3,9 +3,7 @@
 #ifndef OUTPUT_H
 #define OUTPUT_H
 
-#include "map.h"
-
-/* Write PREFIX.report, PREFIX.places (of insns) and PREFIX.modules. */
-void output_write(const char *prefix, const struct map *insns);
+/* Write PREFIX.report, PREFIX.places and PREFIX.modules. */
+void output_write(const char *prefix);
 
 #endif

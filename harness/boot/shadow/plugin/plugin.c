@@ -19,13 +19,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map.h"
 #include "module.h"
 #include "nested.h"
 #include "output.h"
+#include "places.h"
 #include "table.h"
 
-#define POOL 4096
 #define SPINS 64
 #define MODULE_NAME_OFFSET 24	/* struct module: an int, a list_head, the name */
 /* Below is the half of the user; the first TiBs above belong to a hypervisor. */
@@ -34,7 +33,6 @@
 int qemu_plugin_version = 4;
 
 struct cpu *running[MAX_CPUS];
-static struct map insns;	/* by address */
 static struct qemu_plugin_register *registers[REG_COUNT];
 static GByteArray *bytes;
 static const char *out = "shadow";
@@ -123,56 +121,13 @@ struct cpu *new_cpu(void)
 	return cpu;
 }
 
-static struct insn *new_insn(void)
-{
-	static struct insn *pool;
-	static size_t left;
-
-	if (!left) {
-		left = POOL;
-		pool = aligned_alloc(_Alignof(struct insn), left * sizeof(*pool));
-		if (!pool)
-			abort();
-		memset(pool, 0, left * sizeof(*pool));
-	}
-	return &pool[--left];
-}
-
-static struct insn *insn_at(uint64_t pc)
-{
-	struct insn *insn = map_get(&insns, pc);
-
-	if (!insn) {
-		insn = new_insn();
-		insn->pc = pc;
-		map_put(&insns, pc, insn);
-	}
-	return insn;
-}
-
-/* Another instruction is there now: what was counted is of the one before. */
-static void retire(struct insn *insn, const uint8_t *code)
-{
-	bool other = memcmp(insn->code, code, CODE_BYTES) || insn->row != table_row(insn->pc);
-	struct insn *before;
-
-	if (insn->verified + insn->other && other) {
-		before = new_insn();
-		*before = *insn;
-		insn->before = before;
-		insn->verified = insn->other = 0;
-	}
-	memcpy(insn->code, code, CODE_BYTES);
-}
-
 static struct insn *translated(const struct qemu_plugin_insn *from)
 {
-	struct insn *insn = insn_at(qemu_plugin_insn_vaddr(from));
 	uint8_t code[CODE_BYTES] = { 0 };
+	struct insn *insn;
 
 	qemu_plugin_insn_data(from, code, sizeof(code));
-	if (insn != control.insn)	/* which is still being counted */
-		retire(insn, code);
+	insn = place_of(qemu_plugin_insn_vaddr(from), code);
 	if (is_ud2(code))	/* what is behind it may matter, and is not translated */
 		machine_read(insn->pc, code, sizeof(code));
 	decode(insn, code, qemu_plugin_insn_size(from));
@@ -309,7 +264,7 @@ static void at_exit(qemu_plugin_id_t id, void *data)
 	(void)id;
 	(void)data;
 	finish();
-	output_write(out, &insns);
+	output_write(out);
 }
 
 static void register_callbacks(qemu_plugin_id_t id)

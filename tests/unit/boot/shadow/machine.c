@@ -8,9 +8,11 @@
 
 #include "check.h"
 #include "map.h"
+#include "places.h"
+#include "table.h"
 
 static struct cpu cpu;
-static struct map insns, words;
+static struct map words;
 static uint64_t registers[REG_COUNT];
 
 uint64_t machine_register(enum orc_reg reg)
@@ -49,7 +51,8 @@ void start(bool nested, uint64_t bounce, bool bp)
 	counts = (struct counts){ 0 };
 	control = (struct control){ 0 };
 	mismatch_count = 0;
-	insns = words = (struct map){ 0 };
+	words = (struct map){ 0 };
+	places_forget();
 	stack_forget();
 	cpu_init(&cpu);
 }
@@ -57,17 +60,13 @@ void start(bool nested, uint64_t bounce, bool bp)
 /* Put length bytes of code at pc, of which the CPU takes the first as executed. */
 struct insn *place(uint64_t pc, const uint8_t *code, size_t length, size_t executed)
 {
-	uint8_t whole[16] = { 0 };
-	struct insn *insn = map_get(&insns, pc);
+	uint8_t whole[CODE_BYTES] = { 0 };
+	struct insn *insn;
 
-	if (!insn) {
-		insn = aligned_alloc(64, sizeof(*insn));
-		memset(insn, 0, sizeof(*insn));
-		insn->pc = pc;
-		map_put(&insns, pc, insn);
-	}
 	memcpy(whole, code, length < sizeof(whole) ? length : sizeof(whole));
+	insn = place_of(pc, whole);
 	decode(insn, whole, executed);
+	insn->row = table_row(pc);
 	return insn;
 }
 
@@ -123,19 +122,20 @@ int delta(const struct insn *insn)
 	return insn->sp_delta;
 }
 
-/* Fill in pc, count, claimed, truth, returned and claim of the n-th claim that was false. */
-bool mismatch(size_t n, uint64_t *six)
+/* Fill in pc, count, claimed, truth, returned, claim, row of the n-th that was false. */
+bool mismatch(size_t n, uint64_t *seven)
 {
 	const struct mismatch *one = &mismatches[n];
 
 	if (n >= mismatch_count)
 		return false;
-	six[0] = one->insn->pc;
-	six[1] = one->count;
-	six[2] = one->claimed;
-	six[3] = one->truth;
-	six[4] = one->returned;
-	six[5] = one->claim;
+	seven[0] = one->insn->pc;
+	seven[1] = one->count;
+	seven[2] = one->claimed;
+	seven[3] = one->truth;
+	seven[4] = one->returned;
+	seven[5] = one->claim;
+	seven[6] = one->insn->row;
 	return true;
 }
 

@@ -51,6 +51,7 @@ class False_:
     truth: int
     returned: int
     claim: int
+    row: int
 
 
 class Machine:
@@ -106,10 +107,10 @@ class Machine:
     def mismatches(self) -> list[False_]:
         """What was found false so far."""
         found: list[False_] = []
-        six = (_WORD * 6)()
+        seven = (_WORD * 7)()
         at = 0
-        while self.lib.mismatch(_WORD(at), six):
-            found.append(False_(*six))
+        while self.lib.mismatch(_WORD(at), seven):
+            found.append(False_(*seven))
             at += 1
         return [one for one in found if one.count]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 
 from harness.boot.kernel_text import KernelText
 from harness.boot.shadow import table
-from harness.elf.orc import OrcFormat, OrcTable
-from tests.unit.boot.shadow.machine import COMPILER, library
+from harness.elf.orc import OrcFormat, OrcTable, OrcType
+from tests.unit.boot.shadow.machine import COMPILER, Machine, library
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="no C compiler on this host")
 
@@ -161,8 +162,9 @@ def claims(pc: int) -> tuple[int, int]:
     return lib.row(at), lib.sp_offset(at)
 
 
-def test_modules_have_tables_of_their_own(tmp_path: Path) -> None:
-    """Rows count on, in the order of the file, whatever that of the addresses is."""
+@pytest.fixture
+def lib(tmp_path: Path) -> Iterator[ctypes.CDLL]:
+    """Yield the rules with a kernel's table, and no module."""
     text = KernelText(((0x1000, 0x1010),), (0, 0), [], [])
     path = tmp_path / "table"
     none = np.zeros(0, dtype=np.uint64)
@@ -170,6 +172,12 @@ def test_modules_have_tables_of_their_own(tmp_path: Path) -> None:
     lib = library()
     assert lib.table_load(str(path).encode())
     lib.module_forget()
+    yield lib
+    lib.module_forget()
+
+
+def test_modules_have_tables_of_their_own(lib: ctypes.CDLL) -> None:
+    """Rows count on, in the order of the file, whatever that of the addresses is."""
     late, early = MODULE + 0x1000, MODULE
     loaded(MODULE + 0x9000, (late, CALL_SP), (late + 4, NOTHING), (early, CALL_SP))
     assert claims(late + 3) == (3, 8)
@@ -180,10 +188,9 @@ def test_modules_have_tables_of_their_own(tmp_path: Path) -> None:
     assert lib.module_rows() == 3
 
 
-def test_a_module_in_the_place_of_another(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("lib")
+def test_a_module_in_the_place_of_another() -> None:
     """What was unloaded claims nothing any more; its neighbour does."""
-    lib = library()
-    lib.module_forget()
     end = [(MODULE + 0x100, NOTHING)]
     loaded(MODULE + 0x9000, (MODULE, CALL_SP), (MODULE + 8, CALL_SP), *end)
     other = MODULE + 0x2000
@@ -192,3 +199,28 @@ def test_a_module_in_the_place_of_another(tmp_path: Path) -> None:
     assert claims(MODULE + 8) == (8, 16)
     assert claims(MODULE)[0] == -1
     assert claims(other) == (6, 8)
+
+
+@pytest.mark.usefixtures("lib")
+def test_what_is_false_stays_with_the_module_that_was_there() -> None:
+    """Another one that is loaded in its place is not blamed, nor has it its counts."""
+    machine = Machine()
+    end = [(MODULE + 0x100, NOTHING)]
+    push, at, top = "55", MODULE + 8, 0xFFFFC90000003F00
+    wrong, right = (OrcType.CALL, 16), (OrcType.CALL, 8)
+
+    def run(nop: str, claim: tuple[OrcType, int]) -> int:
+        machine.run(MODULE, "e803000000", top)
+        return machine.run(at, nop, top - 8, claim)
+
+    loaded(MODULE + 0x9000, (MODULE, CALL_SP), (at, CALL_SP), *end, first=3)
+    assert run("90", wrong) == 0
+    loaded(MODULE + 0x9000, (MODULE, CALL_SP), (at, CALL_SP), *end, first=6)
+    assert run("90", right) == 1, "the same code, and another's row"
+    assert run("f390", right) == 1, "other code in the same row"
+    machine.run(at, push, top - 8, right)
+    machine.run(at, push, top - 8, wrong)
+    assert [(one.pc, one.row, one.count) for one in machine.mismatches] == [
+        (at, 4, 1),
+        (at, 7, 1),
+    ]

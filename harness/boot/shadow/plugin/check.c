@@ -96,6 +96,10 @@ static void leave(struct cpu *cpu, struct insn *insn, uint64_t rsp)
 	struct frame *frame;
 
 	switch (insn->flow) {
+	case PLAIN:
+		if (insn->aims && top(cpu->stack)->slot == rsp)
+			top(cpu->stack)->aimed = top(cpu->stack)->kind == INTRA;
+		break;
 	case CALL: case CALL_INDIRECT:
 		abandon(cpu->stack, rsp - 8);
 		frame = stack_push(cpu->stack, rsp - 8, insn->intra ? INTRA : CALLED,
@@ -126,7 +130,7 @@ void step(struct cpu *cpu, struct insn *insn, uint64_t rsp, bool first)
 	judge(cpu, insn, rsp);
 	cpu->last = insn;
 	cpu->rsp = rsp;
-	if (insn->flow != PLAIN || cpu->returned)
+	if (insn->flow != PLAIN || insn->aims || cpu->returned)
 		leave(cpu, insn, rsp);
 }
 

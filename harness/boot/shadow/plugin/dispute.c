@@ -13,25 +13,12 @@ static bool was_moved(const struct frame *frame, uint64_t slot)
 	       address == behind(frame->by);
 }
 
-/*
- * Tell whether a call that only pushed has had its word at slot overwritten, as a
- * retpoline does: what the ret behind will take from there is a caller to the unwinder.
- */
-static bool was_aimed(const struct frame *frame, uint64_t slot)
-{
-	uint64_t address;
-
-	return frame->kind == INTRA && frame->slot == slot && !options.nested &&
-	       machine_read(slot, &address, sizeof(address)) &&
-	       address != behind(frame->by);
-}
-
 void dispute_call(struct cpu *cpu, struct insn *insn, uint64_t rsp, uint64_t slot)
 {
 	struct stack *stack = cpu->stack;
 	const struct frame *frame = innermost(stack);
 
-	if (was_aimed(top(stack), slot)) {
+	if (top(stack)->aimed && top(stack)->slot == slot) {
 		insn->verified++;
 		return;
 	}

@@ -79,6 +79,13 @@ static bool knows_sp(const uint8_t *opcode, uint8_t rex, int32_t *delta)
 	return keeps_sp(opcode, rex);
 }
 
+/* mov %r64, (%rsp) */
+static bool aims(const uint8_t *opcode, uint8_t rex)
+{
+	return (rex & ~REX_R) == (REX | REX_W) && opcode[0] == 0x89 &&
+	       (opcode[1] & 0xc7) == 0x04 && opcode[2] == 0x24;
+}
+
 static bool is_prefix(uint8_t byte)
 {
 	switch (byte) {
@@ -147,6 +154,7 @@ void decode(struct insn *insn, const uint8_t *code, size_t length)
 	insn->flow = PLAIN;
 	insn->target = 0;
 	insn->pops = 0;
+	insn->aims = false;
 	while (at < end && is_prefix(*at))
 		narrow |= *at++ == 0x66;
 	if (at < end && (*at & 0xf0) == 0x40)
@@ -167,6 +175,9 @@ void decode(struct insn *insn, const uint8_t *code, size_t length)
 		break;
 	case 0xe8:
 		branch(insn, CALL, end, 4);
+		break;
+	case 0x89:
+		insn->aims = aims(at, rex);
 		break;
 	case 0xc2: case 0xca:
 		ret(insn, at + 1, *at == 0xca ? 8 : 0);

@@ -57,6 +57,7 @@ struct insn {
 	uint8_t flow;
 	uint8_t length;
 	uint16_t pops;		/* bytes that a RET takes beside the address, LEAVE from RBP */
+	bool aims;		/* it overwrites the word at RSP, as a retpoline does */
 	bool sp_known;		/* what it adds to RSP is: */
 	int32_t sp_delta;
 	uint32_t mismatch[2];	/* its records by enum claim, from 1; 0 is none */

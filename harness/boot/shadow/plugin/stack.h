@@ -23,6 +23,7 @@ struct frame {
 	uint64_t callee;	/* where the call went */
 	uint64_t bp;		/* RBP at the call, if that is checked */
 	enum frame_kind kind;
+	bool aimed;		/* INTRA's word was overwritten: what ret takes is a caller */
 };
 
 /* Pages of memory that RSP went through without a jump, and what lives there. */

@@ -307,21 +307,35 @@ def test_an_intra_function_call_is_no_frame() -> None:
     assert not machine.mismatches
 
 
-@pytest.mark.parametrize(("aimed", "verified"), [(H, 1), (G + 5, 0)])
+MOV_TO_RSP, MOV_FROM_RSP, MOV_ABOVE = "4c891c24", "4c8b1c24", "894c2408"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("code", "verified"), [(MOV_TO_RSP, 1), (MOV_FROM_RSP, 0), (MOV_ABOVE, 0)]
+)
 def test_an_intra_function_call_that_is_aimed_elsewhere(
-    aimed: int, verified: int
+    code: str, verified: int, nested: bool
 ) -> None:
     """A retpoline writes its target over the address: that is the caller then."""
-    machine = Machine()
+    machine = Machine(nested=nested)
     rsp = called(machine)
     machine.run(G, call(G, G + 6), rsp, (CALL, 8), intra=True)
-    machine.write(rsp - 8, G + 5)
-    assert machine.run(G + 6, "4c891c24", rsp - 8, (CALL, 16)) == 1
-    machine.write(rsp - 8, aimed)
-    assert machine.run(G + 10, RET, rsp - 8, (CALL, 8)) == verified
+    assert machine.run(G + 6, code, rsp - 8, (CALL, 16)) == 1
+    assert machine.run(G + 10, JMP_RAX, rsp - 8, (CALL, 8)) == verified
+    assert machine.run(G + 0x40, RET, rsp - 8, (CALL, 8)) == verified
     assert machine.run(H, RET, rsp, (CALL, 8)) == 1
-    assert len(machine.mismatches) == 1 - verified
+    assert len(machine.mismatches) == 2 * (1 - verified)
     assert machine.count("entries") == 0
+
+
+def test_no_other_word_is_aimed_elsewhere() -> None:
+    """Only the word that a call within the function pushed can be aimed elsewhere."""
+    machine = Machine()
+    rsp = called(machine)
+    assert machine.run(G, MOV_TO_RSP, rsp, (CALL, 8)) == 1
+    assert machine.run(G + 4, PUSH, rsp, (CALL, 8)) == 1
+    assert machine.run(G + 5, NOP, rsp - 8, (CALL, 8)) == 0
 
 
 def test_a_device_model_that_skips_a_call() -> None:

@@ -232,18 +232,49 @@ def _control(good: list[Backtrace], judge: Judge) -> str:
 
 
 def spoil(trace: Backtrace, judge: Judge) -> Iterable[tuple[str, Backtrace]]:
-    """Yield copies of ``trace`` with one fault each, and what it is."""
+    """Yield copies of ``trace`` with one fault each, and what it is.
+
+    What stands behind registers was interrupted, not called: it may be anything, so no
+    fault is made there.
+    """
     entries = trace.entries
-    yield "a trace that stops early", replace(trace, entries=entries[:-1], user=False)
-    shifted = replace(entries[1], offset=entries[1].offset + 1)
-    yield "a shifted entry", replace(trace, entries=(entries[0], shifted, *entries[2:]))
-    for at in range(1, len(entries) - 1):
-        dropped = replace(trace, entries=(*entries[:at], *entries[at + 1 :]))
-        if _is_called_directly(entries[at + 1], judge) and not _is_recursive(
-            entries[at - 1 : at + 1]
+    called = [
+        at
+        for at in range(1, len(entries))
+        if not _has_registers(entries[at - 1], judge)
+    ]
+    for at in called[-1:]:
+        early = replace(trace, entries=entries[:at], user=False)
+        yield "a trace that stops early", early
+    for at in called:
+        if _is_behind_call(entries[at], judge):
+            shifted = replace(entries[at], offset=entries[at].offset + 1)
+            spoilt = (*entries[:at], shifted, *entries[at + 1 :])
+            yield "a shifted entry", replace(trace, entries=spoilt)
+            break
+    for at in called:
+        if (
+            at + 1 < len(entries)
+            and _is_called_directly(entries[at + 1], judge)
+            and not _is_recursive(entries[at - 1 : at + 1])
         ):
+            dropped = replace(trace, entries=(*entries[:at], *entries[at + 1 :]))
             yield f"a trace without {entries[at]}", dropped
             return
+
+
+def _has_registers(entry: Entry, judge: Judge) -> bool:
+    """Whether the table may say so of it, be it a return address or not."""
+    places = find_entry(entry, judge.program)
+    found = [judge.text.find(at) for place in places for at in (place, place - 1)]
+    return any(at is not None and judge.text.entry(at).type in _REGS for at in found)
+
+
+def _is_behind_call(entry: Entry, judge: Judge) -> bool:
+    if entry.interrupted or entry.module or not entry.offset:
+        return False
+    places = find_entry(entry, judge.program)
+    return all(judge.callers.targets(place) for place in places)
 
 
 def _is_called_directly(entry: Entry, judge: Judge) -> bool:

@@ -201,6 +201,20 @@ def test_every_way_to_spoil_a_trace_is_seen() -> None:
     assert all(check_trace(each, ours) for each in spoilt.values())
 
 
+def test_what_was_interrupted_is_not_spoilt() -> None:
+    """Behind registers another place would be as right; the call behind it is spoilt."""
+    table = [(at, regs()) if at == 0x400 else (at, e) for at, e in image.TABLE]
+    ours = judge([row for row in table if row[0] not in (0x411, 0x412)])
+    entry, *rest = proc("leaf+0x16", CALLED, CALLED, ROOT).entries
+    spoilt = dict(spoil(Backtrace("stack/1", (entry, *rest)), ours))
+    shifted = spoilt["a shifted entry"].entries
+    assert [each.offset for each in shifted] == [0x16, 0x8, 0x9, 0x5]
+    assert len(spoilt["a trace that stops early"].entries) == 3
+    assert not any(each.entries[1] != rest[0] for each in spoilt.values())
+    cut = dict(spoil(Backtrace("stack/1", (rest[0], entry, rest[1])), ours))
+    assert len(cut["a trace that stops early"].entries) == 1
+
+
 def test_whole_check() -> None:
     """Both sources, the counts and the control come together."""
     program, _ = image.image()

@@ -35,6 +35,7 @@ from harness.boot.sample import (
     ambush,
     by_traffic,
     entry_points,
+    glimpse,
     patched_starts,
     walk,
     wander,
@@ -53,6 +54,7 @@ HIT_S = 0.12  # at some places, until others are tried
 ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
+GLIMPSES = 20  # each of which shows a stack's worth of places
 MOST_PENDING = 20  # states that the guest is asked about at once
 ENTRY_STEPS = 50
 PATCHED_STEPS = 30
@@ -161,7 +163,8 @@ class _Run(Struct):
         if not self.control():
             return
         self.find_starts(alternatives)
-        self.wander(self.needs.points // 8)  # tells what runs, where to look then
+        self.wander(self.needs.points // 8)
+        self.look_around()
         self.sample_places(inject_nmi)
         if not self.ask_tasks():
             return
@@ -270,6 +273,12 @@ class _Run(Struct):
                 guest.gdb, guest.program, guest.text, self.rng, WANDER_STEPS
             ):
                 self.check_all(states)
+
+    def look_around(self) -> None:
+        """Learn where the guest runs, to know where to wait for it."""
+        guest = self.guest
+        for _ in range(GLIMPSES):
+            self.tally.seen.update(glimpse(guest.gdb, guest.text, self.rng))
 
     def sample_places(self, inject_nmi: Callable[[], None] | None) -> None:
         """Wait where entries are, and starts that only patching made; compare there.

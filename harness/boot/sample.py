@@ -19,6 +19,7 @@ from msgspec import Struct
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
+from harness.boot.stack_info import KERNEL_HALF
 from harness.boot.wire import LostGuest
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcType
@@ -28,10 +29,12 @@ from harness.text.decode import decode_all
 
 LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
-_NEAR_BYTES = (16, 64, 512)
-_ENOUGH = 64  # frames, to know that something runs
+GLIMPSE_S = 0.005
+_NEAR_BYTES = (0, 16, 64, 512)
+_ENOUGH = 64  # times, to know that something runs
 _HLT = 0xF4
 _NOP = b"\x90"
+_STACK_BYTES = 4 * 4096  # a task's, which is aligned so
 _APART = 16  # no instruction is longer: each piece is decoded on its own
 
 
@@ -123,20 +126,20 @@ def starts_inside(codes: Sequence[bytes]) -> list[set[int]]:
 def by_traffic(
     places: npt.NDArray[np.uint64], seen: Mapping[int, int]
 ) -> npt.NDArray[np.uint64]:
-    """Return ``places``, those first that most frames were ``seen`` close to.
+    """Return ``places``, those first around which most addresses were ``seen``.
 
     What lies between two branches is executed together, and who called from there will
-    be back there. ``seen`` has how often each address was in a trace.
+    be back there, above all at the very address. ``seen`` has how often each was seen.
     """
     addresses = np.array(sorted(seen), np.uint64)
     counts = np.array([seen[address] for address in addresses.tolist()], np.int64)
     total = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    traffic = np.zeros(len(places), np.int64)
+    density = np.zeros(len(places))
     for near in _NEAR_BYTES:
         last = np.searchsorted(addresses, places + np.uint64(near), "right")
         first = np.searchsorted(addresses, places - np.uint64(near), "left")
-        traffic += np.minimum(total[last] - total[first], _ENOUGH)
-    return places[np.argsort(-traffic, kind="stable")]
+        density += np.minimum(total[last] - total[first], _ENOUGH) / (2 * near + 1)
+    return places[np.argsort(-density, kind="stable")]
 
 
 def usable(program: Program, text: KernelText, registers: Registers) -> bool:
@@ -184,6 +187,22 @@ def walk(
         registers = gdb.step_registers()
     if usable(program, text, registers):
         yield registers
+
+
+def glimpse(gdb: Gdb, text: KernelText, rng: random.Random) -> list[int]:
+    """Let the guest run for a moment; return the addresses of text on its stack.
+
+    What has returned leaves its address below the stack pointer until the next call of
+    that depth: where the guest has just been it will most likely be again. Some are
+    no return addresses; who wants to know where to wait is not harmed by that.
+    """
+    gdb.run_for(rng.random() * GLIMPSE_S)
+    begin = gdb.registers().rsp & -_STACK_BYTES
+    data = gdb.read_or_none(begin, _STACK_BYTES) if begin >= KERNEL_HALF else None
+    words = np.frombuffer(data or b"", "<u8")
+    first, last = map(np.uint64, text.ranges[0])
+    inside: list[int] = words[(words >= first) & (words < last)].tolist()
+    return inside
 
 
 class Ambush:

@@ -35,7 +35,7 @@ class Tally(Struct):
         inside: starts that only patching made -> another CFA than their site's start.
         hit: of those, where the guest was seen.
         entries: entry points where it was seen.
-        seen: addresses in traces -> how often.
+        seen: addresses in traces, and left on stacks -> how often.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))

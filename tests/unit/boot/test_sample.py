@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from harness.boot.gdb import Gdb
 from harness.boot.kernel_text import KernelText, kernel_text
@@ -15,6 +16,7 @@ from harness.boot.sample import (
     ambush,
     by_traffic,
     entry_points,
+    glimpse,
     hits,
     patched_starts,
     starts_inside,
@@ -25,7 +27,7 @@ from harness.boot.sample import (
 from harness.elf.alternative import parse_alternatives
 from harness.elf.program import Program
 from tests.builders import image
-from tests.builders.guest import STATES, SimulatedGuest, at
+from tests.builders.guest import SP, STATES, SimulatedGuest, at
 from tests.builders.rspserver import serving
 
 RNG = random.Random(1)
@@ -153,10 +155,34 @@ def test_a_breakpoint_that_a_call_took_away_is_laid_again(tmp_path: Path) -> Non
         assert laid.places == {place}
 
 
+def test_a_glimpse_shows_where_the_guest_has_been(tmp_path: Path) -> None:
+    """What its stack holds of text, on both sides of %rsp; nothing of what is none."""
+    _, text = kernel()
+    guest = SimulatedGuest(states=[at(0x402)])
+    begin = SP & -0x4000
+    returned, called, data = image.TEXT + 0x410, image.TEXT + 0x508, 0x1234
+    guest.load(begin, bytes(0x4000))
+    for place, word in ((begin, data), (SP - 0x400, returned), (SP + 8, called)):
+        guest.word(place, word)
+    with connected(tmp_path, guest) as gdb:
+        assert glimpse(gdb, text, RNG) == [returned, called]
+
+
+@pytest.mark.parametrize("sp", [0x7FFF00001000, SP + 0x100000000])
+def test_a_glimpse_of_no_stack(tmp_path: Path, sp: int) -> None:
+    """The user's, as at an entry, or one that is not mapped: it shows nothing."""
+    _, text = kernel()
+    with connected(tmp_path, SimulatedGuest(states=[at(0x402, sp)])) as gdb:
+        assert glimpse(gdb, text, RNG) == []
+
+
 def test_places_with_traffic_come_first() -> None:
-    """The nearer to a frame, and to how many, the sooner; others stay in order."""
+    """Those that were seen, then the nearer to such, and to how many; others in order."""
     places = np.array([0x1000, 0x5000, 0x6000, 0x9000], np.uint64)
-    seen = {0x5008: 2, 0x6100: 2, 0x6101: 1, 0x20000: 50}
+    seen = {0x5008: 40, 0x6100: 2, 0x6101: 1, 0x9000: 2, 0x20000: 50}
+    expected = [0x9000, 0x5000, 0x6000, 0x1000]
+    assert by_traffic(places, seen).tolist() == expected
+    del seen[0x9000]
     assert by_traffic(places, seen).tolist() == [0x5000, 0x6000, 0x1000, 0x9000]
     assert by_traffic(places, {}).tolist() == places.tolist()
     assert by_traffic(places[:0], seen).tolist() == []

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* harness/elf/orc.py, OrcReg and OrcType */
+/* harness/elf/orc/entry.py, OrcReg and OrcType */
 enum orc_reg {
 	REG_UNDEFINED, REG_PREV_SP, REG_DX, REG_DI, REG_BP, REG_SP, REG_R10, REG_R13,
 	REG_BP_INDIRECT, REG_SP_INDIRECT, REG_AX,

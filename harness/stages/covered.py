@@ -103,10 +103,17 @@ class _Did(Struct, frozen=True):
 
     @property
     def beyond(self) -> int:
-        """Instructions that were executed and cannot be."""
+        """Instructions that were executed and cannot be.
+
+        Control can come to what the kernel patched into the bytes of one that is reached.
+        """
+        insns = self.columns.insns
         pc = np.unique(self.record.pc)
         pc = pc[self.columns.program.in_code(pc)]
-        return int((~self.can.hold(pc, pc + np.uint64(1))).sum())
+        row = np.searchsorted(insns.address, pc, side="right") - 1
+        patched = (row >= 0) & (insns.end[row] > pc)
+        begin = np.where(patched, insns.address[row], pc)
+        return int((~self.can.hold(begin, pc + np.uint64(1))).sum())
 
     def _ranges(self, begin: U64, end: U64, key: U64, live: Bools) -> Things:
         pc = self.record.pc

@@ -54,6 +54,16 @@ def test_entries_and_functions() -> None:
     assert wrong.beyond == 1
 
 
+def test_what_was_patched_into_an_instruction_is_reached_with_it() -> None:
+    """A call by way of a thunk becomes one through a register, and a NOP."""
+    call = "e80b000000c3"  # of g, 16 bytes on
+    program = kernel(call + "cc" * 10 + "c3", ROWS[:1] + ROWS[2:], SYMBOLS)
+    patched = boot(program, (TEXT, "ffd0", 1), (TEXT + 2, "0f1f00", 1))
+    assert patched.beyond == 0
+    never = boot(program, (TEXT + 6, "ffd0", 1), (TEXT + 15, "90", 1))
+    assert never.beyond == 2
+
+
 def test_what_a_module_imports_is_reachable(tmp_path: Path) -> None:
     """The module is one that the guest gets."""
     writer = ElfWriter()

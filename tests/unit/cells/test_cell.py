@@ -22,7 +22,7 @@ builds = ["6.12-gcc12"]
 platforms = ["native", "xen"]
 options = ["default", "off"]
 [set.b]
-boots = ["5.10-*"]
+boots = ["5.10-[nx]*"]
 nightly = true
 """
 

@@ -57,7 +57,7 @@ WANDER_STEPS = 20
 GLIMPSES = 20  # each of which shows a stack's worth of places
 MOST_PENDING = 20  # states that the guest is asked about at once
 ENTRY_STEPS = 50
-PATCHED_STEPS = 30
+MOST_STEPS = 40  # from a start that patching made
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
 LIVE_PATCHED, LIVE_PAGES = 48, 8  # the fewer, the faster they are reached
 PASSES = 12  # over all starts, after which no workload comes to more of them
@@ -323,7 +323,7 @@ class _Run(Struct):
         for _ in range(HITS_TOLD):
             if (registers := laid.wait(patience_s)) is None:
                 return False
-            steps = PATCHED_STEPS if "points" in self.missing() else 0
+            steps = self.steps_here()
             if registers.rip in entries:
                 entries.discard(registers.rip)
                 self.tally.entries.add(registers.rip)
@@ -333,6 +333,12 @@ class _Run(Struct):
             if not self.time_left():
                 return True
         return True
+
+    def steps_here(self) -> int:
+        """Return how far to step from a start: so that all yield the missing points."""
+        points = self.needs.points - self.tally.counts["points"]
+        starts = self.needs.inside_replacement - len(self.tally.hit)
+        return max(0, min(MOST_STEPS, points // max(1, starts)))
 
     def likely_starts(self, tried: set[int]) -> list[int]:
         """Return the starts that the guest will most likely come to, if any are needed.

@@ -17,7 +17,7 @@ from harness.boot import compare, control, point, reliable, traces
 from harness.boot.attach import Cpus
 from harness.boot.compare import CompareResult, probe
 from harness.boot.gdb import Gdb
-from harness.boot.needs import Needs
+from harness.boot.needs import NATIVE_NEEDS, Needs
 from harness.boot.registers import Registers
 from harness.errors import FormatError, InfraError
 from harness.progress import silent
@@ -278,3 +278,18 @@ def test_every_rule_is_documented() -> None:
     sections = set(re.findall(r"^## `(runtime/[^`]+)`", text, re.MULTILINE))
     tasks = {reliable.DIFFERS, reliable.UNRELIABLE}
     assert sections == {point.RULE, control.TABLE_RULE, traces.RULE, *tasks}
+
+
+@pytest.mark.parametrize(
+    ("points", "hit", "steps"),
+    [(0, 0, 40), (1500, 0, 10), (1900, 45, 20), (2000, 0, 0)],
+)
+def test_starts_yield_the_points_that_are_missing(
+    points: int, hit: int, steps: int
+) -> None:
+    """Each its part of them, never more than the most; none if there are enough."""
+    nobody = cast("Cpus", None)
+    run = compare._Run(nobody, NATIVE_NEEDS, Random(0), 0.0, silent)
+    run.tally.counts["points"] = points
+    run.tally.hit.update(range(hit))
+    assert run.steps_here() == steps

@@ -54,7 +54,7 @@ HIT_S = 0.12  # at some places, until others are tried
 ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
-GLIMPSES = 20  # each of which shows a stack's worth of places
+GLIMPSES = 20  # each of which may show a stack's worth of places
 MOST_PENDING = 20  # states that the guest is asked about at once
 ENTRY_STEPS = 50
 MOST_STEPS = 40  # from a start that patching made
@@ -278,6 +278,8 @@ class _Run(Struct):
         """Learn where the guest runs, to know where to wait for it."""
         guest = self.guest
         for _ in range(GLIMPSES):
+            if not self.time_left() or _PATCHED.isdisjoint(self.missing()):
+                return
             self.tally.seen.update(glimpse(guest.gdb, guest.text, self.rng))
 
     def sample_places(self, inject_nmi: Callable[[], None] | None) -> None:
@@ -335,7 +337,7 @@ class _Run(Struct):
         return True
 
     def steps_here(self) -> int:
-        """Return how far to step from a start: so that all yield the missing points."""
+        """Return how far to step from a start: so that those missing yield the points that are."""
         points = self.needs.points - self.tally.counts["points"]
         starts = self.needs.inside_replacement - len(self.tally.hit)
         return max(0, min(MOST_STEPS, points // max(1, starts)))

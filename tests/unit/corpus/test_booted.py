@@ -34,7 +34,7 @@ def test_the_boots_that_are_listed() -> None:
         "6.12-clang-kcfi",
         "6.12-gcc12-full",
     }
-    for build in ("5.10-gcc10", "6.12-clang-kcfi", "6.12-gcc12-full"):
+    for build in ("5.10-gcc10", "6.1-gcc12", "6.12-clang-kcfi", "6.12-gcc12-full"):
         everywhere = {one.platform for one in boots if one.build == build}
         assert everywhere == set(Platform)
     assert {one.cpu for one in boots} >= {"EPYC", "Skylake-Client"}

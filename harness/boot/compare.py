@@ -337,7 +337,7 @@ class _Run(Struct):
         return True
 
     def steps_here(self) -> int:
-        """Return how far to step from a start: so that those missing yield the points that are."""
+        """Return how far to step from a start: its part of the points yet to come."""
         points = self.needs.points - self.tally.counts["points"]
         starts = self.needs.inside_replacement - len(self.tally.hit)
         return max(0, min(MOST_STEPS, points // max(1, starts)))

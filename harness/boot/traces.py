@@ -283,7 +283,7 @@ def _is_right_only_there(entry: Entry, judge: Judge) -> bool:
         return False
     places = find_entry(entry, judge.program)
     targets = judge.callers.targets
-    # a call through a thunk may be patched to return at either of two places
+    # a call through a thunk may be patched to return at any of several places
     return all(targets(place) and not targets(place + 1) for place in places)
 
 

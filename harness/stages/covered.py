@@ -12,19 +12,23 @@ from harness.boot import initramfs
 from harness.boot.shadow.record import Record
 from harness.boot.shadow.texts import texts
 from harness.coverage import Cold, Coverage, Things, things
+from harness.elf.column import among, distinct
 from harness.elf.feature import Features
 from harness.elf.load import parse
 from harness.elf.place import Places
 from harness.elf.program import Program
 from harness.result import Kind
-from harness.text.insn import U64
+from harness.text.insn import U8, U64
 from harness.text.patch import nop_tables
+from harness.text.patch.said import bytes_at
 from harness.variant import Platform
 from harness.verify.columns import Columns, read_columns
 from harness.verify.extent import typed
 from harness.verify.reach import Reached, reached
 from harness.verify.successor import Bools, defined
 from harness.verify.variant import Variants
+
+_IN_FRONT = 16  # bytes of a function's padding that the kernel writes code into
 
 
 class Covered(Struct, frozen=True):
@@ -105,15 +109,35 @@ class _Did(Struct, frozen=True):
     def beyond(self) -> int:
         """Instructions that were executed and cannot be.
 
-        Control can come to what the kernel patched into the bytes of one that is reached.
+        Control can come to what the kernel patched into the bytes of one that is
+        reached, or into the padding in front of a function that is.
         """
         insns = self.columns.insns
-        pc = np.unique(self.record.pc)
-        pc = pc[self.columns.program.in_code(pc)]
+        ran = np.flatnonzero(self.columns.program.in_code(self.record.pc))
+        pc = self.record.pc[ran]
         row = np.searchsorted(insns.address, pc, side="right") - 1
         patched = (row >= 0) & (insns.end[row] > pc)
         begin = np.where(patched, insns.address[row], pc)
-        return int((~self.can.hold(begin, pc + np.uint64(1))).sum())
+        left = ~self.can.hold(begin, pc + np.uint64(1))
+        ran, pc = ran[left], pc[left]
+        return len(distinct(pc[~self._in_front(pc, self.record.code[ran, 0])]))
+
+    def _in_front(self, pc: U64, byte: U8) -> Bools:
+        """Tell of what was executed whether it is in front of a reached function.
+
+        Where calls are counted, and with FineIBT, the kernel writes code there, part of
+        which may be as it was; ``byte`` is the first of each that was executed.
+        """
+        begin, _ = typed(self.columns.program)
+        begin = begin[self.can.hold(begin, begin + np.uint64(1))]
+        if not len(begin):
+            return np.zeros(len(pc), bool)
+        next_one = np.searchsorted(begin, pc, side="right")
+        function = begin[np.minimum(next_one, len(begin) - 1)]
+        close = (pc < function) & (pc >= function - np.uint64(_IN_FRONT))
+        close &= ~self.can.hold(pc, function)
+        written = byte != bytes_at(self.columns.program, pc, 1)[:, 0]
+        return np.asarray(close & among(function, distinct(function[close & written])))
 
     def _ranges(self, begin: U64, end: U64, key: U64, live: Bools) -> Things:
         pc = self.record.pc

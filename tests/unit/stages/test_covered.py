@@ -56,12 +56,27 @@ def test_entries_and_functions() -> None:
 
 def test_what_was_patched_into_an_instruction_is_reached_with_it() -> None:
     """A call by way of a thunk becomes one through a register, and a NOP."""
-    call = "e80b000000c3"  # of g, 16 bytes on
-    program = kernel(call + "cc" * 10 + "c3", ROWS[:1] + ROWS[2:], SYMBOLS)
+    call = "e81b000000c3"  # of g, 32 bytes on
+    rows = [(0, IN), (32, IN), (33, UND)]
+    symbols = [("f", 0, 6), ("g", 32, 1)]
+    program = kernel(call + "cc" * 26 + "c3", rows, symbols)
     patched = boot(program, (TEXT, "ffd0", 1), (TEXT + 2, "0f1f00", 1))
     assert patched.beyond == 0
     never = boot(program, (TEXT + 6, "ffd0", 1), (TEXT + 15, "90", 1))
     assert never.beyond == 2
+
+
+def test_what_was_patched_in_front_of_a_function_is_reached_with_it() -> None:
+    """Calls of g go to what counts them, the end of which was padding before."""
+    call = "e81b000000c3"  # of g, 32 bytes on
+    code = call + "cc" * 10 + "90" * 16 + "c3"
+    rows = [(0, IN), (6, UND), (32, IN), (33, UND)]
+    program = kernel(code, rows, [("f", 0, 6), ("g", 32, 1)])
+    ran = [(TEXT + 20, "6548c13c25", 1), (TEXT + 31, "90", 1)]
+    assert boot(program, *ran).beyond == 0
+    assert boot(program, *ran[1:]).beyond == 1, "nothing was written there"
+    lone = kernel("c3" + code[2:], rows, [("f", 0, 1), ("g", 32, 1)])
+    assert boot(lone, *ran).beyond == 2, "the function is not reached"
 
 
 def test_what_a_module_imports_is_reachable(tmp_path: Path) -> None:

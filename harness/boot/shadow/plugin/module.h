@@ -20,7 +20,8 @@ struct orc_entry {
 
 /*
  * Take a module's table: count distances, the first of which is at address, from each
- * to its instruction, and as many entries. Those it is loaded in place of are forgotten.
+ * to its instruction, and as many entries. Of others the rows are dropped in whose
+ * place it is: all of one that was unloaded, or those of init text that was freed.
  */
 void module_add(const char *name, int32_t first_row, uint64_t address,
 		const int32_t *distances, const struct orc_entry *entries, size_t count);

@@ -79,6 +79,12 @@ extern struct control control;
 extern struct mismatch *mismatches;
 extern size_t mismatch_count;
 
+/* Tell whether it was told of, and true again once it was put back. */
+bool control_is_clean(void);
+
+/* Tell whether insn is it and still counted: its claim is, or was, wrong on purpose. */
+bool control_holds(const struct insn *insn);
+
 void cpu_init(struct cpu *cpu);
 
 /* The CPU is about to execute insn, which is the first of its block or is not. */

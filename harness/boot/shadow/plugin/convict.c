@@ -56,6 +56,16 @@ void convict(struct insn *insn, enum claim claim, uint64_t truth)
 		mismatch->truth = truth;
 }
 
+bool control_is_clean(void)
+{
+	return control.seen && control.insn->verified > control.verified;
+}
+
+bool control_holds(const struct insn *insn)
+{
+	return insn == control.insn && !control_is_clean();
+}
+
 void control_start(struct insn *insn)
 {
 	if (insn->type != TYPE_CALL || insn->sp_reg != REG_SP)

@@ -42,8 +42,6 @@ static void write_places(FILE *file)
 
 static void write_report(FILE *file)
 {
-	const struct insn *insn = control.insn;
-
 	fprintf(file, "cpu_ms %ld\n", clock() / (CLOCKS_PER_SEC / 1000));
 	fprintf(file, "entries %" PRIu64 "\n", counts.entries);
 	fprintf(file, "frames_built %" PRIu64 "\n", counts.frames_built);
@@ -56,8 +54,7 @@ static void write_report(FILE *file)
 	fprintf(file, "misread %" PRIu64 "\n", counts.misread);
 	fprintf(file, "modules_unread %" PRIu64 "\n", counts.modules_unread);
 	fprintf(file, "control_seen %d\n", control.seen);
-	fprintf(file, "control_clean %d\n",
-		control.seen && insn->verified > control.verified);
+	fprintf(file, "control_clean %d\n", control_is_clean());
 	for (size_t i = 0; i < mismatch_count; i++) {
 		const struct mismatch *one = &mismatches[i];
 

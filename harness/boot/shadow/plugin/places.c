@@ -35,8 +35,7 @@ struct insn *place_of(uint64_t pc, const uint8_t *code)
 {
 	struct insn *insn = map_get(&places, pc), *before = insn;
 
-	/* The control is still being counted, and its claim is wrong on purpose. */
-	if (insn && (insn == control.insn || is_same(insn, code)))
+	if (insn && (control_holds(insn) || is_same(insn, code)))
 		return insn;
 	if (!insn || insn->verified + insn->other) {
 		insn = new_insn();

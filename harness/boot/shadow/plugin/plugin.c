@@ -131,7 +131,7 @@ static struct insn *translated(const struct qemu_plugin_insn *from)
 	if (is_ud2(code))	/* what is behind it may matter, and is not translated */
 		machine_read(insn->pc, code, sizeof(code));
 	decode(insn, code, qemu_plugin_insn_size(from));
-	if (insn != control.insn)	/* its claim is wrong on purpose */
+	if (!control_holds(insn))
 		table_claim(insn);
 	return insn;
 }

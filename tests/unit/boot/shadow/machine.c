@@ -75,7 +75,7 @@ void claim(struct insn *insn, int type, int reg, int offset, bool intra, int bp_
 {
 	insn->type = type;
 	insn->sp_reg = reg;
-	if (insn != control.insn)
+	if (!control_holds(insn))
 		insn->sp_offset = offset;
 	insn->intra = intra;
 	insn->bp_reg = bp_reg;

@@ -367,6 +367,8 @@ def test_the_control_is_told_of_and_put_back() -> None:
         machine.run(G, jump, rsp, (CALL, 8))
     assert machine.run(G, jump, rsp, (CALL, 8)) == 1004
     assert not machine.mismatches
+    machine.run(G, NOP, rsp, (CALL, 8), first=True)
+    assert machine.run(G, jump, rsp, (CALL, 8)) == 1, "its place was let go"
 
 
 def test_what_a_nested_guest_has_in_memory_is_not_looked_at() -> None:

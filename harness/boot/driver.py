@@ -40,22 +40,33 @@ CODE = bytes.fromhex(
 END, POKE = 0x24, 0x26
 RECORD = struct.Struct("<4Q")  # %rdi, which becomes the result; %rsi, %rdx, function
 MAPPED_S, NAP_S = 5.0, 0.001
+_FIRST, _STAYS = ("startup_64", "secondary_startup_64"), ".text"
 
 
 def place(program: Program) -> int:
-    """Return where the driver goes: the kernel's first instructions of all.
+    """Return where the driver goes: the first instructions of a CPU, which is up.
+
+    Init text is freed: in 7.2 the boot CPU's are in it (arch/x86/kernel/head_64.S).
 
     Raises:
         FormatError: there is not enough of them, or no symbol.
     """
-    index = program.symbols.find_index("startup_64")
-    size = 0 if index is None else int(program.symbols.size[index])
-    if index is None or size < len(CODE):
-        raise FormatError(
-            f"{program.name} has {size} bytes of startup_64, expected {len(CODE)}",
-            hint="the probe needs a vmlinux with its symbols (CONFIG_KALLSYMS_ALL)",
-        )
-    return int(program.symbols.address[index])
+    symbols = program.symbols
+    seen = []
+    for name in _FIRST:
+        if (index := symbols.find_index(name)) is None:
+            continue
+        address, size = int(symbols.address[index]), int(symbols.size[index])
+        section = program.section_at(address)
+        where = "no section" if section is None else section.name
+        if where == _STAYS and size >= len(CODE):
+            return address
+        seen.append(f"{size} bytes of {name} in {where}")
+    raise FormatError(
+        f"{program.name} has {', '.join(seen) or 'no ' + ' or '.join(_FIRST)}, "
+        f"expected {len(CODE)} in {_STAYS}",
+        hint="the probe needs a vmlinux with its symbols (CONFIG_KALLSYMS_ALL)",
+    )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from harness.boot.gdb import Gdb
 from harness.errors import FormatError
 from harness.text.decode import decode_all
 from tests.builders import image
+from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter
 from tests.builders.guest import STATES, SimulatedGuest
 from tests.builders.rspserver import serving
 
@@ -95,8 +96,22 @@ def test_a_guest_on_a_users_page_tables_goes_on_first(tmp_path: Path) -> None:
 def test_a_kernel_that_has_no_room_for_it() -> None:
     """Its first function may be too short, or have no name."""
     program, _ = image.image(symbols={"startup_64": 0})
-    with pytest.raises(FormatError, match="has 0 bytes of startup_64, expected 42"):
+    seen = "has 0 bytes of startup_64 in .text, expected 42"
+    with pytest.raises(FormatError, match=seen):
         driver.place(program)
+
+
+def test_it_is_not_in_init_text() -> None:
+    """The boot CPU's first instructions are freed in 7.2; another's are not."""
+    writer = ElfWriter(ET_EXEC)
+    code = bytes(len(driver.CODE))
+    for name, address, symbol in (
+        (".init.text", image.INIT_TEXT, "startup_64"),
+        (".text", image.TEXT, "secondary_startup_64"),
+    ):
+        section = writer.section(name, code, flags=ALLOC | EXEC, address=address)
+        writer.symbol(symbol, section, address, len(code))
+    assert driver.place(writer.program("vmlinux")) == image.TEXT
 
 
 def test_records_are_what_it_reads() -> None:

@@ -54,7 +54,7 @@ HIT_S = 0.12  # at some places, until others are tried
 ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
-GLIMPSES = 20  # each of which may show a stack's worth of places
+GLIMPSES, GLIMPSE_S = 20, 0.005  # each may show a stack's worth of places
 MOST_PENDING = 20  # states that the guest is asked about at once
 ENTRY_STEPS = 50
 MOST_STEPS = 40  # from a start that patching made
@@ -71,11 +71,11 @@ class CompareResult(Struct, frozen=True):
     """What a probe came to.
 
     Attributes:
-        counts: how much was done, by name.
+        counts: how much was done, by name; how long it took, without waiting for the
+            kernel to boot, and how long until there were as many points as needed.
         findings: where the two unwinds differ.
         notes: what a reader should know.
         reason: why this is no verdict (needs not met, control not seen), or empty.
-        seconds: how long it took, without waiting for the kernel to boot.
         slide: how far KASLR has moved the kernel.
         blind: the reason is that a control went unseen, which is no machine's fault.
     """
@@ -84,7 +84,6 @@ class CompareResult(Struct, frozen=True):
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     reason: str
-    seconds: float
     slide: int = 0
     blind: bool = False
 
@@ -119,7 +118,6 @@ def probe(
     text = kernel_text(program, table)
     progress("waiting for the kernel to come up")
     up = wait_until_up(gdb, program, text, deadline, deadline_s)
-    started = time.monotonic()
     notes = [f"KASLR moved it by {by:#x}"] if (by := up.program.slide) else []
     with attached(gdb, up.program, up.text, up.registers) as guest:
         run = _Run(Cpus(guest), needs, random.Random(seed), deadline, progress)
@@ -130,7 +128,7 @@ def probe(
             pass
         except LostGuest as exc:
             run.reason = f"the guest ended while it was probed: {exc.message}"
-    return run.result(time.monotonic() - started)
+    return run.result()
 
 
 class _Enough(Exception):
@@ -149,6 +147,7 @@ class _Run(Struct):
     tally: Tally = field(default_factory=Tally)
     awaited: set[int] = field(default_factory=set)  # of all, for long enough
     passes: int = 0  # how often every start was waited for
+    began: float = field(default_factory=time.monotonic)
     reason: str = ""
 
     @property
@@ -280,7 +279,12 @@ class _Run(Struct):
         for _ in range(GLIMPSES):
             if not self.time_left() or _PATCHED.isdisjoint(self.missing()):
                 return
-            self.tally.seen.update(glimpse(guest.gdb, guest.text, self.rng))
+            guest.gdb.run_for(self.rng.random() * GLIMPSE_S)
+            self.glimpse()
+
+    def glimpse(self) -> None:
+        guest = self.guest
+        self.tally.seen.update(glimpse(guest.gdb, guest.cpu, guest.text))
 
     def sample_places(self, inject_nmi: Callable[[], None] | None) -> None:
         """Wait where entries are, and starts that only patching made; compare there.
@@ -308,17 +312,18 @@ class _Run(Struct):
                 if not entries and not starts:
                     self.passes += not _PATCHED.isdisjoint(self.missing())
                     return
+                if entries and waited_s >= ENTRY_HIT_S:
+                    entries.clear()
+                    continue
                 laid.lay(entries.union(starts))
-                patience_s, there = HIT_S if starts else ENTRY_HIT_S, len(entries)
-                caught = self.surprise(laid, entries, patience_s)
+                there, before_s = len(entries), laid.waited_s
+                patience_s = HIT_S if starts else ENTRY_HIT_S - waited_s
+                if not self.surprise(laid, entries, patience_s):
+                    tried.update(starts)
+                    self.glimpse()
+                waited_s += laid.waited_s - before_s
                 if len(entries) < there:
                     waited_s = 0.0
-                if not caught:
-                    tried.update(starts)
-                    waited_s += patience_s
-                # while starts are waited for, waiting for entries, too, costs nothing
-                if waited_s >= ENTRY_HIT_S and (pending or not starts):
-                    entries.clear()
 
     def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
         """Compare where the guest is caught, and from there on; False if it is not."""
@@ -337,10 +342,15 @@ class _Run(Struct):
         return True
 
     def steps_here(self) -> int:
-        """Return how far to step from a start: its part of the points yet to come."""
-        points = self.needs.points - self.tally.counts["points"]
-        starts = self.needs.inside_replacement - len(self.tally.hit)
-        return max(0, min(MOST_STEPS, points // max(1, starts)))
+        """Return how far to step from a start: its part of the points yet to come.
+
+        Entry points bring some, too: as many for each start as so far.
+        """
+        tally = self.tally
+        points = self.needs.points - tally.counts["points"]
+        starts = self.needs.inside_replacement - len(tally.hit)
+        brought = ENTRY_STEPS * len(tally.entries) // max(1, len(tally.hit))
+        return max(0, min(MOST_STEPS, points // max(1, starts) - brought))
 
     def likely_starts(self, tried: set[int]) -> list[int]:
         """Return the starts that the guest will most likely come to, if any are needed.
@@ -414,9 +424,15 @@ class _Run(Struct):
             return False
         if not point.agrees:
             self.found(finding(self.guest, point))
-        if not (points := self.tally.counts["points"]) % 50:
+        points = self.tally.counts["points"]
+        if points == self.needs.points:
+            self.tally.counts["needed_points_ms"] = self.milliseconds()
+        if not points % 50:
             self.progress("comparing", points, self.needs.points)
         return True
+
+    def milliseconds(self) -> int:
+        return round(1e3 * (time.monotonic() - self.began))
 
     def time_left(self) -> bool:
         return time.monotonic() < self.deadline
@@ -424,9 +440,10 @@ class _Run(Struct):
     def missing(self) -> dict[str, str]:
         return self.needs.missing(self.tally.have)
 
-    def result(self, seconds: float) -> CompareResult:
+    def result(self) -> CompareResult:
         tally = self.tally
         tally.counts["vcpus"] = len(self.cpus)
+        tally.counts["probe_ms"] = self.milliseconds()
         if tally.entries:
             locate = self.guest.program.location
             names = sorted(str(locate(address)) for address in tally.entries)
@@ -441,7 +458,6 @@ class _Run(Struct):
             notes=tuple(self.notes),
             reason=self.reason or self.shortfall(),
             blind=self.reason.startswith(_UNSEEN),
-            seconds=seconds,
             slide=self.guest.program.slide,
         )
 

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from harness.boot.gdb import Gdb
+from harness.boot.gdb import Gdb, UnmappedMemory
 from harness.boot.kernel_text import KernelText
 from harness.boot.registers import Registers
-from harness.boot.stack_info import KERNEL_HALF
+from harness.boot.stack_info import IRQ, TASK, CpuStacks
 from harness.boot.wire import LostGuest
 from harness.elf.alternative import Alternatives
 from harness.elf.orc import OrcType
@@ -29,12 +29,10 @@ from harness.text.decode import decode_all
 
 LIVE_BREAKPOINTS = 96  # many more and QEMU's TCG crawls
 RUN_S = 0.002
-GLIMPSE_S = 0.005
 _NEAR_BYTES = (0, 16, 64, 512)
 _ENOUGH = 64  # times, to know that something runs
 _HLT = 0xF4
 _NOP = b"\x90"
-_STACK_BYTES = 4 * 4096  # a task's, which is aligned so
 _APART = 16  # no instruction is longer: each piece is decoded on its own
 
 
@@ -189,17 +187,21 @@ def walk(
         yield registers
 
 
-def glimpse(gdb: Gdb, text: KernelText, rng: random.Random) -> list[int]:
-    """Let the guest run for a moment; return the addresses of text on its stack.
+def glimpse(gdb: Gdb, cpu: CpuStacks, text: KernelText) -> list[int]:
+    """Return the addresses of text on the stacks of the task that runs, and of ``cpu``.
 
     What has returned leaves its address below the stack pointer until the next call of
-    that depth: where the guest has just been it will most likely be again. Some are
-    no return addresses; who wants to know where to wait is not harmed by that.
+    that depth, also while a program runs: where the kernel has just been it will most
+    likely be again. Some are no return addresses; who wants to know where to wait is not
+    harmed by that. Nothing is seen on a user's page tables.
     """
-    gdb.run_for(rng.random() * GLIMPSE_S)
-    begin = gdb.registers().rsp & -_STACK_BYTES
-    data = gdb.read_or_none(begin, _STACK_BYTES) if begin >= KERNEL_HALF else None
-    words = np.frombuffer(data or b"", "<u8")
+    try:
+        stacks, _ = cpu.current(gdb.read_many, 0, 0)
+        used = [one for one in stacks.all if one.type in (TASK, IRQ)]
+        found = gdb.read_many([(one.begin, one.end - one.begin) for one in used])
+    except UnmappedMemory:
+        return []
+    words = np.frombuffer(b"".join(found), "<u8")
     first, last = map(np.uint64, text.ranges[0])
     inside: list[int] = words[(words >= first) & (words < last)].tolist()
     return inside
@@ -214,6 +216,7 @@ class Ambush:
     def __init__(self, gdb: Gdb) -> None:
         self._gdb = gdb
         self._mine: set[int] = set()
+        self.waited_s = 0.0
 
     @property
     def places(self) -> frozenset[int]:
@@ -231,7 +234,13 @@ class Ambush:
 
     def wait(self, seconds: float) -> Registers | None:
         """Let the guest run to one of the places; None if it came to none."""
-        ends = time.monotonic() + seconds
+        began = time.monotonic()
+        try:
+            return self._wait(began + seconds)
+        finally:
+            self.waited_s += time.monotonic() - began
+
+    def _wait(self, ends: float) -> Registers | None:
         while self.places and (left := ends - time.monotonic()) > 0:
             stop = self._gdb.run_for(left)
             registers = self._gdb.registers()

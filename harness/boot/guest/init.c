@@ -6,7 +6,8 @@
  *	orc.nonce=HEX	starts every record
  *	orc.port=N	I/O port of the evidence channel (0xe9)
  *	orc.memory=N	physical address of memory to use in place of the port
- *	orc.hold=SECONDS	keep the workload running that long before the end
+ *	orc.hold=SECONDS	keep the workload running that long, for a probe, and tell
+ *				nothing of it
  *	orc.wide=1	run those parts of the workload, too, that are there to be wide
  *	orc.nmi=1	wait for the host to inject an NMI at "mark nmi"
  *	orc.panic=1	crash the kernel after hello
@@ -342,9 +343,10 @@ static long hold_until(const struct timespec *end, long part, int others)
  * Several at once, each at another part, and one that is always at the second, which
  * is exceptions of all kinds: whatever a probe waits for comes in a few time slices.
  * They share their files, so what they come to is not counted. With two CPUs there is
- * one: a probe of tasks waits until no CPU is in the middle of something.
+ * one: a probe of tasks waits until no CPU is in the middle of something. A probe does
+ * not wait for us, so that modules are loaded meanwhile.
  */
-#define HOLDERS (workload_cpus() > 1 ? 1 : 5)
+#define HOLDERS (workload_cpus() > 1 ? 1 : 3)
 
 static void hold(long seconds)
 {
@@ -353,12 +355,13 @@ static void hold(long seconds)
 
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	end.tv_sec += seconds;
-	ev_line("mark hold");
 	for (int i = 1; i < HOLDERS; i++)
 		if (!fork()) {
 			hold_until(&end, 2 * i - 1, i > 1);
 			_exit(0);
 		}
+	modules();
+	ev_line("mark hold");
 	rounds = hold_until(&end, 0, 1);
 	while (wait(NULL) > 0)
 		;
@@ -376,14 +379,9 @@ static void evil(void)
 			asm volatile("pause");
 }
 
-int main(int argc, char **argv)
+/* The workload once, and the traces that the kernel prints of itself. */
+static void tell(void)
 {
-	if (argc > 1 && !strcmp(argv[1], "child"))
-		return 7;
-	ev_open();
-	evil();
-	facts();
-	kernel_log("log-boot");
 	run_workload();
 	modules();
 	stacks();
@@ -395,8 +393,23 @@ int main(int argc, char **argv)
 	sysrq("l", "backtrace");
 	sysrq("t", "tasks");
 	klogctl(8, NULL, 7);
-	if (ev_number("hold", 0))
-		hold(ev_number("hold", 0));
+}
+
+int main(int argc, char **argv)
+{
+	long held;
+
+	if (argc > 1 && !strcmp(argv[1], "child"))
+		return 7;
+	ev_open();
+	evil();
+	facts();
+	kernel_log("log-boot");
+	held = ev_number("hold", 0);
+	if (held)
+		hold(held);
+	else
+		tell();
 	ev_file("interrupts-end", "/proc/interrupts");
 	if (ev_slurp("/proc/sys/kernel/tainted", buffer, sizeof(buffer)) > 0)
 		ev_line("fact tainted %s", buffer);

@@ -134,6 +134,7 @@ class Laid:
     """An ambush at an entry point to which the guest comes late."""
 
     places: frozenset[int] = frozenset()
+    waited_s = 0.0
 
     def __init__(self, late: int) -> None:
         self.late = late
@@ -145,16 +146,26 @@ class Laid:
     def wait(self, seconds: float) -> Registers | None:
         """Come there after so many times."""
         assert seconds > 0
+        self.waited_s += seconds
         self.late -= 1
         return at(0xA00) if self.late == 0 and at(0xA00).rip in self.places else None
 
 
-@pytest.mark.parametrize(("late", "caught"), [(8, True), (9, True), (12, False)])
+@pytest.mark.parametrize(
+    ("rounds", "late", "caught"),
+    [(9, 7, True), (9, 8, False), (3, 4, True), (3, 5, False)],
+)
 def test_entries_are_waited_for_while_starts_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int, caught: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: int,
+    late: int,
+    caught: bool,
 ) -> None:
-    """That costs nothing; without starts they are given up after a while."""
-    laid, starts = Laid(late), [[1]] * 8 + [[]] * 9
+    """As long as without, in all; then they are given up, for they slow a guest down."""
+    laid, starts = Laid(late), [[1]] * rounds + [[]] * 9
+    monkeypatch.setattr(compare, "HIT_S", 0.12)
+    monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.8)
     monkeypatch.setattr(compare, "ambush", lambda _: nullcontext(laid))
     monkeypatch.setattr(compare, "entry_points", lambda *_: (at(0xA00).rip,))
     monkeypatch.setattr(compare._Run, "likely_starts", lambda *_: starts.pop(0))
@@ -162,6 +173,7 @@ def test_entries_are_waited_for_while_starts_are(
     program, _ = image.image()
     with connected(tmp_path, SimulatedGuest()) as gdb:
         guest = SimpleNamespace(gdb=gdb, program=program, text=None)
+        monkeypatch.setattr(compare._Run, "glimpse", lambda _: None)
         cpus = cast("Cpus", SimpleNamespace(first=guest))
         run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)
         run.sample_places(None)

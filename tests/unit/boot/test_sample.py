@@ -24,10 +24,19 @@ from harness.boot.sample import (
     walk,
     wander,
 )
+from harness.boot.stack_info import cpu_stacks, stack_layout
 from harness.elf.alternative import parse_alternatives
 from harness.elf.program import Program
 from tests.builders import image
-from tests.builders.guest import SP, STATES, SimulatedGuest, at
+from tests.builders.guest import (
+    GS_BASE,
+    IRQ_STACK,
+    SP,
+    STACK,
+    STATES,
+    SimulatedGuest,
+    at,
+)
 from tests.builders.rspserver import serving
 
 RNG = random.Random(1)
@@ -155,25 +164,34 @@ def test_a_breakpoint_that_a_call_took_away_is_laid_again(tmp_path: Path) -> Non
         assert laid.places == {place}
 
 
-def test_a_glimpse_shows_where_the_guest_has_been(tmp_path: Path) -> None:
-    """What its stack holds of text, on both sides of %rsp; nothing of what is none."""
-    _, text = kernel()
-    guest = SimulatedGuest(states=[at(0x402)])
-    begin = SP & -0x4000
-    returned, called, data = image.TEXT + 0x410, image.TEXT + 0x508, 0x1234
-    guest.load(begin, bytes(0x4000))
-    for place, word in ((begin, data), (SP - 0x400, returned), (SP + 8, called)):
-        guest.word(place, word)
+def glimpsed(tmp_path: Path, guest: SimulatedGuest) -> list[int]:
+    """Look at the stacks of ``guest``."""
+    program, text = kernel()
+    cpu = cpu_stacks(stack_layout(program), GS_BASE, guest.bytes_at)
     with connected(tmp_path, guest) as gdb:
-        assert glimpse(gdb, text, RNG) == [returned, called]
+        return glimpse(gdb, cpu, text)
 
 
-@pytest.mark.parametrize("sp", [0x7FFF00001000, SP + 0x100000000])
-def test_a_glimpse_of_no_stack(tmp_path: Path, sp: int) -> None:
-    """The user's, as at an entry, or one that is not mapped: it shows nothing."""
-    _, text = kernel()
-    with connected(tmp_path, SimulatedGuest(states=[at(0x402, sp)])) as gdb:
-        assert glimpse(gdb, text, RNG) == []
+@pytest.mark.parametrize("sp", [SP, 0x7FFF00001000])
+def test_a_glimpse_shows_where_the_guest_has_been(tmp_path: Path, sp: int) -> None:
+    """What its stacks hold of text, wherever %rsp is; nothing of what is none."""
+    guest = SimulatedGuest(states=[at(0x402, sp)])
+    returned, called, asked = (image.TEXT + at for at in (0x410, 0x508, 0x910))
+    guest.load(STACK, bytes(0x4000))
+    guest.load(IRQ_STACK, bytes(0x4000))
+    words = {STACK: 0x1234, SP - 0x400: returned, SP + 8: called, IRQ_STACK + 64: asked}
+    for place, word in words.items():
+        guest.word(place, word)
+    assert glimpsed(tmp_path, guest) == [returned, called, asked]
+
+
+def test_a_glimpse_of_a_users_page_tables(tmp_path: Path) -> None:
+    """Where nothing of the kernel is mapped it shows nothing."""
+    states = [at(0x402)]
+    assert (
+        glimpsed(tmp_path, SimulatedGuest(states=states, unmapped_at=states[0].rip))
+        == []
+    )
 
 
 def test_places_with_traffic_come_first() -> None:

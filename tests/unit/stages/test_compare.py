@@ -63,8 +63,8 @@ def test_the_command_boots_it_again() -> None:
 def test_what_a_guest_printed_is_told_with_what_it_was_asked() -> None:
     """Neither hides the other's findings, counts or reason."""
     finding = Finding("runtime/unwind-differs", Location("vmlinux", "f", 0), "other")
-    asked = CompareResult({"points": 500}, (), ("asked",), "", 9.0, slide=0x200000)
-    printed = CompareResult({"proc_traces": 20}, (finding,), (), "too few", 1.0)
+    asked = CompareResult({"points": 500}, (), ("asked",), "", slide=0x200000)
+    printed = CompareResult({"proc_traces": 20}, (finding,), (), "too few")
     both = compare.together(asked, printed)
     assert both.counts == {"points": 500, "proc_traces": 20}
     assert (both.findings, both.notes) == ((finding,), ("asked",))
@@ -73,7 +73,7 @@ def test_what_a_guest_printed_is_told_with_what_it_was_asked() -> None:
 
 def test_a_guest_without_a_verdict_tells_its_last_words() -> None:
     """Where it died is in its console; a verdict needs none of that."""
-    lost = CompareResult({}, (), ("asked",), "the guest ended", 1.0)
+    lost = CompareResult({}, (), ("asked",), "the guest ended")
     finding = Finding("runtime/unwind-differs", Location("vmlinux", "f", 0), "other")
     stopped = replace(lost, findings=(finding,), reason="stopped at the first finding")
 
@@ -92,7 +92,7 @@ def test_a_control_that_goes_unseen_is_no_reason_to_try_again(
 ) -> None:
     """A nested guest gets a second try when it was lost, not when we saw nothing."""
     looks: list[object] = []
-    without = CompareResult({}, (), (), "no verdict", 1.0, blind=blind)
+    without = CompareResult({}, (), (), "no verdict", blind=blind)
 
     def probed(*_: object) -> CompareResult:
         looks.append(without)

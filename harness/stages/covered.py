@@ -15,6 +15,7 @@ from harness.coverage import Cold, Coverage, Things, things
 from harness.elf.column import among, distinct
 from harness.elf.feature import Features
 from harness.elf.load import parse
+from harness.elf.paravirt import parse_parainstructions
 from harness.elf.place import Places
 from harness.elf.program import Program
 from harness.result import Kind
@@ -80,7 +81,9 @@ def covered(
     if columns.alternatives is None or columns.streams is None:
         return Covered(Coverage(every), did.beyond, 0)
     tables = nop_tables(program, columns.streams.era)
-    ran = texts(record, columns.alternatives, columns.streams, tables)
+    calls = parse_parainstructions(program)
+    addresses = np.zeros(0, np.uint64) if calls is None else calls.address
+    ran = texts(record, columns.alternatives, columns.streams, tables, addresses)
     every[Kind.SITES] = did.sites()
     every[Kind.TEXTS] = did.texts(ran.executed, ran.verified)
     coverage = Coverage(every, did.cold(every[Kind.SITES], features))

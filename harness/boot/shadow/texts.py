@@ -20,6 +20,7 @@ from harness.text.patch.nops import is_nop
 
 _Bools = npt.NDArray[np.bool_]
 _CALL = 0xE8
+_NONE = np.zeros(0, np.uint64)
 _Codes = dict[int, set[bytes]]  # address -> instructions that a text may have there
 
 
@@ -42,14 +43,18 @@ def texts(
     alternatives: Alternatives,
     streams: Streams,
     tables: Sequence[NopTable] = (NopTable.P6,),
+    calls: npt.NDArray[np.uint64] = _NONE,
 ) -> Texts:
     """Return which texts' instructions are in ``record``.
 
-    ``tables`` are those whose NOPs the kernel may have written.
+    ``tables`` are those whose NOPs the kernel may have written. At ``calls`` the originals
+    call through pv_ops, which the kernel may make direct (up to 6.7: apply_paravirt());
+    such a call is still the original.
     """
     executed, verified = (np.zeros(len(streams), bool) for _ in range(2))
     begin = alternatives.site_address
     end = begin + alternatives.site_length.astype(np.uint64)
+    called = np.isin(begin, calls).tolist()
     first = np.searchsorted(record.pc, begin).tolist()
     last = np.searchsorted(record.pc, end).tolist()
     stream = np.searchsorted(streams.site, np.arange(len(begin) + 1)).tolist()
@@ -61,7 +66,8 @@ def texts(
             code, at = record.code[row].tobytes(), int(record.pc[row])
             fits = [one for one in ours if _has(codes[one], at, code)]
             if not fits and _is_direct(streams, alternatives, ours, at, code):
-                fits = _direct(streams, alternatives, ours)
+                made = _direct(streams, alternatives, ours)
+                fits = made or list(ours[: called[site]])
             foreign += not fits
             for one in fits[:1]:
                 executed[one] = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from harness.boot.shadow.record import Record
@@ -15,9 +17,14 @@ DIRECT = Replacement(bytes.fromhex("e800000000"), ALWAYS, flags=2)
 INLINE = Replacement(bytes.fromhex("9c58"), XENPV, flags=1)
 
 
-def ran(*executed: tuple[int, str, bool], original: bytes = PV_CALL) -> Texts:
+def ran(
+    *executed: tuple[int, str, bool],
+    original: bytes = PV_CALL,
+    replacements: Sequence[Replacement] = (DIRECT, INLINE),
+    paravirt: bool = False,
+) -> Texts:
     """Return which texts were, of (offset in the site, code, verified)."""
-    program = a_site(original, [DIRECT, INLINE])
+    program = a_site(original, list(replacements))
     alternatives = parse_alternatives(program)
     assert alternatives is not None
     home = int(alternatives.site_address[0])
@@ -32,7 +39,9 @@ def ran(*executed: tuple[int, str, bool], original: bytes = PV_CALL) -> Texts:
         np.zeros(len(executed), np.int64),
         np.frombuffer(b"".join(code), np.uint8).reshape(-1, 16),
     )
-    return texts(record, alternatives, build_streams(program, alternatives))
+    streams = build_streams(program, alternatives)
+    calls = alternatives.site_address[: int(paravirt)]
+    return texts(record, alternatives, streams, calls=calls)
 
 
 def test_a_text_is_executed_if_one_of_its_instructions_is() -> None:
@@ -47,6 +56,14 @@ def test_a_call_is_made_direct_wherever_it_goes() -> None:
     """Only the running kernel knows the target; one of nothing becomes NOPs."""
     assert ran((0, "e812345678", True)).verified.tolist() == [False, True, False]
     assert ran((0, "660f1f440000", True)).verified.tolist() == [False, True, False]
+
+
+def test_a_call_that_no_alternative_makes_direct_is_the_original() -> None:
+    """Up to 6.7 the kernel does it by a table of its own."""
+    direct = (0, "e812345678", True), (5, "90", True)
+    found = ran(*direct, replacements=[INLINE], paravirt=True)
+    assert (found.verified.tolist(), found.foreign) == ([True, False], 0)
+    assert ran(*direct, replacements=[INLINE]).foreign == 2, "no such call is here"
 
 
 def test_padding_is_as_the_kernel_writes_it() -> None:

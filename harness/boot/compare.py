@@ -60,7 +60,7 @@ ENTRY_STEPS = 50
 MOST_STEPS = 40  # from a start that patching made
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
 LIVE_PATCHED, LIVE_PAGES = 48, 8  # the fewer, the faster they are reached
-PASSES = 12  # over all starts, after which no workload comes to more of them
+PASSES = 4  # over all starts, in vain: then no workload comes to more of them
 LEAST_STARTS = 5  # that a guest has to come to all the same
 HITS_TOLD = 6  # after so many it is better known where the guest runs
 _PATCHED = {"inside_replacement", "inside_other_cfa"}
@@ -146,7 +146,7 @@ class _Run(Struct):
     notes: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     awaited: set[int] = field(default_factory=set)  # of all, for long enough
-    passes: int = 0  # how often every start was waited for
+    passes: int = 0  # in a row, in which every start was waited for in vain
     began: float = field(default_factory=time.monotonic)
     reason: str = ""
 
@@ -182,7 +182,8 @@ class _Run(Struct):
             self.needs = replace(self.needs, inside_replacement=starts)
             self.notes.append(
                 f"the workload comes to {starts} of {len(self.tally.inside)} starts that "
-                f"patching made, not {asked}: each was waited for {PASSES} times"
+                f"patching made, not {asked}: each other one was waited for in vain "
+                f"{PASSES} times in a row"
             )
 
     def compare_tables(self) -> None:
@@ -301,6 +302,7 @@ class _Run(Struct):
             inject_nmi()
         entries: set[int] = set()
         tried: set[int] = set()
+        hits = len(self.tally.hit)
         waited_s = 0.0
         with ambush(guest.gdb) as laid:
             while self.time_left():
@@ -310,7 +312,9 @@ class _Run(Struct):
                     self.awaited |= entries
                 starts = self.likely_starts(tried)
                 if not entries and not starts:
-                    self.passes += not _PATCHED.isdisjoint(self.missing())
+                    if not _PATCHED.isdisjoint(self.missing()):
+                        vain = len(self.tally.hit) == hits
+                        self.passes = self.passes + 1 if vain else 0
                     return
                 if entries and waited_s >= ENTRY_HIT_S:
                     entries.clear()

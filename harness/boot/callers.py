@@ -15,6 +15,7 @@ import numpy.typing as npt
 from msgspec import Struct, field
 
 from harness.elf.alternative import parse_alternatives
+from harness.elf.paravirt import parse_parainstructions
 from harness.elf.program import Program
 from harness.elf.sites import SiteTable, parse_sites
 from harness.text.decode import decode_program
@@ -25,6 +26,7 @@ U64 = npt.NDArray[np.uint64]
 _LOOK_AT = 200  # functions, before a chain of tail jumps counts as open
 _CALLS = (InsnKind.CALL, InsnKind.CALL_INDIRECT)
 _DIRECT_JUMPS = (InsnKind.JMP, InsnKind.JCC)
+_DIRECT_CALL = 5  # bytes
 _RETPOLINE_CALL = 5  # bytes of ``call __x86_indirect_thunk_*``, patched in place
 
 
@@ -126,6 +128,10 @@ def find_callers(program: Program) -> Callers:
         parts.append(build_streams(program, alternatives).insns)
     insns = join(parts)
     call_end, call_target = _sorted(insns, _CALLS, insns.end)
+    made = _made_direct(program)
+    places = np.searchsorted(call_end, made)
+    call_end = np.insert(call_end, places, made)
+    call_target = np.insert(call_target, places, np.uint64(0))
     kinds = (*_DIRECT_JUMPS, InsnKind.JMP_INDIRECT)
     jump, jump_target = _sorted(insns, kinds, insns.address)
     symbols = program.symbols
@@ -142,6 +148,18 @@ def find_callers(program: Program) -> Callers:
         retpolines=np.zeros(0, np.uint64) if sites is None else np.sort(sites.address),
         trampolines=(first or 0, last or 0),
     )
+
+
+def _made_direct(program: Program) -> U64:
+    """Return where calls through pv_ops return to once apply_paravirt() made them direct.
+
+    Those are shorter than what they replace; of the target nothing is known. Since 6.8
+    they are alternatives.
+    """
+    calls = parse_parainstructions(program)
+    if calls is None:
+        return np.zeros(0, np.uint64)
+    return np.sort(calls.address) + np.uint64(_DIRECT_CALL)
 
 
 def _sorted(insns: Insns, kinds: tuple[InsnKind, ...], place: U64) -> tuple[U64, U64]:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from harness.corpus.booted import Boot, chosen
+
+DAILY = "6.12-full-default"  # natively
+
+
+def each() -> Iterator[ParameterSet]:
+    """Yield all of them, of which one does not wait for the night."""
+    for one in chosen("", nightly=True):
+        marks = () if one.name == DAILY else pytest.mark.nightly
+        yield pytest.param(one, id=one.name, marks=marks)
 
 
 @pytest.mark.boot
 @pytest.mark.build
-@pytest.mark.nightly
-@pytest.mark.parametrize("boot", chosen("", nightly=True), ids=lambda one: one.name)
+@pytest.mark.parametrize("boot", [*each()])
 def test_a_clean_kernel_that_runs(boot: Boot) -> None:
     """Each byte is predicted, each trace and each executed entry is right."""
     argv = [sys.executable, "-m", "harness", "corpus", "--boots"]

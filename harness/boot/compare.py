@@ -60,7 +60,7 @@ ENTRY_STEPS = 50
 MOST_STEPS = 40  # from a start that patching made
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
 LIVE_PATCHED, LIVE_PAGES = 48, 8  # the fewer, the faster they are reached
-PASSES = 4  # over all starts, in vain: then no workload comes to more of them
+PASSES, VAIN = 12, 4  # over all starts, in all and in a row: no workload comes to more
 LEAST_STARTS = 5  # that a guest has to come to all the same
 HITS_TOLD = 6  # after so many it is better known where the guest runs
 _PATCHED = {"inside_replacement", "inside_other_cfa"}
@@ -146,7 +146,8 @@ class _Run(Struct):
     notes: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     awaited: set[int] = field(default_factory=set)  # of all, for long enough
-    passes: int = 0  # in a row, in which every start was waited for in vain
+    passes: int = 0  # in which every start was waited for
+    vain: int = 0  # the last of them, without a hit
     began: float = field(default_factory=time.monotonic)
     reason: str = ""
 
@@ -172,7 +173,7 @@ class _Run(Struct):
             if "entry_context" in missing:
                 self.awaited.clear()
             self.sample_places(inject_nmi)
-            if self.passes >= PASSES:
+            if self.passes >= PASSES or self.vain >= VAIN:
                 self.settle_for(self.tally.have["inside_replacement"])
 
     def settle_for(self, starts: int) -> None:
@@ -182,8 +183,8 @@ class _Run(Struct):
             self.needs = replace(self.needs, inside_replacement=starts)
             self.notes.append(
                 f"the workload comes to {starts} of {len(self.tally.inside)} starts that "
-                f"patching made, not {asked}: each other one was waited for in vain "
-                f"{PASSES} times in a row"
+                f"patching made, not {asked}: each other one was waited for "
+                f"{self.passes} times in vain"
             )
 
     def compare_tables(self) -> None:
@@ -284,8 +285,9 @@ class _Run(Struct):
             self.glimpse()
 
     def glimpse(self) -> None:
-        guest = self.guest
-        self.tally.seen.update(glimpse(guest.gdb, guest.cpu, guest.text))
+        gdb = self.guest.gdb
+        cpu = self.cpus.of(gdb.registers()).cpu
+        self.tally.seen.update(glimpse(gdb, cpu, self.guest.text))
 
     def sample_places(self, inject_nmi: Callable[[], None] | None) -> None:
         """Wait where entries are, and starts that only patching made; compare there.
@@ -293,18 +295,12 @@ class _Run(Struct):
         Of either those that were not waited for long enough before; both at once, for
         most of the time goes by waiting.
         """
-        guest = self.guest
-        points = entry_points(guest.program, guest.text)
-        self.tally.counts["entry_points"] = len(points)
-        pending = [point for point in points if point not in self.awaited]
-        self.rng.shuffle(pending)
-        if pending and inject_nmi is not None:
-            inject_nmi()
+        pending = self.pending_entries(inject_nmi)
         entries: set[int] = set()
         tried: set[int] = set()
         hits = len(self.tally.hit)
         waited_s = 0.0
-        with ambush(guest.gdb) as laid:
+        with ambush(self.guest.gdb) as laid:
             while self.time_left():
                 if not entries:
                     entries.update(pending[:LIVE_BREAKPOINTS])
@@ -312,22 +308,42 @@ class _Run(Struct):
                     self.awaited |= entries
                 starts = self.likely_starts(tried)
                 if not entries and not starts:
-                    if not _PATCHED.isdisjoint(self.missing()):
-                        vain = len(self.tally.hit) == hits
-                        self.passes = self.passes + 1 if vain else 0
+                    self.count_pass(len(self.tally.hit) - hits)
                     return
                 if entries and waited_s >= ENTRY_HIT_S:
                     entries.clear()
                     continue
                 laid.lay(entries.union(starts))
+                if not laid.places:  # none of them can have a breakpoint
+                    tried.update(starts)
+                    entries.clear()
+                    continue
                 there, before_s = len(entries), laid.waited_s
                 patience_s = HIT_S if starts else ENTRY_HIT_S - waited_s
                 if not self.surprise(laid, entries, patience_s):
                     tried.update(starts)
-                    self.glimpse()
+                    if starts:
+                        self.glimpse()
                 waited_s += laid.waited_s - before_s
                 if len(entries) < there:
                     waited_s = 0.0
+
+    def pending_entries(self, inject_nmi: Callable[[], None] | None) -> list[int]:
+        """Return the entry points that were not awaited yet; NMIs are one of them."""
+        guest = self.guest
+        points = entry_points(guest.program, guest.text)
+        self.tally.counts["entry_points"] = len(points)
+        awaited = self.awaited | {guest.call.driver}  # where a breakpoint is in our way
+        pending = [point for point in points if point not in awaited]
+        self.rng.shuffle(pending)
+        if pending and inject_nmi is not None:
+            inject_nmi()
+        return pending
+
+    def count_pass(self, new: int) -> None:
+        if not _PATCHED.isdisjoint(self.missing()):
+            self.passes += 1
+            self.vain = 0 if new else self.vain + 1
 
     def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
         """Compare where the guest is caught, and from there on; False if it is not."""

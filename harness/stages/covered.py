@@ -30,6 +30,7 @@ from harness.verify.successor import Bools, defined
 from harness.verify.variant import Variants
 
 _IN_FRONT = 16  # bytes of a function's padding that the kernel writes code into
+_NOP, _MOV_EAX, _MOV_EAX_BYTES = 0x90, 0xB8, 5  # of it, and of kCFI's hash there
 
 
 class Covered(Struct, frozen=True):
@@ -126,7 +127,7 @@ class _Did(Struct, frozen=True):
         return len(distinct(pc[~self._in_front(pc, self.record.code[ran, 0])]))
 
     def _in_front(self, pc: U64, byte: U8) -> Bools:
-        """Tell of what was executed whether it is in front of a reached function.
+        """Tell of what was executed whether it is padding of a reached function.
 
         Where calls are counted, and with FineIBT, the kernel writes code there, part of
         which may be as it was; ``byte`` is the first of each that was executed.
@@ -137,10 +138,17 @@ class _Did(Struct, frozen=True):
             return np.zeros(len(pc), bool)
         next_one = np.searchsorted(begin, pc, side="right")
         function = begin[np.minimum(next_one, len(begin) - 1)]
-        close = (pc < function) & (pc >= function - np.uint64(_IN_FRONT))
-        close &= ~self.can.hold(pc, function)
+        close = (pc < function) & (pc + self._padding(function) >= function)
         written = byte != bytes_at(self.columns.program, pc, 1)[:, 0]
         return np.asarray(close & among(function, distinct(function[close & written])))
+
+    def _padding(self, function: U64) -> U64:
+        """Return how many bytes in front of each are NOPs, behind a hash or not."""
+        size = np.uint64(_IN_FRONT)
+        code = bytes_at(self.columns.program, function - size, _IN_FRONT)
+        fill = np.cumprod(code[:, ::-1] == _NOP, axis=1).sum(axis=1)
+        hashed = (code[:, 0] == _MOV_EAX) & (fill >= _IN_FRONT - _MOV_EAX_BYTES)
+        return np.where(hashed, _IN_FRONT, fill).astype(np.uint64)
 
     def _ranges(self, begin: U64, end: U64, key: U64, live: Bools) -> Things:
         pc = self.record.pc

@@ -130,6 +130,9 @@ def test_starts_that_a_workload_never_comes_to(
     assert bool(result.reason) is not enough
 
 
+DRIVER = image.TEXT  # where it may lie
+
+
 class Laid:
     """An ambush at an entry point to which the guest comes late."""
 
@@ -151,6 +154,28 @@ class Laid:
         return at(0xA00) if self.late == 0 and at(0xA00).rip in self.places else None
 
 
+def waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laid: Laid, rounds: int
+) -> compare._Run:
+    """Wait at an entry point, in so many rounds at a start, too; return the run."""
+    starts = [[1]] * rounds + [[]] * 9
+    monkeypatch.setattr(compare, "HIT_S", 0.12)
+    monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.8)
+    monkeypatch.setattr(compare, "ambush", lambda _: nullcontext(laid))
+    monkeypatch.setattr(compare, "entry_points", lambda *_: (at(0xA00).rip, DRIVER))
+    monkeypatch.setattr(compare._Run, "likely_starts", lambda *_: starts.pop(0))
+    monkeypatch.setattr(compare._Run, "check_from", lambda *_: None)
+    monkeypatch.setattr(compare._Run, "glimpse", lambda _: None)
+    program, _ = image.image()
+    with connected(tmp_path, SimulatedGuest()) as gdb:
+        call = SimpleNamespace(driver=DRIVER)
+        guest = SimpleNamespace(gdb=gdb, program=program, text=None, call=call)
+        cpus = cast("Cpus", SimpleNamespace(first=guest))
+        run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)
+        run.sample_places(None)
+    return run
+
+
 @pytest.mark.parametrize(
     ("rounds", "late", "caught"),
     [(9, 7, True), (9, 8, False), (3, 4, True), (3, 5, False)],
@@ -163,22 +188,21 @@ def test_entries_are_waited_for_while_starts_are(
     caught: bool,
 ) -> None:
     """As long as without, in all; then they are given up, for they slow a guest down."""
-    laid, starts = Laid(late), [[1]] * rounds + [[]] * 9
-    monkeypatch.setattr(compare, "HIT_S", 0.12)
-    monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.8)
-    monkeypatch.setattr(compare, "ambush", lambda _: nullcontext(laid))
-    monkeypatch.setattr(compare, "entry_points", lambda *_: (at(0xA00).rip,))
-    monkeypatch.setattr(compare._Run, "likely_starts", lambda *_: starts.pop(0))
-    monkeypatch.setattr(compare._Run, "check_from", lambda *_: None)
-    program, _ = image.image()
-    with connected(tmp_path, SimulatedGuest()) as gdb:
-        guest = SimpleNamespace(gdb=gdb, program=program, text=None)
-        monkeypatch.setattr(compare._Run, "glimpse", lambda _: None)
-        cpus = cast("Cpus", SimpleNamespace(first=guest))
-        run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)
-        run.sample_places(None)
-
+    laid = Laid(late)
+    run = waited(tmp_path, monkeypatch, laid, rounds)
     assert bool(run.tally.entries) is caught
+    assert not run.awaited & {DRIVER}, "where our own loop is there is no waiting"
+
+
+def test_entries_that_can_have_no_breakpoint_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nested guest spins at two bytes or more."""
+    laid = Laid(1)
+    monkeypatch.setattr(laid, "lay", lambda _: None)
+    run = waited(tmp_path, monkeypatch, laid, 2)
+    assert run.time_left()
+    assert not run.tally.entries
 
 
 def test_too_few_points(tmp_path: Path) -> None:

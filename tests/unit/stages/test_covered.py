@@ -79,6 +79,28 @@ def test_what_was_patched_in_front_of_a_function_is_reached_with_it() -> None:
     assert boot(lone, *ran).beyond == 2, "the function is not reached"
 
 
+def test_what_was_patched_in_a_small_function_in_front_is_not() -> None:
+    """It is executed and not reached: a graph that lacks an edge must not look whole."""
+    call = "e82b000000c3"  # of h, 48 bytes on
+    small = "e800000000" + "31c0" + "e900000000" + "90" * 4  # __fentry__; the thunk
+    rows = [(0, IN), (6, UND), (32, IN), (44, UND), (48, IN), (49, UND)]
+    symbols = [("f", 0, 6), ("g", 32, 12), ("h", 48, 1)]
+    program = kernel(call + "cc" * 26 + small + "c3", rows, symbols)
+    ran = (TEXT + 32, "0f1f440000", 1), (TEXT + 37, "31c0", 1), (TEXT + 39, "c3", 1)
+    assert boot(program, *ran).beyond == 3
+
+
+def test_a_hash_in_front_may_be_written_over() -> None:
+    """What kCFI has there becomes FineIBT's preamble."""
+    call = "e81b000000c3"
+    preamble = "b812345678" + "90" * 11
+    rows = [(0, IN), (6, UND), (32, IN), (33, UND)]
+    symbols = [("f", 0, 6), ("__cfi_g", 16, 16), ("g", 32, 1)]
+    program = kernel(call + "cc" * 10 + preamble + "c3", rows, symbols)
+    ran = (TEXT + 16, "f30f1efa", 1), (TEXT + 20, "4181ea12345678", 1)
+    assert boot(program, *ran, (TEXT + 31, "90", 1)).beyond == 0
+
+
 def test_what_a_module_imports_is_reachable(tmp_path: Path) -> None:
     """The module is one that the guest gets."""
     writer = ElfWriter()

@@ -59,56 +59,34 @@ static bool is_text(const struct module *module, const struct row *row)
 	return type != TYPE_UNDEFINED;
 }
 
-/*
- * Tell whether one row is the last of what vmalloc() gave for text, as it leaves a page
- * free behind that. Init text is allocated, and freed, on its own.
- */
-static bool ends_text(const struct module *module, size_t row)
+/* Tell whether text of module is in the page. */
+static bool is_in(const struct module *module, uint64_t page)
 {
-	const struct row *rows = module->rows;
-	uint64_t end = (rows[row].ip + PAGE_BYTES - 1) & -PAGE_BYTES;
+	const struct row *row = row_at(module, page);
 
-	if (row + 1 == module->left)
+	if (row && is_text(module, row))
 		return true;
-	return !is_text(module, &rows[row]) &&
-	       (rows[row + 1].ip & -PAGE_BYTES) >= end + PAGE_BYTES;
-}
-
-/* Tell whether of rows first to last, of the one, text is where text of the other is. */
-static bool overlap(const struct module *one, size_t first, size_t last,
-		    const struct module *other)
-{
-	for (size_t i = first; i <= last; i++) {
-		const struct row *there = row_at(other, one->rows[i].ip);
-
-		if (there && is_text(other, there))
+	for (row = row ? row + 1 : module->rows;
+	     row < module->rows + module->left && row->ip < page + PAGE_BYTES; row++)
+		if (is_text(module, row))
 			return true;
-	}
-	for (size_t i = 0; i < other->left; i++) {
-		uint64_t ip = other->rows[i].ip;
-
-		if (is_text(other, &other->rows[i]) &&
-		    ip >= one->rows[first].ip && ip < one->rows[last].ip)
-			return true;
-	}
 	return false;
 }
 
-/* Drop the rows of other's text that was freed, as there is text of module now. */
+/*
+ * Drop the rows of other where text of module is now: it was freed, all of it or what was
+ * for init only, each of which has pages of its own. A row without text ends what is
+ * before it.
+ */
 static void make_way(struct module *other, const struct module *module)
 {
-	size_t left = 0, first = 0;
+	size_t left = 0;
 
 	for (size_t i = 0; i < other->left; i++) {
-		if (!ends_text(other, i))
-			continue;
-		if (!overlap(other, first, i, module)) {
-			/* to where nothing is read any more */
-			memmove(&other->rows[left], &other->rows[first],
-				(i + 1 - first) * sizeof(*other->rows));
-			left += i + 1 - first;
-		}
-		first = i + 1;
+		uint64_t ip = other->rows[i].ip - !is_text(other, &other->rows[i]);
+
+		if (!is_in(module, ip & -PAGE_BYTES))
+			other->rows[left++] = other->rows[i];
 	}
 	other->left = left;
 }

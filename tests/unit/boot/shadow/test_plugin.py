@@ -202,16 +202,17 @@ def test_a_module_in_the_place_of_another() -> None:
 
 
 @pytest.mark.usefixtures("lib")
-def test_a_module_in_the_place_of_anothers_init_text() -> None:
-    """That was freed, behind the first or before; what the other has kept still claims."""
-    core, init = MODULE + 0x4000, MODULE + 0x6000
-    kept = (core, CALL_SP), (core + 0xFFC, NOTHING)
+@pytest.mark.parametrize("apart", [0x1000, 0x2000])
+def test_a_module_in_the_place_of_anothers_init_text(apart: int) -> None:
+    """That was freed, adjacent or not; what the other has kept still claims."""
+    core, init = MODULE + 0x4000, MODULE + 0x4000 + apart
+    kept = (core, CALL_SP), (core + 0x1000, NOTHING)
     freed = (init, CALL_SP), (init + 0x100, NOTHING)
     loaded(MODULE + 0x9000, *freed, *kept)
     loaded(MODULE + 0x9100, (init + 8, CALL_SP), (init + 9, NOTHING), first=7)
     assert claims(core) == (5, 8)
     assert claims(init)[0] == -1
-    loaded(MODULE + 0x9200, (core + 8, CALL_SP), (init, NOTHING), first=9)
+    loaded(MODULE + 0x9200, (core + 8, CALL_SP), (core + 0x1000, NOTHING), first=9)
     assert claims(core)[0] == -1
     assert claims(init + 8) == (7, 8)
 

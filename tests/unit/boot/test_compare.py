@@ -149,6 +149,8 @@ class Laid:
     def wait(self, seconds: float) -> Registers | None:
         """Come there after so many times."""
         assert seconds > 0
+        if not self.places:
+            return None
         self.waited_s += seconds
         self.late -= 1
         return at(0xA00) if self.late == 0 and at(0xA00).rip in self.places else None

@@ -36,10 +36,10 @@ def moved_by(gdb: Gdb, linked: Program, begin: int, end: int, rip: int) -> int |
     return None
 
 
-def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
+def find_slide(gdb: Gdb, program: Program, timeout_s: float, poll_s: float) -> int:
     """Let the guest run from reset until its kernel is seen; return its slide.
 
-    It is left stopped.
+    It is looked for every ``poll_s``, and left stopped.
 
     Raises:
         InfraError: it was not seen within ``timeout_s``.
@@ -48,7 +48,7 @@ def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
     begin, end = (required(program, name) for name in ("_stext", "_einittext"))
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        gdb.run_for(gdb.poll_s)
+        gdb.run_for(poll_s)
         for number, registers in enumerate(gdb.vcpus()):
             gdb.select(number)  # the others wait to be started
             slide = moved_by(gdb, program, begin, end, registers.rip)

@@ -43,7 +43,7 @@ def test_is_told_by_the_banner(tmp_path: Path) -> None:
     """Several slides have that place in text; one has the banner where it must be."""
     stub = stub_at(TEXT + SLIDE + 0x280000)
     with serving(stub, tmp_path / "gdb"), Gdb.connect(tmp_path / "gdb") as gdb:
-        assert kaslr.find_slide(gdb, a_kernel(), 5) == SLIDE
+        assert kaslr.find_slide(gdb, a_kernel(), 5, 0.02) == SLIDE
 
 
 def test_a_guest_that_never_gets_there_is_no_verdict(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_guest_that_never_gets_there_is_no_verdict(tmp_path: Path) -> None:
         Gdb.connect(tmp_path / "gdb") as gdb,
         pytest.raises(InfraError, match="no kernel of vmlinux was seen"),
     ):
-        kaslr.find_slide(gdb, a_kernel(), 0.1)
+        kaslr.find_slide(gdb, a_kernel(), 0.1, 0.02)
 
 
 def test_how_far_a_kernel_may_have_moved() -> None:

@@ -151,22 +151,21 @@ class Session:
             limit_s = self.machine.remaining_s
             if vsmp_guest:
                 if self._kaslr:
-                    linked = self._moved(gdb, linked, vsmp_device.POLL_S)
-                    vsmp_device.require_in_time(gdb, linked)
+                    slide = kaslr.run_to_start(gdb, linked, limit_s)
+                    linked = self._moved(linked, slide)
                 served = vsmp_device.serve(gdb, linked, vsmp.REGISTERS, limit_s)
                 self._facts.update(served.facts)
             else:
                 if self._kaslr or plan.spins:
-                    linked = self._moved(gdb, linked, gdb.poll_s)
+                    linked = self._moved(linked, kaslr.find_slide(gdb, linked, limit_s))
                 init_end.run_there(gdb, linked, limit_s)
             self.program = linked
             if look is not None:
                 look(self.machine, gdb, linked)
             gdb.cont()
 
-    def _moved(self, gdb: Gdb, linked: Program, poll_s: float) -> Program:
-        """Wait for the kernel, and return it at the address that it has chosen."""
-        slide = kaslr.find_slide(gdb, linked, self.machine.remaining_s, poll_s)
+    def _moved(self, linked: Program, slide: int) -> Program:
+        """Return the kernel at the address that it has chosen."""
         if self._kaslr:
             self._facts["kaslr"] = f"{slide:#x}"
         if not slide:

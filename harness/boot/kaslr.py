@@ -14,6 +14,7 @@ from harness.elf.program import Program
 from harness.errors import FormatError, InfraError
 
 STEP = 2 << 20
+IMAGE_SIZE = 1 << 30  # KERNEL_IMAGE_SIZE, all that it can move in
 BANNER_BYTES = 128  # release, compiler and build number
 
 
@@ -36,10 +37,28 @@ def moved_by(gdb: Gdb, linked: Program, begin: int, end: int, rip: int) -> int |
     return None
 
 
-def find_slide(gdb: Gdb, program: Program, timeout_s: float, poll_s: float) -> int:
+def run_to_start(gdb: Gdb, program: Program, timeout_s: float) -> int:
+    """Let the guest run from reset to start_kernel(), wherever it is; return its slide.
+
+    It is left stopped, without breakpoints. With one for each slide it runs slowly, but
+    goes no further, however busy the host is.
+
+    Raises:
+        GdbTimeout: it did not get there within ``timeout_s``.
+    """
+    start = required(program, "start_kernel")
+    places = range(start, start + IMAGE_SIZE - start % IMAGE_SIZE, STEP)
+    gdb.insert_breakpoints(places)
+    gdb.cont()
+    gdb.wait(timeout_s)
+    gdb.remove_breakpoints(places)
+    return gdb.registers().rip - start
+
+
+def find_slide(gdb: Gdb, program: Program, timeout_s: float) -> int:
     """Let the guest run from reset until its kernel is seen; return its slide.
 
-    It is looked for every ``poll_s``, and left stopped.
+    It is left stopped.
 
     Raises:
         InfraError: it was not seen within ``timeout_s``.
@@ -48,7 +67,7 @@ def find_slide(gdb: Gdb, program: Program, timeout_s: float, poll_s: float) -> i
     begin, end = (required(program, name) for name in ("_stext", "_einittext"))
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        gdb.run_for(poll_s)
+        gdb.run_for(gdb.poll_s)
         for number, registers in enumerate(gdb.vcpus()):
             gdb.select(number)  # the others wait to be started
             slide = moved_by(gdb, program, begin, end, registers.rip)

@@ -18,10 +18,9 @@ from msgspec.structs import replace
 
 from harness.boot import init_end
 from harness.boot.gdb import Gdb
-from harness.boot.kaslr import required
 from harness.boot.registers import Registers
 from harness.elf.program import Program
-from harness.errors import InfraError, UserError
+from harness.errors import UserError
 
 SLOT = (0, 0x1F, 0)
 VENDOR_DEVICE = 0x10108686
@@ -29,8 +28,6 @@ CLASS_REVISION = 0x08800000
 CAPABILITIES = 0x105
 CONTROL = 0x103  # bit 8: the kernel may hand interrupt routing to vSMP
 CONTROL_OFFSET = 4
-POLL_S = 0.001  # a kernel looks for the device soon after it has moved itself
-_NOT_LOOKED = b"\xff" * 4  # is_vsmp of vsmp_64.c
 
 _ACCESSORS = {
     "read_pci_config": 4,
@@ -89,19 +86,6 @@ def accessors(program: Program) -> dict[int, int]:
             hint="CONFIG_X86_VSMP needs CONFIG_PCI; vmlinux must keep its symbols",
         )
     return found
-
-
-def require_in_time(gdb: Gdb, program: Program) -> None:
-    """Check that the stopped kernel has not looked for the device yet.
-
-    Raises:
-        InfraError: it has: it is too late to play it.
-    """
-    if gdb.read(required(program, "is_vsmp"), 4) != _NOT_LOOKED:
-        raise InfraError(
-            "the kernel looked for vSMP's device before it was seen where it has moved to",
-            hint="a busy machine may be no more than slow: boot it again",
-        )
 
 
 def serve(gdb: Gdb, program: Program, registers_at: int, timeout_s: float) -> Served:

@@ -27,6 +27,7 @@ def a_kernel() -> Program:
     text = writer.section(".text", data, flags=ALLOC | EXEC, address=TEXT)
     writer.symbol("linux_banner", text, TEXT, 128, OBJECT)
     writer.symbol("_stext", text, TEXT)
+    writer.symbol("start_kernel", text, TEXT + 0x250040)
     writer.symbol("_einittext", text, TEXT + len(data))
     return writer.program("vmlinux")
 
@@ -43,7 +44,18 @@ def test_is_told_by_the_banner(tmp_path: Path) -> None:
     """Several slides have that place in text; one has the banner where it must be."""
     stub = stub_at(TEXT + SLIDE + 0x280000)
     with serving(stub, tmp_path / "gdb"), Gdb.connect(tmp_path / "gdb") as gdb:
-        assert kaslr.find_slide(gdb, a_kernel(), 5, 0.02) == SLIDE
+        assert kaslr.find_slide(gdb, a_kernel(), 5) == SLIDE
+
+
+def test_it_is_stopped_at_its_start_wherever_that_is(tmp_path: Path) -> None:
+    """There is a breakpoint for each slide, and none is left."""
+    stub = stub_at(TEXT + SLIDE + 0x250040)
+    with serving(stub, tmp_path / "gdb"), Gdb.connect(tmp_path / "gdb") as gdb:
+        assert kaslr.run_to_start(gdb, a_kernel(), 5) == SLIDE
+    laid = [packet for packet in stub.seen if packet.startswith("Z0")]
+    assert f"Z0,{TEXT + SLIDE + 0x250040:x},1" in laid
+    assert len(laid) == 503
+    assert not stub.breakpoints
 
 
 def test_a_guest_that_never_gets_there_is_no_verdict(tmp_path: Path) -> None:
@@ -54,7 +66,7 @@ def test_a_guest_that_never_gets_there_is_no_verdict(tmp_path: Path) -> None:
         Gdb.connect(tmp_path / "gdb") as gdb,
         pytest.raises(InfraError, match="no kernel of vmlinux was seen"),
     ):
-        kaslr.find_slide(gdb, a_kernel(), 0.1, 0.02)
+        kaslr.find_slide(gdb, a_kernel(), 0.1)
 
 
 def test_how_far_a_kernel_may_have_moved() -> None:

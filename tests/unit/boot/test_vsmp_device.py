@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from harness.boot import vsmp_device
 from harness.boot.gdb import Gdb
 from harness.boot.registers import Registers
 from harness.elf.program import Program
-from harness.errors import InfraError, UserError
+from harness.errors import UserError
 from tests.builders.elfwriter import ALLOC, ET_EXEC, EXEC, ElfWriter
 from tests.builders.rspserver import FakeStub, serving
 
@@ -145,21 +144,6 @@ def test_kernel_that_never_looks(program: Program, tmp_path: Path) -> None:
     with serving(stub, tmp_path / "s"), Gdb.connect(tmp_path / "s") as gdb:
         served = vsmp_device.serve(gdb, program, REGISTERS_AT, 5.0)
     assert (served.reads, served.emulated, served.control) == (0, 0, 0)
-
-
-@pytest.mark.parametrize(("word", "late"), [(-1, False), (0, True), (1, True)])
-def test_a_kernel_that_looked_before_it_was_seen(
-    word: int, late: bool, tmp_path: Path
-) -> None:
-    """It had moved; the device cannot be played any more, and that is no verdict."""
-    program = kernel_with("is_vsmp")
-    stub = Kernel(registers=ZERO.pack())
-    stub.load(TEXT, struct.pack("<i", word))
-    seen = (
-        pytest.raises(InfraError, match="before it was seen") if late else nullcontext()
-    )
-    with serving(stub, tmp_path / "s"), Gdb.connect(tmp_path / "s") as gdb, seen:
-        vsmp_device.require_in_time(gdb, program)
 
 
 @pytest.mark.parametrize(

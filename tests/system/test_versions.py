@@ -8,14 +8,13 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from harness.corpus.booted import Boot, chosen
 
 DAILY = "6.12-full-default"  # natively
 
 
-def each() -> Iterator[ParameterSet]:
+def each() -> Iterator[object]:
     """Yield all of them, of which one does not wait for the night."""
     for one in chosen("", nightly=True):
         marks = () if one.name == DAILY else pytest.mark.nightly

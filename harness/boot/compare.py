@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
-import numpy as np
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -29,19 +29,9 @@ from harness.boot.needs import NATIVE_NEEDS, Needs
 from harness.boot.point import Guest, Point, Sight, ask, finding, look
 from harness.boot.registers import Registers
 from harness.boot.reliable import FUNCTION, Survey, reliability
-from harness.boot.sample import (
-    LIVE_BREAKPOINTS,
-    Ambush,
-    ambush,
-    by_traffic,
-    entry_points,
-    glimpse,
-    patched_starts,
-    walk,
-    wander,
-)
-from harness.boot.stack_info import PAGE_SIZE
+from harness.boot.sample import patched_starts, walk, wander
 from harness.boot.tally import Tally
+from harness.boot.watch import Watch
 from harness.boot.wire import LostGuest
 from harness.elf.alternative import Alternatives, parse_alternatives
 from harness.elf.orc import parse_orc
@@ -50,20 +40,11 @@ from harness.errors import FormatError
 from harness.finding import Finding
 from harness.progress import Progress, silent
 
-HIT_S = 0.12  # at some places, until others are tried
-ENTRY_HIT_S = 0.8  # at entry points, of which most are never reached
 TASK_HIT_S = 0.5
 WANDER_STEPS = 20
-GLIMPSES, GLIMPSE_S = 20, 0.005  # each may show a stack's worth of places
 MOST_PENDING = 20  # states that the guest is asked about at once
-ENTRY_STEPS = 50
-MOST_STEPS = 40  # from a start that patching made
 CONTROL_STOPS = 300  # places tried, before the control counts as impossible
-LIVE_PATCHED, LIVE_PAGES = 48, 8  # the fewer, the faster they are reached
-PASSES, VAIN = 12, 4  # over all starts, in all and in a row: no workload comes to more
 LEAST_STARTS = 5  # that a guest has to come to all the same
-HITS_TOLD = 6  # after so many it is better known where the guest runs
-_PATCHED = {"inside_replacement", "inside_other_cfa"}
 _UNSEEN = "control did not fail"
 
 
@@ -120,8 +101,8 @@ def probe(
     up = wait_until_up(gdb, program, text, deadline, deadline_s)
     notes = [f"KASLR moved it by {by:#x}"] if (by := up.program.slide) else []
     with attached(gdb, up.program, up.text, up.registers) as guest:
-        run = _Run(Cpus(guest), needs, random.Random(seed), deadline, progress)
-        run.only_first, run.notes = only_first, notes
+        watch = Watch(Cpus(guest), Tally(), random.Random(seed), deadline)
+        run = _Run(watch, needs, progress, only_first, notes)
         try:
             run.sample(parse_alternatives(up.program), inject_nmi)
         except _Enough:
@@ -137,24 +118,28 @@ class _Enough(Exception):
 
 class _Run(Struct):
     # One probe under way.
-    cpus: Cpus
+    watch: Watch
     needs: Needs
-    rng: random.Random
-    deadline: float
     progress: Progress
-    only_first: bool = False
-    notes: list[str] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    awaited: set[int] = field(default_factory=set)  # of all, for long enough
-    passes: int = 0  # in which every start was waited for
-    vain: int = 0  # the last of them, without a hit
+    only_first: bool
+    notes: list[str]
     began: float = field(default_factory=time.monotonic)
     reason: str = ""
 
     @property
+    def cpus(self) -> Cpus:
+        """The guest, on each of its CPUs."""
+        return self.watch.cpus
+
+    @property
     def guest(self) -> Guest:
         """The guest on the CPU that was attached to."""
-        return self.cpus.first
+        return self.watch.guest
+
+    @property
+    def tally(self) -> Tally:
+        """What was seen so far."""
+        return self.watch.tally
 
     def sample(
         self, alternatives: Alternatives | None, inject_nmi: Callable[[], None] | None
@@ -164,16 +149,16 @@ class _Run(Struct):
             return
         self.find_starts(alternatives)
         self.wander(self.needs.points // 8)
-        self.look_around()
+        self.watch.look_around(self.needs)
         self.sample_places(inject_nmi)
         if not self.ask_tasks():
             return
         while self.time_left() and (missing := self.missing()):
             self.wander(100)
             if "entry_context" in missing:
-                self.awaited.clear()
+                self.watch.awaited.clear()
             self.sample_places(inject_nmi)
-            if self.passes >= PASSES or self.vain >= VAIN:
+            if self.watch.over:
                 self.settle_for(self.tally.have["inside_replacement"])
 
     def settle_for(self, starts: int) -> None:
@@ -184,7 +169,7 @@ class _Run(Struct):
             self.notes.append(
                 f"the workload comes to {starts} of {len(self.tally.inside)} starts that "
                 f"patching made, not {asked}: each other one was waited for "
-                f"{self.passes} times in vain"
+                f"{self.watch.passes} times in vain"
             )
 
     def compare_tables(self) -> None:
@@ -240,7 +225,9 @@ class _Run(Struct):
         for _ in range(CONTROL_STOPS):
             if not self.time_left():
                 return
-            for states in wander(guest.gdb, guest.program, guest.text, self.rng, 1):
+            for states in wander(
+                guest.gdb, guest.program, guest.text, self.watch.rng, 1
+            ):
                 yield from states
 
     def find_starts(self, alternatives: Alternatives | None) -> None:
@@ -271,122 +258,15 @@ class _Run(Struct):
         wanted = self.tally.counts["points"] + points
         while self.tally.counts["points"] < wanted and self.time_left():
             for states in wander(
-                guest.gdb, guest.program, guest.text, self.rng, WANDER_STEPS
+                guest.gdb, guest.program, guest.text, self.watch.rng, WANDER_STEPS
             ):
                 self.check_all(states)
 
-    def look_around(self) -> None:
-        """Learn where the guest runs, to know where to wait for it."""
-        guest = self.guest
-        for _ in range(GLIMPSES):
-            if not self.time_left() or _PATCHED.isdisjoint(self.missing()):
-                return
-            guest.gdb.run_for(self.rng.random() * GLIMPSE_S)
-            self.glimpse()
-
-    def glimpse(self) -> None:
-        gdb = self.guest.gdb
-        cpu = self.cpus.of(gdb.registers()).cpu
-        self.tally.seen.update(glimpse(gdb, cpu, self.guest.text))
-
     def sample_places(self, inject_nmi: Callable[[], None] | None) -> None:
-        """Wait where entries are, and starts that only patching made; compare there.
-
-        Of either those that were not waited for long enough before; both at once, for
-        most of the time goes by waiting.
-        """
-        pending = self.pending_entries(inject_nmi)
-        entries: set[int] = set()
-        tried: set[int] = set()
-        hits = len(self.tally.hit)
-        waited_s = 0.0
-        with ambush(self.guest.gdb) as laid:
-            while self.time_left():
-                if not entries:
-                    entries.update(pending[:LIVE_BREAKPOINTS])
-                    pending, waited_s = pending[LIVE_BREAKPOINTS:], 0.0
-                    self.awaited |= entries
-                starts = self.likely_starts(tried)
-                if not entries and not starts:
-                    self.count_pass(len(self.tally.hit) - hits)
-                    return
-                if entries and waited_s >= ENTRY_HIT_S:
-                    entries.clear()
-                    continue
-                laid.lay(entries.union(starts))
-                if not laid.places:  # none of them can have a breakpoint
-                    tried.update(starts)
-                    entries.clear()
-                    continue
-                there, before_s = len(entries), laid.waited_s
-                patience_s = HIT_S if starts else ENTRY_HIT_S - waited_s
-                if not self.surprise(laid, entries, patience_s):
-                    tried.update(starts)
-                    if starts:
-                        self.glimpse()
-                waited_s += laid.waited_s - before_s
-                if len(entries) < there:
-                    waited_s = 0.0
-
-    def pending_entries(self, inject_nmi: Callable[[], None] | None) -> list[int]:
-        """Return the entry points that were not awaited yet; NMIs are one of them."""
-        guest = self.guest
-        points = entry_points(guest.program, guest.text)
-        self.tally.counts["entry_points"] = len(points)
-        awaited = self.awaited | {guest.call.driver}  # where a breakpoint is in our way
-        pending = [point for point in points if point not in awaited]
-        self.rng.shuffle(pending)
-        if pending and inject_nmi is not None:
-            inject_nmi()
-        return pending
-
-    def count_pass(self, new: int) -> None:
-        if not _PATCHED.isdisjoint(self.missing()):
-            self.passes += 1
-            self.vain = 0 if new else self.vain + 1
-
-    def surprise(self, laid: Ambush, entries: set[int], patience_s: float) -> bool:
-        """Compare where the guest is caught, and from there on; False if it is not."""
-        for _ in range(HITS_TOLD):
-            if (registers := laid.wait(patience_s)) is None:
-                return False
-            steps = self.steps_here()
-            if registers.rip in entries:
-                entries.discard(registers.rip)
-                self.tally.entries.add(registers.rip)
-                steps = ENTRY_STEPS
-            self.check_from(registers, steps)
-            self.guest.gdb.remove_breakpoints(laid.places & self.tally.hit)
-            if not self.time_left():
-                return True
-        return True
-
-    def steps_here(self) -> int:
-        """Return how far to step from a start: its part of the points yet to come.
-
-        Entry points bring some, too: as many for each start as so far.
-        """
-        tally = self.tally
-        points = self.needs.points - tally.counts["points"]
-        starts = self.needs.inside_replacement - len(tally.hit)
-        brought = ENTRY_STEPS * len(tally.entries) // max(1, len(tally.hit))
-        return max(0, min(MOST_STEPS, points // max(1, starts) - brought))
-
-    def likely_starts(self, tried: set[int]) -> list[int]:
-        """Return the starts that the guest will most likely come to, if any are needed.
-
-        Those with another CFA first if more of them are.
-        """
-        if not (missing := self.missing().keys() & _PATCHED):
-            return []
-        tally = self.tally
-        pending = np.array(sorted(tally.inside.keys() - tally.hit - tried), np.uint64)
-        likely: list[int] = by_traffic(pending, tally.seen).tolist()
-        if "inside_other_cfa" in missing:
-            likely.sort(key=lambda place: not tally.inside[place])
-        pages = list(dict.fromkeys(place // PAGE_SIZE for place in likely))[:LIVE_PAGES]
-        close = [place for place in likely if place // PAGE_SIZE in pages]
-        return close[:LIVE_PATCHED]
+        """Compare where the guest is waited for, and from there on."""
+        with closing(self.watch.hits(self.needs, inject_nmi)) as hits:
+            for registers, steps in hits:
+                self.check_from(registers, steps)
 
     def look(self, registers: Registers) -> Sight | None:
         try:
@@ -455,7 +335,7 @@ class _Run(Struct):
         return round(1e3 * (time.monotonic() - self.began))
 
     def time_left(self) -> bool:
-        return time.monotonic() < self.deadline
+        return self.watch.time_left()
 
     def missing(self) -> dict[str, str]:
         return self.needs.missing(self.tally.have)

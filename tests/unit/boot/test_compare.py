@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from random import Random
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
-from harness.boot import compare, control, point, reliable, traces
-from harness.boot.attach import Cpus
+from harness.boot import compare, control, point, reliable, traces, watch
 from harness.boot.compare import CompareResult, probe
 from harness.boot.gdb import Gdb
-from harness.boot.needs import NATIVE_NEEDS, Needs
-from harness.boot.registers import Registers
+from harness.boot.needs import Needs
 from harness.errors import FormatError, InfraError
-from harness.progress import silent
 from tests.builders import image
 from tests.builders.guest import SLEEPER, STATES, SimulatedGuest, at
 from tests.builders.rspserver import serving
@@ -31,8 +24,8 @@ SMALL = Needs(points=12, entry_context=0, inside_replacement=2, inside_other_cfa
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated guest gets everywhere at once, or never."""
-    monkeypatch.setattr(compare, "HIT_S", 0.02)
-    monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.02)
+    monkeypatch.setattr(watch, "HIT_S", 0.02)
+    monkeypatch.setattr(watch, "ENTRY_HIT_S", 0.02)
     monkeypatch.setattr(compare, "TASK_HIT_S", 0.02)
 
 
@@ -128,83 +121,6 @@ def test_starts_that_a_workload_never_comes_to(
     assert any(settled in note for note in result.notes) is enough
     assert result.reason.endswith("" if enough else "inside_replacement 1 of 2")
     assert bool(result.reason) is not enough
-
-
-DRIVER = image.TEXT  # where it may lie
-
-
-class Laid:
-    """An ambush at an entry point to which the guest comes late."""
-
-    places: frozenset[int] = frozenset()
-    waited_s = 0.0
-
-    def __init__(self, late: int) -> None:
-        self.late = late
-
-    def lay(self, addresses: set[int]) -> None:
-        """Wait there."""
-        self.places = frozenset(addresses)
-
-    def wait(self, seconds: float) -> Registers | None:
-        """Come there after so many times."""
-        assert seconds > 0
-        if not self.places:
-            return None
-        self.waited_s += seconds
-        self.late -= 1
-        return at(0xA00) if self.late == 0 and at(0xA00).rip in self.places else None
-
-
-def waited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laid: Laid, rounds: int
-) -> compare._Run:
-    """Wait at an entry point, in so many rounds at a start, too; return the run."""
-    starts = [[1]] * rounds + [[]] * 9
-    monkeypatch.setattr(compare, "HIT_S", 0.12)
-    monkeypatch.setattr(compare, "ENTRY_HIT_S", 0.8)
-    monkeypatch.setattr(compare, "ambush", lambda _: nullcontext(laid))
-    monkeypatch.setattr(compare, "entry_points", lambda *_: (at(0xA00).rip, DRIVER))
-    monkeypatch.setattr(compare._Run, "likely_starts", lambda *_: starts.pop(0))
-    monkeypatch.setattr(compare._Run, "check_from", lambda *_: None)
-    monkeypatch.setattr(compare._Run, "glimpse", lambda _: None)
-    program, _ = image.image()
-    with connected(tmp_path, SimulatedGuest()) as gdb:
-        call = SimpleNamespace(driver=DRIVER)
-        guest = SimpleNamespace(gdb=gdb, program=program, text=None, call=call)
-        cpus = cast("Cpus", SimpleNamespace(first=guest))
-        run = compare._Run(cpus, SMALL, Random(0), time.monotonic() + 9, silent)
-        run.sample_places(None)
-    return run
-
-
-@pytest.mark.parametrize(
-    ("rounds", "late", "caught"),
-    [(9, 7, True), (9, 8, False), (3, 4, True), (3, 5, False)],
-)
-def test_entries_are_waited_for_while_starts_are(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    rounds: int,
-    late: int,
-    caught: bool,
-) -> None:
-    """As long as without, in all; then they are given up, for they slow a guest down."""
-    laid = Laid(late)
-    run = waited(tmp_path, monkeypatch, laid, rounds)
-    assert bool(run.tally.entries) is caught
-    assert not run.awaited & {DRIVER}, "where our own loop is there is no waiting"
-
-
-def test_entries_that_can_have_no_breakpoint_are_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A nested guest spins at two bytes or more."""
-    laid = Laid(1)
-    monkeypatch.setattr(laid, "lay", lambda _: None)
-    run = waited(tmp_path, monkeypatch, laid, 2)
-    assert run.time_left()
-    assert not run.tally.entries
 
 
 def test_too_few_points(tmp_path: Path) -> None:
@@ -316,18 +232,3 @@ def test_every_rule_is_documented() -> None:
     sections = set(re.findall(r"^## `(runtime/[^`]+)`", text, re.MULTILINE))
     tasks = {reliable.DIFFERS, reliable.UNRELIABLE}
     assert sections == {point.RULE, control.TABLE_RULE, traces.RULE, *tasks}
-
-
-@pytest.mark.parametrize(
-    ("points", "hit", "steps"),
-    [(0, 0, 40), (1500, 0, 10), (1900, 45, 20), (2000, 0, 0)],
-)
-def test_starts_yield_the_points_that_are_missing(
-    points: int, hit: int, steps: int
-) -> None:
-    """Each its part of them, never more than the most; none if there are enough."""
-    nobody = cast("Cpus", None)
-    run = compare._Run(nobody, NATIVE_NEEDS, Random(0), 0.0, silent)
-    run.tally.counts["points"] = points
-    run.tally.hit.update(range(hit))
-    assert run.steps_here() == steps

@@ -17,7 +17,7 @@ from harness.cells.cell import MATRIX, Cell, choose, read
 from harness.cells.cluster import Cluster
 from harness.cells.kept import Kept
 from harness.cells.need import Need, of_build, of_cell, of_machine
-from harness.cells.work import Maker, Terms
+from harness.cells.work import Built, Maker, Terms
 from harness.cli import options, saved
 from harness.cli.console import ERR, OUT, board
 from harness.cli.outcome import conclude
@@ -175,18 +175,22 @@ def _counted(kept: Sequence[Kept], night: str) -> str:
 
 
 def _planned(maker: Maker, chosen: Sequence[Cell]) -> list[Planned]:
-    return [
-        _plan_of(maker, group, cell) for group in local.groups(chosen) for cell in group
-    ]
+    planned: list[Planned] = []
+    unknown: dict[str, None] = {}
+    for group in local.groups(chosen):
+        try:
+            known = maker.known(group)
+        except HarnessError as exc:
+            known = None
+            unknown[str(exc)] = None
+        planned += (_plan_of(maker, cell, known) for cell in group)
+    for why in unknown:
+        _say(f"note: {why}")
+    return planned
 
 
-def _plan_of(maker: Maker, group: Sequence[Cell], cell: Cell) -> Planned:
+def _plan_of(maker: Maker, cell: Cell, known: tuple[Built, bool] | None) -> Planned:
     wanted = cell.build
-    try:
-        known = maker.known(group)
-    except HarnessError as exc:
-        known = None
-        _say(f"note: {exc}")
     answered = known is not None and cell.name in known[0].answers
     kernel = "unknown" if known is None else "kept" if known[1] else "to build"
     return Planned(
@@ -206,14 +210,13 @@ def _show_plan(planned: Sequence[Planned], output: options.Format) -> None:
         return
     from rich.table import Table
 
-    table = Table()
-    table.add_column("cell", no_wrap=True)
-    for title in ("source", "toolchain", "kernel", "result"):
-        table.add_column(title, overflow="fold")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for title in ("cell", "toolchain", "kernel", "result"):
+        table.add_column(title, no_wrap=True)
     for title in ("build MB", "guest MB"):
         table.add_column(title, justify="right")
     for one in planned:
-        row = (one.cell, one.source, one.toolchain, one.kernel, one.result)
+        row = (one.cell, one.toolchain, one.kernel, one.result)
         memory = (one.build.memory_mb, one.guest.memory_mb)
         table.add_row(*row, *map(str, memory))
     OUT.print(table)

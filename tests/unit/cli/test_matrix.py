@@ -45,6 +45,26 @@ def test_a_plan_where_nothing_answers() -> None:
     }
     assert {one["kernel"] for one in planned} == {"unknown"}
     assert all(one["guest"]["memory_mb"] > 1024 for one in planned)
+    assert done.stderr.count("note: ") == 1, "it is as true of each cell"
+
+
+def test_a_plan_on_a_terminal() -> None:
+    """A line for each cell, whole in 80 columns."""
+    done = run(
+        "matrix", "--nightly", "--plan", "--runtime", "podman",
+        DOCKER_HOST="unix:///nowhere",
+    )  # fmt: skip
+
+    lines = done.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    mitigated = [
+        "6.12-gcc12-native-mitigations-off",
+        "bookworm",
+        "unknown",
+        "to",
+        "make",
+    ]
+    assert [line.split()[:5] for line in lines].count(mitigated) == 1
 
 
 def test_a_night_with_no_engine(tmp_path: Path) -> None:

@@ -28,7 +28,11 @@ _MACHINE = (
         "the compiler ran out of memory",
         "use fewer --jobs",
     ),
-    (re.compile(r"ccache: error:"), "ccache failed", "delete the ccache directory"),
+    (
+        re.compile(r"ccache: error:"),
+        "ccache failed",
+        "delete ccache-* in the cache (orc-harness cache says where), or free some space",
+    ),
     (
         re.compile(r"[Cc]annot fork|fork: .*[Rr]esource temporarily unavailable"),
         "no more processes could be started",

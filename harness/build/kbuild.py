@@ -44,7 +44,8 @@ _WRITTEN = ("request", "replaced", ".config")  # by us, not by make
 _SMOKE = """\
 set -e
 echo 'int main(void) { return 0; }' > /tmp/smoke.$$.c
-gcc -O2 -c -o /tmp/smoke.$$.o /tmp/smoke.$$.c
+# What ccache has it answers, also where it may not write: compile it anyway.
+CCACHE_RECACHE=1 gcc -O2 -c -o /tmp/smoke.$$.o /tmp/smoke.$$.c
 rm -f /tmp/smoke.$$.c /tmp/smoke.$$.o
 """
 _CONFIGURE = """\

@@ -184,6 +184,25 @@ def test_what_the_machine_broke_is_never_built_upon(
     kbuild.build(engine, fakelinux, _fake(tmp_path), toolchain, store)
 
 
+def test_a_ccache_that_cannot_be_written_is_no_bad_tree(
+    engine, toolchain, fakelinux, cache, tmp_path
+):
+    """What it has it still answers, and kbuild's probes hide what it says of the rest."""
+    store = Store(cache / "store")
+    kbuild.build(engine, fakelinux, _fake(tmp_path), toolchain, store)
+    (ccache,) = cache.glob("ccache-*")
+    directories = [ccache, *(path for path in ccache.rglob("*") if path.is_dir())]
+    for path in directories:
+        path.chmod(0o555)
+    try:
+        with pytest.raises(InfraError, match="ccache failed") as caught:
+            kbuild.build(engine, fakelinux, _fake(tmp_path, "OWN"), toolchain, store)
+    finally:
+        for path in directories:
+            path.chmod(0o755)
+    assert str(caught.value.hint).startswith("delete ccache-*")
+
+
 def test_a_build_ends_at_its_deadline(engine, toolchain, fakelinux, cache, tmp_path):
     """A hanging make is an error of ours, after the time that was given."""
     hanging = _fake(tmp_path, "HANG")

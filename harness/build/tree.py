@@ -18,6 +18,7 @@ from msgspec import Struct
 from harness import network
 from harness.build.snapshot import Listing, list_source, snapshots, take
 from harness.cache import cache_dir, locked, require_space
+from harness.container import apt
 from harness.container.image import Image
 from harness.container.job import Engine, Limits, Mount, own
 from harness.errors import InfraError, UserError
@@ -31,25 +32,18 @@ KEPT_S = 86400.0
 CHECKPOINTS = 145  # of 1000 tar records each; only progress depends on it
 LANDMARKS = ("Kconfig", "Makefile", "arch/x86/Makefile", "kernel", "scripts")
 
-# Unprivileged and in /tmp: apt needs no more to fetch what it can verify.
-_FETCH_SCRIPT = r"""
-set -eu
-out=$1 wanted=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-apt() {
-    command=$1; shift
-    "apt-$command" -q -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" \
-        -o Debug::NoLocking=1 "$@"
-}
-apt get update >&2
+_FETCH_SCRIPT = (
+    apt.PRELUDE
+    + r"""
+out=$1 wanted=$2 known=$3
 package=$wanted
 if ! apt cache show "$package" > /dev/null 2>&1; then
     package=$(apt cache search --names-only '^linux-source-[0-9.]*$' \
         | sed 's/ .*//' | sort -t- -k3 -V | tail -n 1)
     test -n "$package" || { echo "no linux-source package: is there a mirror?"; exit 1; }
 fi
+version=$(apt cache policy "$package" | sed -n 's/^ *Candidate: //p')
+if test "$known" = "$package $version"; then echo "@same"; exit; fi
 cd "$work"
 apt get download "$package" >&2
 set -- "$work/$package"_*.deb
@@ -58,6 +52,7 @@ dpkg-deb --fsys-tarfile "$1" | tar -xO "./usr/src/$package.tar.xz" | xz -dc \
         --checkpoint=1000 --checkpoint-action='echo=@checkpoint %u'
 echo "@package $package $(dpkg-deb -f "$1" Version)"
 """
+)
 
 
 class Tree(Struct, frozen=True):
@@ -108,18 +103,43 @@ def default_tree(
     """
     directory = cache_dir() / "trees" / package
     with locked(directory.with_name(f"{directory.name}.lock")):
-        name = directory / "NAME"
-        if not name.exists():
-            _fetch(engine, image, package, directory, progress)
-        text = name.read_text().strip()
+        if not (text := kept(package)):
+            text = _fetch(engine, image, package, directory, progress)
     note = "" if text.startswith(f"{package} ") else f"no {package}: took {text}"
     digest = hashlib.sha256(f"debian {text}".encode()).hexdigest()
     return Tree(directory / "source", digest, text, note)
 
 
+def kept(package: str) -> str:
+    """Return the name and version of Debian's source ``package`` in the cache, or ""."""
+    name = cache_dir() / "trees" / package / "NAME"
+    return name.read_text().strip() if name.exists() else ""
+
+
+def refetch(
+    engine: Engine, image: Image, package: str, progress: Progress = silent
+) -> str:
+    """Return :func:`kept` after fetching ``package`` again if Debian has a newer one.
+
+    Nobody may be building from it.
+
+    Raises:
+        InfraError: it cannot be fetched; what is in the cache stays.
+    """
+    directory = cache_dir() / "trees" / package
+    with locked(directory.with_name(f"{directory.name}.lock")):
+        return _fetch(engine, image, package, directory, progress, kept(package))
+
+
 def _fetch(
-    engine: Engine, image: Image, package: str, directory: Path, progress: Progress
-) -> None:
+    engine: Engine,
+    image: Image,
+    package: str,
+    directory: Path,
+    progress: Progress,
+    known: str = "",
+) -> str:
+    # Returns the name and version of what is there now; fetches nothing if that is known.
     network.require(f"the kernel source {package}")
     require_space(directory.parent, SPACE, "the kernel source")
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".fetching-"))
@@ -130,12 +150,14 @@ def _fetch(
         lines = _FetchLines(progress, package)
         ended = engine.run(
             image.tag,
-            ["sh", "-c", _FETCH_SCRIPT, "fetch", engine.path(mount), package],
+            ["sh", "-c", _FETCH_SCRIPT, "fetch", engine.path(mount), package, known],
             mounts=[mount],
             limits=FETCH,
             network=True,
             on_text=lines,
         )
+        if known and lines.same and not ended.returncode:
+            return known
         if ended.returncode or not (source / "Makefile").exists():
             raise InfraError(
                 f"cannot fetch {package} (status {ended.returncode})\n{lines.tail}",
@@ -145,6 +167,7 @@ def _fetch(
         shutil.rmtree(directory, ignore_errors=True)
         scratch.chmod(0o755)
         scratch.replace(directory)
+        return lines.name
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -173,6 +196,10 @@ class _FetchLines:
             self._progress(f"unpacking {self._package}", done, total)
         if found := re.search(r"@package (\S+ \S+)\n", self._text):
             self.name = found[1]
+
+    @property
+    def same(self) -> bool:
+        return "@same\n" in self._text
 
     @property
     def tail(self) -> str:

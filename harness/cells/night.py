@@ -26,7 +26,7 @@ from harness.cells.kept import Kept, judged_again, renamed
 from harness.errors import UserError
 from harness.result import RunResult, Stage, StageResult, plain, run_result
 
-STALE = timedelta(days=1)  # who is as late as that does not go on, but begins anew
+STALE = timedelta(hours=20)  # who is as late as that is the next night
 
 
 class Night(Struct, frozen=True):

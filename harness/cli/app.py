@@ -58,7 +58,8 @@ COMMANDS = {
     "diff": "Tell two runs apart: which findings are new, known, fixed or unseen.",
     "corpus": "Measure the verifier: mutants of a kernel, plants in its source, "
     "objects.",
-    "cache": "Show what the cache holds; prune it by age and size.",
+    "cache": "Show what the cache holds; prune it by age and size; update what is "
+    "Debian's.",
 }
 # Those that may fetch images and sources, and use what is in the cache for long.
 FETCHING = (

@@ -1,20 +1,21 @@
-"""``orc-harness cache``: what is kept, and how much of it is to go."""
+"""``orc-harness cache``: what is kept, how much of it is to go, and what is old."""
 
 from __future__ import annotations
 
 import enum
 import re
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from harness import inventory
+from harness import cache, inventory
 from harness.cache import cache_dir
 from harness.cli import options
-from harness.cli.console import OUT
-from harness.errors import UserError
+from harness.cli.console import OUT, board
+from harness.errors import ExitCode, InfraError, UserError
 from harness.inventory import Entry
 
 DAY_S = 86400.0
@@ -26,11 +27,15 @@ class Action(enum.StrEnum):
 
     SHOW = "show"
     PRUNE = "prune"
+    UPDATE = "update"
 
 
 def command(
     action: Annotated[
-        Action, typer.Argument(help="Show what is there, or delete some of it.")
+        Action,
+        typer.Argument(
+            help="Show what is there, delete some of it, or fetch what Debian has newer."
+        ),
     ] = Action.SHOW,
     older_than: Annotated[
         float | None,
@@ -49,20 +54,24 @@ def command(
     ] = False,
     output: options.FormatOption = options.Format.TEXT,
 ) -> None:
-    """Show what the cache holds; prune it by age and size.
+    """Show what the cache holds; prune it by age and size; update what is Debian's.
 
     Everything in it can be made again, except what is kept: the store of runs, and
     the state of bisections. Nothing is pruned while somebody builds or boots, and
-    nothing that was used within the last hour.
+    nothing that was used within the last hour. What is there is used as it is, until
+    update looks for newer sources of Debian's, and newer packages in the images.
     """
     root = cache_dir()
-    if action is Action.SHOW:
+    if action is not Action.PRUNE:
         if older_than is not None or to is not None or dry_run:
             raise UserError(
-                "show takes no --older-than, --to or --dry-run",
+                f"{action} takes no --older-than, --to or --dry-run",
                 hint="orc-harness cache prune --older-than 30 deletes",
             )
-        _show(inventory.entries(root), output)
+        if action is Action.SHOW:
+            _show(inventory.entries(root), output)
+        else:
+            _update(root, output)
         return
     if older_than is None and to is None:
         raise UserError(
@@ -82,6 +91,32 @@ def command(
     what = "would be pruned" if dry_run else "pruned"
     total = sum(entry.size_bytes for entry in gone)
     OUT.print(f"{len(gone)} entries {what}, {_mb(total)}", markup=False)
+
+
+def _update(root: Path, output: options.Format) -> None:
+    from harness.container.engine import connect
+    from harness.corpus import built
+    from harness.stages import refresh
+
+    sources = {one.package: one.toolchain for one in built.chosen("", nightly=True)}
+    with cache.unheld(root) as free:
+        if not free:
+            raise InfraError(
+                f"{root} is in use: somebody builds or boots with it",
+                hint="update it when they have ended",
+            )
+        with connect() as engine, board() as lines:
+            done = refresh.refresh(engine, sources, lines("update"))
+    if output is options.Format.JSON:
+        OUT.out(options.to_json(done), end="")
+    else:
+        for one in done:
+            what = one.error or ", ".join(one.changes) or "nothing is newer"
+            OUT.print(f"{one.what}: {what}", markup=False)
+        if not done:
+            OUT.print("nothing of Debian's is here yet: what is fetched will be new")
+    if any(one.error for one in done):
+        raise typer.Exit(ExitCode.INFRASTRUCTURE)
 
 
 def parse_size(text: str) -> int:

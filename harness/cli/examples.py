@@ -41,6 +41,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "cache": (
         "orc-harness cache",
         "orc-harness cache prune --older-than 30 --to 20G",
+        "orc-harness cache update",
     ),
 }
 

@@ -193,7 +193,11 @@ def _make(
             engine.tag_image(base, trial)
         progress(f"testing image {recipe.name}")
         _smoke(engine, recipe, trial)
+        before = engine.image_id(recipe.tag)
         engine.tag_image(trial, recipe.tag)
+        if before and before != engine.image_id(recipe.tag):
+            with contextlib.suppress(InfraError):  # a container may be using it
+                engine.remove_image(before)
     finally:
         engine.remove_image(trial)
         engine.remove_image(base)

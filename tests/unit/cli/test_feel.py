@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -117,6 +118,18 @@ def test_every_example_is_a_command_line(command: str) -> None:
         context = loaded.make_context(command, [*words[1:]], resilient_parsing=False)
         assert context.command is loaded
     assert EXAMPLES[command][0][:60] in run(command, "--help", COLUMNS="120").stdout
+
+
+def test_a_cache_in_use_is_not_updated(tmp_path: Path) -> None:
+    """Somebody may be building from what would be replaced."""
+    there = {"ORC_HARNESS_CACHE": str(tmp_path)}
+    with (tmp_path / "in-use.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        done = run("cache", "update", **there)
+
+    assert done.returncode == 3
+    assert "is in use: somebody builds or boots with it" in done.stderr
+    assert run("cache", "update", "--older-than", "1", **there).returncode == 2
 
 
 def test_the_cache_is_shown_and_pruned(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class RecordingEngine(Engine):
     def __init__(self, smoke: int = 0, registry: bool = True) -> None:
         self.tags: dict[str, str] = {}
         self.built: list[str] = []
+        self.removed: list[str] = []
         self._smoke = smoke
         self._registry = registry
 
@@ -64,6 +65,7 @@ class RecordingEngine(Engine):
         self.tags[tag] = self.tags[source]
 
     def remove_image(self, tag):
+        self.removed.append(tag)
         self.tags.pop(tag, None)
 
 
@@ -115,8 +117,10 @@ def test_rebuild_ignores_what_exists():
     """A recipe's packages may have moved on."""
     engine, recipe = RecordingEngine(), image.toolchain()
     image.ensure(engine, recipe)
+    before = engine.tags[recipe.tag]
     assert image.ensure(engine, recipe, rebuild=True).created
     assert len(engine.built) == 2
+    assert before in engine.removed, "nobody finds it any more, and it is large"
 
 
 def test_steps_run_on_top_of_the_packages():

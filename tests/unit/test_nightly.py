@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,7 @@ def test_every_part_runs(nightly: Nightly) -> None:
         " --store default --baseline last-good --format json"
     ) in told
     assert sum(line.startswith("corpus ") for line in told) == 7
+    assert told[0] == "cache update --format json", "before anything is built"
     assert (nightly.root / "report/nightly/matrix.json").exists()
 
 
@@ -107,3 +110,35 @@ def test_another_night_is_another(nightly: Nightly) -> None:
     _, told = nightly("objects", "builds")
 
     assert len(told) == 2
+
+
+def test_a_night_of_yesterday_is_over(nightly: Nightly) -> None:
+    """By when it began, whenever it was killed: its parts run again."""
+    nightly("objects", "matrix", kill="matrix")
+    unfinished = nightly.root / "report/nightly/unfinished"
+    began = int(time.time()) - 21 * 3600
+    unfinished.write_text(
+        re.sub(r"began \d+", f"began {began}", unfinished.read_text())
+    )
+
+    _, told = nightly("objects", "matrix")
+
+    assert len(told) == 2
+
+
+def test_a_tree_of_ones_own(nightly: Nightly) -> None:
+    """The matrix is built of it, and another tree is another night."""
+    (nightly.root / "linux").mkdir()
+    code, told = nightly("matrix", "--tree", str(nightly.root / "linux"))
+
+    assert (code, len(told)) == (0, 1)
+    assert f" --tree {nightly.root}/linux " in told[0]
+    assert nightly("matrix", "--tree", str(nightly.root / "none"))[0] == 2
+    assert nightly("matrix", "--tree")[0] == 2
+
+
+def test_a_host_that_cannot_be_prepared_is_no_finding(nightly: Nightly) -> None:
+    """Whatever ci/host exits with."""
+    (nightly.root / "ci/host").write_text("#!/bin/sh\nexit 1\n")
+
+    assert nightly("objects") == (3, [])

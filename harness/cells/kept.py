@@ -23,6 +23,7 @@ from harness.history.diff import VERDICTS
 from harness.result import Stage, StageResult, Status, plain
 
 ATTEMPTS = 2  # of a build, and of what follows it
+_RANKS = {Status.FAIL: 0, Status.PASS: 1, Status.ERROR: 2}  # others after them
 
 
 class Kept(Struct, frozen=True):
@@ -70,9 +71,11 @@ def _machine_failed(stage: StageResult) -> bool:
 
 
 def merged(attempts: Sequence[Sequence[StageResult]]) -> tuple[StageResult, ...]:
-    """Return one result per stage: what was found, else what was judged, else the last.
+    """Return one result per stage: what was found, else what was judged.
 
-    It says in its notes what became of the others.
+    Where nothing was, an error is what it came to: the other attempt may have left
+    the stage out only because it failed before. It says in its notes what became of
+    the others; of equals the last counts.
     """
     order: dict[Stage, list[StageResult]] = {}
     for attempt in attempts:
@@ -82,10 +85,7 @@ def merged(attempts: Sequence[Sequence[StageResult]]) -> tuple[StageResult, ...]
 
 
 def _one(tried: list[StageResult]) -> StageResult:
-    newest = tried[::-1]
-    verdicts = [stage for stage in newest if stage.status in VERDICTS]
-    failed = [stage for stage in verdicts if stage.status is Status.FAIL]
-    chosen = (failed or verdicts or newest)[0]
+    chosen = min(tried[::-1], key=lambda stage: _RANKS.get(stage.status, len(_RANKS)))
     others = tuple(
         f"another attempt: {stage.status}{f': {stage.reason}' if stage.reason else ''}"
         for stage in tried

@@ -74,6 +74,22 @@ def test_the_verdict_is_the_one_that_there_is() -> None:
     assert len(none.notes) == 1
 
 
+@pytest.mark.parametrize("other", [Status.SKIP, Status.MISS])
+def test_an_error_is_no_skip(other: Status) -> None:
+    """What one attempt lost, and the other did not come to, has no verdict."""
+    left_out = stage(of=Stage.COMPARE, status=other, reason="no boot")
+    first = [stage(of=Stage.BOOT), lost(Stage.COMPARE)]
+    second = [lost(Stage.BOOT), left_out]
+
+    for attempts in ((first, second), (second, first)):
+        both = Kept("k", "cell", "night", tuple(map(tuple, attempts)), {})
+        boot, compare = both.stages
+        assert boot.status is Status.PASS
+        assert (compare.status, compare.exit_code) == (Status.ERROR, 3)
+        assert compare.notes == (f"another attempt: {other}: no boot",)
+        assert not both.final
+
+
 def test_a_finding_is_not_lost_by_another_attempt() -> None:
     """It was there once: it is not made undone by a boot that went well."""
     found = stage(finding(), of=Stage.COMPARE)

@@ -7,9 +7,11 @@ what that one had built is in the depot.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,14 +22,17 @@ from harness.cells import remote
 from harness.cells.cell import Cell
 from harness.cells.depot import open_depot
 from harness.cells.kept import Kept
+from harness.cells.key import no_key
 from harness.cells.local import groups
-from harness.cells.work import Terms
-from harness.errors import InfraError, UserError
+from harness.cells.work import STAGES, Terms
+from harness.errors import HarnessError, InfraError, UserError
+from harness.stages.guard import failed
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_S = 30
+POLL_S = 0.5
 RETRIES = 2
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -94,10 +99,29 @@ def run(
 ) -> list[Kept]:
     """Make ``cells`` there; ``on_kept`` is told of each as it is done.
 
+    One that no worker brings to an end is an ERROR, and kept nowhere.
+
     Raises:
-        InfraError: the scheduler does not answer, or a cell's workers died each time.
+        InfraError: the scheduler does not answer, or no more.
     """
-    from distributed import Client, Security, as_completed
+    kept: dict[str, Kept] = {}
+    with _connected(cluster) as client:
+        asked: dict[Future[str], Cell] = {}
+        for group in groups(cells):
+            text = remote.order(group, terms, cluster.depot)
+            built = _submit(client, "BUILD", remote.build, text, group[0].name)
+            for cell in group:
+                text = remote.order((cell,), terms, cluster.depot)
+                one = _submit(client, "KVM", remote.judge, text, cell.name, built)
+                asked[one] = cell
+        for answer in _answers(asked, terms.night):
+            kept[answer.name] = answer
+            on_kept(answer)
+    return [kept[cell.name] for cell in cells]
+
+
+def _connected(cluster: Cluster) -> Client:
+    from distributed import Client, Security
 
     security = None
     if cluster.ca:
@@ -108,7 +132,7 @@ def run(
             require_encryption=True,
         )
     try:
-        client = Client(
+        return Client(
             cluster.address, security=security, timeout=CONNECT_S, set_as_default=False
         )
     except (OSError, TimeoutError, ValueError) as exc:
@@ -116,29 +140,57 @@ def run(
             f"no scheduler answers at {cluster.address}: {exc}",
             hint="dask scheduler --host 127.0.0.1 starts one",
         ) from exc
-    kept: dict[str, Kept] = {}
-    with client:
-        asked = {}
-        for group in groups(cells):
-            text = remote.order(group, terms, cluster.depot)
-            built = _submit(client, "BUILD", remote.build, text, group[0].name)
-            for cell in group:
-                text = remote.order((cell,), terms, cluster.depot)
-                one = _submit(client, "KVM", remote.judge, text, cell.name, built)
-                asked[one] = cell.name
-        for future in as_completed(list(asked), loop=client.loop):
-            name = asked[future]
-            try:
-                kept[name] = remote.result(future.result())
-            except InfraError:
-                raise
-            except Exception as exc:
-                raise InfraError(
-                    f"no worker brought {name} to an end: {type(exc).__name__}: {exc}",
-                    hint="look at the workers' logs; the next start goes on from here",
-                ) from exc
-            on_kept(kept[name])
-    return [kept[cell.name] for cell in cells]
+
+
+def _answers(asked: dict[Future[str], Cell], night: str) -> Iterator[Kept]:
+    """Yield what each of ``asked`` comes to, as they end.
+
+    A result may be lost with its worker before it is here: then it is made again, and
+    waited for again. What is here is let go, or it would be made again, too.
+    """
+    while asked:
+        ended = [future for future in asked if future.done()]
+        for future in ended:
+            with contextlib.suppress(TimeoutError):
+                answer = _answer(future, asked[future], night)
+                del asked[future]
+                yield answer
+        if not ended:
+            time.sleep(POLL_S)
+
+
+def _answer(future: Future[str], cell: Cell, night: str) -> Kept:
+    """Return what a future that has ended came to.
+
+    Raises:
+        TimeoutError: its result is on no worker any more.
+        InfraError: the scheduler has forgotten it.
+    """
+    if future.cancelled():
+        raise InfraError(
+            f"the scheduler was lost before {cell.name} was done",
+            hint="the next start goes on from here",
+        )
+    if future.status == "error":
+        return _lost(cell, night, future.exception())
+    try:
+        return remote.result(future.result(timeout=CONNECT_S))
+    except InfraError as exc:
+        return _lost(cell, night, exc)
+
+
+def _lost(cell: Cell, night: str, why: BaseException) -> Kept:
+    """Return the result of a cell that no worker brought to an end."""
+    error = (
+        why
+        if isinstance(why, HarnessError)
+        else InfraError(
+            f"no worker brought {cell.name} to an end: {type(why).__name__}: {why}",
+            hint="look at the workers' logs; the next night makes it again",
+        )
+    )
+    stages = tuple(failed(stage, cell.name, error) for stage in STAGES)
+    return Kept(no_key(cell, night), cell.name, night, (stages,), {})
 
 
 def _submit(

@@ -41,6 +41,7 @@ from harness.stages.subject import Subject
 
 VALIDATE_JOBS = 1  # builds and guests want the cores too
 RESULTS = "cells"
+STAGES = (Stage.BUILD, Stage.VALIDATE, *runtime.STAGES)
 Board = Callable[[str], Progress]
 
 
@@ -242,8 +243,7 @@ class Maker:
 
     def _unbuilt(self, cell: Cell, stage: StageResult) -> list[StageResult]:
         why = "there is no build"
-        later = (Stage.VALIDATE, *runtime.STAGES)
-        rest = [skipped(each, cell.name, why) for each in later]
+        rest = [skipped(each, cell.name, why) for each in STAGES[1:]]
         return [replace(stage, variant=cell.name), *rest]
 
     def _booted(

@@ -48,17 +48,22 @@ def guard(stage: Stage, variant: str, work: Callable[[], StageResult]) -> StageR
             stage, variant, Status.MISS, reason=exc.reason, hint=exc.hint
         )
     except HarnessError as exc:
-        result = StageResult(
-            stage,
-            variant,
-            Status.ERROR,
-            reason=exc.message,
-            hint=exc.hint or "",
-            exit_code=exc.exit_code,
-        )
+        result = failed(stage, variant, exc)
     except Exception as exc:  # noqa: BLE001 - one broken stage must not lose the others
         result = _broken(stage, variant, exc)
     return replace(result, seconds=time.monotonic() - started)
+
+
+def failed(stage: Stage, variant: str, exc: HarnessError) -> StageResult:
+    """Return the ERROR that ``exc`` makes of a stage."""
+    return StageResult(
+        stage,
+        variant,
+        Status.ERROR,
+        reason=exc.message,
+        hint=exc.hint or "",
+        exit_code=exc.exit_code,
+    )
 
 
 def _broken(stage: Stage, variant: str, exc: Exception) -> StageResult:

@@ -1,7 +1,8 @@
 """A dask worker's preload: its stages are played, slowly, and what it does is noted.
 
 Builds last until the file ``$PLAYED/go`` is there; ``$PLAYED/log`` has a line for each that
-began and ended, with the worker's pid.
+began and ended, with the worker's pid. Who boots a cell for which there is a file
+``$PLAYED/kills-<name>`` dies of it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def build(
 
 def booted(subject: work.Subject, *_: object) -> tuple[list[StageResult], None]:
     note(f"boots {subject.name}")
+    if (PLAYED / f"kills-{subject.name}").exists():
+        os._exit(9)
     text = subject.kernel.vmlinux.read_text()  # which this worker may not have built
     assert text == subject.kernel.vmlinux.parent.name
     return [stage(of=each, variant=subject.name) for each in runtime.STAGES], None

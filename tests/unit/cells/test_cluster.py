@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,15 +13,19 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from harness.artifacts import Artifacts, Manifest, Store, load, write_manifest
+from harness.cells import cluster
+from harness.cells.cell import read
 from harness.cells.cluster import Cluster
 from harness.cells.depot import Depot, open_depot
+from harness.cells.kept import dump
 from harness.errors import InfraError, UserError
+from harness.result import Status
 from tests.unit.cells.test_night import kept
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,11 +74,15 @@ class Farm:
         return process
 
     def environment(self, cache: str) -> dict[str, str]:
-        return os.environ | {
-            "PLAYED": str(self.root),
-            "ORC_HARNESS_CACHE": str(self.root / cache),
-            "PYTHONPATH": str(ROOT),
-        }
+        return (
+            os.environ
+            | {
+                "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",  # of workers, by a task
+                "PLAYED": str(self.root),
+                "ORC_HARNESS_CACHE": str(self.root / cache),
+                "PYTHONPATH": str(ROOT),
+            }
+        )
 
     def worker(
         self, name: str, resources: str = "BUILD=1 KVM=1"
@@ -87,9 +96,11 @@ class Farm:
             cache=name,
         )
 
-    def matrix(self, *arguments: str) -> subprocess.Popen[str]:
+    def matrix(
+        self, *arguments: str, cells: Sequence[str] = CELLS
+    ) -> subprocess.Popen[str]:
         """Start the command, as anybody's process that speaks to the scheduler."""
-        argv = [sys.executable, "-m", "harness", "matrix", *CELLS, "--format", "json"]
+        argv = [sys.executable, "-m", "harness", "matrix", *cells, "--format", "json"]
         argv += ["--scheduler", self.address, "--artifacts", str(self.root / "depot")]
         process = subprocess.Popen(
             [*argv, "--report", str(self.root / "report"), *arguments],
@@ -159,6 +170,85 @@ def test_a_worker_dies_in_the_middle_of_a_build(
     assert second.returncode == 0, said
     assert f"0 made in this run, {len(names)} unchanged" in said
     assert len(farm.noted("built")) == len(built)
+
+
+def test_a_cell_that_kills_its_workers(
+    tmp_path: Path, stack: contextlib.ExitStack
+) -> None:
+    """It is an ERROR of its own; the others are done, and there is a report.
+
+    The next night makes it again.
+    """
+    (tmp_path / "go").touch()
+    deadly = tmp_path / "kills-6.1-gcc12-native"
+    deadly.touch()
+    farm = Farm(tmp_path, stack)
+    farm.worker("a", "BUILD=1")
+    for name in ("b", "c", "d"):
+        farm.worker(name, "KVM=1")
+    farm.wait_for(4)
+    cells = ("6.1-gcc12-native", "6.12-gcc12-native")
+
+    first = farm.matrix(cells=cells)
+    out, said = first.communicate(timeout=LIMIT_S)
+
+    assert first.returncode == 3, said
+    found = {(one["variant"], one["status"]) for one in json.loads(out)["stages"]}
+    assert found == {(cells[0], "ERROR"), (cells[1], "PASS")}
+    assert "no worker brought 6.1-gcc12-native to an end: KilledWorker" in out
+    assert (tmp_path / "report" / "result.json").exists()
+
+    deadly.unlink()
+    second = farm.matrix(cells=cells)
+    _, said = second.communicate(timeout=LIMIT_S)
+    assert second.returncode == 0, said
+    assert "1 made in this run, 1 unchanged" in said
+
+
+class Ended:
+    """A future that has ended: with what, or with why not."""
+
+    def __init__(self, came_to: str | Exception) -> None:
+        self.status = "finished" if isinstance(came_to, str) else "error"
+        self._came_to = came_to
+
+    def done(self) -> bool:
+        return True
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> Exception:
+        assert isinstance(self._came_to, Exception)
+        return self._came_to
+
+    def result(self, timeout: float) -> str:
+        assert isinstance(self._came_to, str)
+        return self._came_to
+
+
+@pytest.mark.parametrize(
+    ("came_to", "said"),
+    [
+        (InfraError("/d has a damaged vmlinux", hint="delete it"), "a damaged vmlinux"),
+        (ValueError("what is that"), "no worker brought .*: ValueError: what is that"),
+        ("{}", "what is no result of ours"),
+    ],
+    ids=["depot", "worker", "version"],
+)
+def test_a_cell_that_comes_to_nothing(came_to: str | Exception, said: str) -> None:
+    """The others come to their verdicts; another night makes it again."""
+    bad, good = read()[:2]
+    whole = kept(good.name, "now")
+    asked = {Ended(came_to): bad, Ended(dump(whole).decode()): good}
+
+    lost, other = cluster._answers(asked, "now")  # type: ignore[arg-type]
+
+    assert other == whole
+    assert not lost.final
+    assert (lost.name, lost.night) == (bad.name, "now")
+    assert {(one.status, one.exit_code) for one in lost.stages} == {(Status.ERROR, 3)}
+    assert re.search(said, lost.stages[0].reason)
 
 
 def certificates(directory: Path) -> tuple[str, str, str]:
@@ -235,7 +325,7 @@ def test_who_may_run_code(address: str, open_to_all: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "said"),
+    ("wanted", "said"),
     [
         (Cluster("http://farm", "/d"), "is no scheduler"),
         (Cluster("tls://farm:1", "/d"), "needs --tls-ca"),
@@ -244,10 +334,10 @@ def test_who_may_run_code(address: str, open_to_all: bool) -> None:
         (Cluster("tcp://farm:1", "/d", ca=Path("/no/ca")), "there is no /no/ca"),
     ],
 )
-def test_what_cannot_work(cluster: Cluster, said: str) -> None:
+def test_what_cannot_work(wanted: Cluster, said: str) -> None:
     """It is told before anything begins."""
     with pytest.raises(UserError, match=said):
-        cluster.check()
+        wanted.check()
 
 
 def a_kernel(store: Store, key: str) -> Artifacts:

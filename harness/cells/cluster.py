@@ -26,6 +26,7 @@ from harness.cells.key import no_key
 from harness.cells.local import groups
 from harness.cells.work import STAGES, Terms
 from harness.errors import HarnessError, InfraError, UserError
+from harness.progress import Progress
 from harness.stages.guard import failed
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 CONNECT_S = 30
 POLL_S = 0.5
 RETRIES = 2
+WORKERS_S = 60  # those of a cluster that starts come one by one
+BUILD, KVM = "BUILD", "KVM"
+RESUMES = "the next start goes on from here"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -91,33 +95,58 @@ class Cluster(Struct, frozen=True):
         open_depot(self.depot)
 
 
+class NoWorker(InfraError):
+    """No worker has what the rest takes: a cell's trouble, not the scheduler's."""
+
+
+class Asked(Struct, frozen=True):
+    """A cell that workers were asked for, and what its kernel comes to."""
+
+    cell: Cell
+    built: Future[str]
+
+
 def run(
     cluster: Cluster,
     terms: Terms,
     cells: Sequence[Cell],
     on_kept: Callable[[Kept], None],
+    progress: Progress,
 ) -> list[Kept]:
     """Make ``cells`` there; ``on_kept`` is told of each as it is done.
 
-    One that no worker brings to an end is an ERROR, and kept nowhere.
+    One that no worker brings to an end is an ERROR, and kept nowhere. ``progress`` is
+    told which workers are waited for.
 
     Raises:
-        InfraError: the scheduler does not answer, or no more.
+        InfraError: the scheduler does not answer, or no more; no workers have come.
     """
     kept: dict[str, Kept] = {}
     with _connected(cluster) as client:
-        asked: dict[Future[str], Cell] = {}
-        for group in groups(cells):
-            text = remote.order(group, terms, cluster.depot)
-            built = _submit(client, "BUILD", remote.build, text, group[0].name)
-            for cell in group:
-                text = remote.order((cell,), terms, cluster.depot)
-                one = _submit(client, "KVM", remote.judge, text, cell.name, built)
-                asked[one] = cell
-        for answer in _answers(asked, terms.night):
+
+        def require(resources: set[str]) -> None:
+            _require(client, cluster.address, resources, progress)
+
+        require({BUILD, KVM})
+        asked = _ask(client, cluster.depot, terms, cells)
+        for answer in _answers(asked, terms.night, require):
             kept[answer.name] = answer
             on_kept(answer)
     return [kept[cell.name] for cell in cells]
+
+
+def _ask(
+    client: Client, depot: str, terms: Terms, cells: Sequence[Cell]
+) -> dict[Future[str], Asked]:
+    asked: dict[Future[str], Asked] = {}
+    for group in groups(cells):
+        text = remote.order(group, terms, depot)
+        built = _submit(client, BUILD, remote.build, text, group[0].name)
+        for cell in group:
+            text = remote.order((cell,), terms, depot)
+            judged = _submit(client, KVM, remote.judge, text, cell.name, built)
+            asked[judged] = Asked(cell, built)
+    return asked
 
 
 def _connected(cluster: Cluster) -> Client:
@@ -142,21 +171,70 @@ def _connected(cluster: Cluster) -> Client:
         ) from exc
 
 
-def _answers(asked: dict[Future[str], Cell], night: str) -> Iterator[Kept]:
+def _require(
+    client: Client, address: str, resources: set[str], progress: Progress
+) -> None:
+    """Wait for workers that have ``resources`` between them.
+
+    Raises:
+        NoWorker: they have not come in time.
+        InfraError: the scheduler was lost.
+    """
+    ends = time.monotonic() + WORKERS_S
+    while missing := resources.difference(*(seen := _workers(client)).values()):
+        lacking = " and ".join(sorted(missing))
+        if client.status in {"closing", "closed"}:
+            raise InfraError(f"the scheduler at {address} was lost", hint=RESUMES)
+        if time.monotonic() > ends:
+            raise NoWorker(
+                f"{address} had no worker with {lacking} for {WORKERS_S} s, and needs "
+                f"one; it has {_listed(seen)}",
+                hint=f"dask worker {address} --nthreads 3 "
+                '--resources "BUILD=1 KVM=2" starts one with both',
+            )
+        progress(f"waiting for a worker with {lacking}")
+        time.sleep(POLL_S)
+
+
+def _workers(client: Client) -> dict[str, dict[str, float]]:
+    """Return what each worker that is there has: resource -> how many."""
+    workers = client.scheduler_info().get("workers", {})  # none of a lost one
+    return {str(one["name"]): one["resources"] for one in workers.values()}
+
+
+def _listed(workers: dict[str, dict[str, float]]) -> str:
+    each = [
+        f"{name} ({' '.join(f'{what}={n:g}' for what, n in has.items()) or 'nothing'})"
+        for name, has in workers.items()
+    ]
+    return ", ".join(each) or "none at all"
+
+
+def _answers(
+    asked: dict[Future[str], Asked], night: str, require: Callable[[set[str]], None]
+) -> Iterator[Kept]:
     """Yield what each of ``asked`` comes to, as they end.
 
     A result may be lost with its worker before it is here: then it is made again, and
-    waited for again. What is here is let go, or it would be made again, too.
+    waited for again. What is here is let go, or it would be made again, too. Where the
+    workers that are left cannot make the rest, that is what it comes to.
     """
     while asked:
         ended = [future for future in asked if future.done()]
         for future in ended:
             with contextlib.suppress(TimeoutError):
-                answer = _answer(future, asked[future], night)
+                answer = _answer(future, asked[future].cell, night)
                 del asked[future]
                 yield answer
-        if not ended:
-            time.sleep(POLL_S)
+        if ended:
+            continue
+        time.sleep(POLL_S)
+        unbuilt = not all(one.built.done() for one in asked.values())
+        try:
+            require({KVM, BUILD} if unbuilt else {KVM})
+        except NoWorker as exc:
+            yield from (_lost(one.cell, night, exc) for one in asked.values())
+            return
 
 
 def _answer(future: Future[str], cell: Cell, night: str) -> Kept:
@@ -168,8 +246,7 @@ def _answer(future: Future[str], cell: Cell, night: str) -> Kept:
     """
     if future.cancelled():
         raise InfraError(
-            f"the scheduler was lost before {cell.name} was done",
-            hint="the next start goes on from here",
+            f"the scheduler was lost before {cell.name} was done", hint=RESUMES
         )
     if future.status == "error":
         return _lost(cell, night, future.exception())

@@ -162,7 +162,7 @@ def _make(terms: Terms, chosen: Sequence[Cell], cluster: Cluster | None) -> list
             overall(f"{kept.name}: finished", done, len(chosen))
 
         if cluster is not None:
-            return clusters.run(cluster, terms, chosen, on_kept)
+            return clusters.run(cluster, terms, chosen, on_kept, lines("workers"))
         return local.run(Maker(terms, lines), chosen, terms.jobs, on_kept)
 
 

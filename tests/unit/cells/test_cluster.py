@@ -21,10 +21,11 @@ import pytest
 from harness.artifacts import Artifacts, Manifest, Store, load, write_manifest
 from harness.cells import cluster
 from harness.cells.cell import read
-from harness.cells.cluster import Cluster
+from harness.cells.cluster import Cluster, NoWorker
 from harness.cells.depot import Depot, open_depot
 from harness.cells.kept import dump
 from harness.errors import InfraError, UserError
+from harness.progress import silent
 from harness.result import Status
 from tests.unit.cells.test_night import kept
 
@@ -227,6 +228,13 @@ class Ended:
         return self._came_to
 
 
+class Waiting:
+    """A future that has not ended."""
+
+    def done(self) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("came_to", "said"),
     [
@@ -240,15 +248,93 @@ def test_a_cell_that_comes_to_nothing(came_to: str | Exception, said: str) -> No
     """The others come to their verdicts; another night makes it again."""
     bad, good = read()[:2]
     whole = kept(good.name, "now")
-    asked = {Ended(came_to): bad, Ended(dump(whole).decode()): good}
+    built = Ended("")
+    asked = {
+        Ended(came_to): cluster.Asked(bad, built),  # type: ignore[arg-type]
+        Ended(dump(whole).decode()): cluster.Asked(good, built),  # type: ignore[arg-type]
+    }
 
-    lost, other = cluster._answers(asked, "now")  # type: ignore[arg-type]
+    lost, other = cluster._answers(asked, "now", print)  # type: ignore[arg-type]
 
     assert other == whole
     assert not lost.final
     assert (lost.name, lost.night) == (bad.name, "now")
     assert {(one.status, one.exit_code) for one in lost.stages} == {(Status.ERROR, 3)}
     assert re.search(said, lost.stages[0].reason)
+
+
+class Scheduler:
+    """One that has workers: another set of them each time that it is asked."""
+
+    def __init__(self, *seen: dict[str, dict[str, float]]) -> None:
+        self.status = "running"
+        self._seen = list(seen)
+
+    def scheduler_info(self) -> dict[str, object]:
+        now = self._seen.pop(0) if len(self._seen) > 1 else self._seen[0]
+        return {"workers": {n: {"name": n, "resources": r} for n, r in now.items()}}
+
+
+def test_workers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until what is needed is there, in one or in several; and it is said."""
+    monkeypatch.setattr(cluster, "POLL_S", 0)
+    builds, guests = {"a": {"BUILD": 1.0}}, {"b": {"KVM": 2.0}}
+    said: list[str] = []
+
+    def wait(*seen: dict[str, dict[str, float]]) -> None:
+        client = Scheduler(*seen)
+        cluster._require(client, "tcp://farm", {"BUILD", "KVM"}, said.append)  # type: ignore[arg-type]
+
+    wait({"c": {"BUILD": 1.0, "KVM": 1.0}})
+    assert said == []
+    wait({}, builds, builds | guests)
+    assert said == [
+        "waiting for a worker with BUILD and KVM",
+        "waiting for a worker with KVM",
+    ]
+
+
+def test_workers_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is said, what is needed, and how to start it."""
+    monkeypatch.setattr(cluster, "POLL_S", 0)
+    monkeypatch.setattr(cluster, "WORKERS_S", 0)
+    client = Scheduler({"a": {"BUILD": 1.0}, "b": {}})
+
+    with pytest.raises(NoWorker) as caught:
+        cluster._require(client, "tcp://farm", {"BUILD", "KVM"}, silent)  # type: ignore[arg-type]
+    assert caught.value.message == (
+        "tcp://farm had no worker with KVM for 0 s, and needs one; "
+        "it has a (BUILD=1), b (nothing)"
+    )
+    assert "dask worker tcp://farm" in str(caught.value.hint)
+
+
+def test_a_scheduler_that_was_lost() -> None:
+    """It has no workers; the run ends, and its next start goes on."""
+    client = Scheduler({})
+    client.status = "closed"
+
+    with pytest.raises(InfraError, match="was lost") as caught:
+        cluster._require(client, "tcp://farm", {"BUILD", "KVM"}, silent)  # type: ignore[arg-type]
+    assert not isinstance(caught.value, NoWorker)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_the_last_worker_dies(monkeypatch: pytest.MonkeyPatch, built: bool) -> None:
+    """What it leaves is an ERROR, and the night ends; who builds is needed no more."""
+    monkeypatch.setattr(cluster, "POLL_S", 0)
+    asked = {Waiting(): cluster.Asked(read()[0], Ended("") if built else Waiting())}  # type: ignore[arg-type]
+    required: list[object] = []
+
+    def require(resources: object) -> None:
+        required.append(resources)
+        raise NoWorker("no worker")
+
+    (lost,) = cluster._answers(asked, "now", require)  # type: ignore[arg-type]
+
+    assert required == [{"KVM"} if built else {"BUILD", "KVM"}]
+    assert {one.reason for one in lost.stages} == {"no worker"}
+    assert not lost.final
 
 
 def certificates(directory: Path) -> tuple[str, str, str]:

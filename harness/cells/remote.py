@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from harness.cells.cell import Cell
 from harness.cells.depot import open_depot
 from harness.cells.kept import Kept, dump, parse
-from harness.cells.work import Built, Maker, Terms
+from harness.cells.work import Maker, Terms
 from harness.errors import InfraError
 from harness.progress import silent
 from harness.result import StageResult, plain
@@ -33,12 +33,14 @@ class Order(Struct, frozen=True):
 
 
 class Sent(Struct, frozen=True):
-    """A :class:`Built`, as it travels: a kernel is its key."""
+    """A :class:`Built`, as it travels: a kernel is its key, which may not be built.
 
-    keys: dict[str, str]
-    answers: dict[str, Kept]
-    attempts: tuple[StageResult, ...]
+    What is kept is for who judges to know: that depends on its host.
+    """
+
     kernel: str
+    is_built: bool
+    attempts: tuple[StageResult, ...]
 
 
 def order(cells: Sequence[Cell], terms: Terms, depot: str) -> str:
@@ -50,18 +52,20 @@ def order(cells: Sequence[Cell], terms: Terms, depot: str) -> str:
 def build(asked: str) -> str:
     """Build what ``asked`` asks for, with all cores of this worker."""
     _, maker, cells = _opened(asked)
-    made = maker.build(cells)
-    kernel = made.artifacts.manifest.key if made.artifacts else ""
-    sent = Sent(made.keys, made.answers, made.attempts, kernel)
+    made = maker.compile(cells)
+    sent = Sent(made.kernel, made.artifacts is not None, made.attempts)
     return json.dumps(plain(sent))
 
 
 def judge(asked: str, told: str) -> str:
-    """Judge the one cell that ``asked`` asks for, of whose kernel ``told`` tells."""
+    """Judge the one cell that ``asked`` asks for, of whose kernel ``told`` tells.
+
+    It is answered, if it was judged before by a host like this one.
+    """
     wanted, maker, (cell,) = _opened(asked)
     sent = msgspec.convert(json.loads(told), Sent)
-    built = Built(sent.keys, sent.answers, sent.attempts)
-    if sent.kernel and cell.name not in sent.answers:
+    built = replace(maker.look(cell, sent.kernel), attempts=sent.attempts)
+    if sent.is_built and not built.answers:
         artifacts = maker.kernel(sent.kernel)
         if artifacts is None:
             raise InfraError(

@@ -20,7 +20,7 @@ from harness import kernel_build
 from harness.artifacts import Artifacts, Store
 from harness.boot.boot import kernel_of
 from harness.build.tree import Tree, open_tree
-from harness.build.workplace import Limit, read_order
+from harness.build.workplace import Limit, Order, read_order
 from harness.cache import cache_dir
 from harness.cells.cell import Cell
 from harness.cells.depot import Depot
@@ -69,12 +69,14 @@ class Built(Struct, frozen=True):
     """What is known of some cells' one kernel.
 
     Attributes:
+        kernel: its key, or "" if the machine failed before that was known.
         keys: cell's name -> the key of its result.
         answers: cell's name -> the result, where it is kept already.
         attempts: the build stage of each attempt, if it was built (or found).
         artifacts: the kernel, if there is one.
     """
 
+    kernel: str = ""
     keys: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Kept] = field(default_factory=dict)
     attempts: tuple[StageResult, ...] = ()
@@ -98,15 +100,31 @@ class Maker:
 
     def build(self, cells: Sequence[Cell]) -> Built:
         """Return what answers ``cells``, which share a kernel; build it if need be."""
+
+        def known(shop: Shop) -> Built:
+            return self._known(shop, cells)
+
+        built = self._build(cells, known)
+        if built.kernel:
+            return built
+        return replace(self._nameless(cells), attempts=built.attempts)
+
+    def compile(self, cells: Sequence[Cell]) -> Built:
+        """Build the kernel of ``cells``, for hosts that look themselves what is kept."""
+
+        def known(shop: Shop) -> Built:
+            return Built(self._order(shop, cells[0].build).key)
+
+        return self._build(cells, known)
+
+    def _build(self, cells: Sequence[Cell], known: Callable[[Shop], Built]) -> Built:
         progress = self._board(cells[0].name)
-        made: list[Built] = []
+        made = [Built()]
 
         def attempt() -> list[StageResult]:
-            stages: list[StageResult] = []
-
             def work() -> StageResult:
                 with self._shop(cells[0].build, progress) as shop:
-                    found = self._known(shop, cells)
+                    found = known(shop)
                     made.append(found)
                     if len(found.answers) == len(cells):
                         return skipped(Stage.BUILD, cells[0].name, "all is answered")
@@ -114,15 +132,23 @@ class Maker:
                     made.append(replace(found, artifacts=artifacts))
                     return _told(stage, artifacts)
 
-            stages.append(guard(Stage.BUILD, cells[0].name, work))
-            return stages
+            return [guard(Stage.BUILD, cells[0].name, work)]
 
         attempts = tuple(stage for (stage,) in tried(attempt))
-        known = made[-1] if made else Built(keys=self._no_keys(cells))
-        if not made:
-            known = replace(known, answers=self._answers(known.keys))
-        progress("built" if known.artifacts else "done", 1, 1)
-        return replace(known, attempts=attempts)
+        progress("built" if made[-1].artifacts else "done", 1, 1)
+        return replace(made[-1], attempts=attempts)
+
+    def look(self, cell: Cell, kernel: str) -> Built:
+        """Return what this host has kept of ``cell``, whose kernel is ``kernel``.
+
+        Raises:
+            HarnessError: it cannot be known: no container engine, or no depot.
+        """
+        if not kernel:
+            return self._nameless([cell])
+        with self._engine() as engine:
+            machine = image.ensure(engine, image.machine(), self._board(cell.name))
+            return self._keyed([cell], kernel, machine, engine)
 
     def judge(self, cell: Cell, built: Built) -> Kept:
         """Return what ``cell`` comes to, and keep it; from what is kept, if it is."""
@@ -185,32 +211,34 @@ class Maker:
             engine.abort()
 
     def _known(self, shop: Shop, cells: Sequence[Cell]) -> Built:
-        order = read_order(shop.tree, cells[0].build.variant, shop.toolchain, Limit())
+        kernel = self._order(shop, cells[0].build).key
+        return self._keyed(cells, kernel, shop.machine.result(), shop.engine)
+
+    def _order(self, shop: Shop, wanted: Build) -> Order:
+        return read_order(shop.tree, wanted.variant, shop.toolchain, Limit())
+
+    def _keyed(
+        self, cells: Sequence[Cell], kernel: str, machine: Image, engine: Engine
+    ) -> Built:
         keys = {
-            cell.name: cell_key(
-                cell,
-                order.key,
-                shop.machine.result(),
-                self.terms.seed,
-                shop.engine.runtime,
-            )
+            cell.name: cell_key(cell, kernel, machine, self.terms.seed, engine.runtime)
             for cell in cells
         }
-        return Built(keys, self._answers(keys))
+        return Built(kernel, keys, self._answers(keys))
+
+    def _nameless(self, cells: Sequence[Cell]) -> Built:
+        keys = {cell.name: no_key(cell, self.terms.night) for cell in cells}
+        return Built("", keys, self._answers(keys))
 
     def _made(
         self, shop: Shop, wanted: Build, progress: Progress
     ) -> tuple[StageResult, Artifacts | None]:
         if self._depot is not None:
-            order = read_order(shop.tree, wanted.variant, shop.toolchain, Limit())
-            self._depot.take(order.key, self._store)
+            self._depot.take(self._order(shop, wanted).key, self._store)
         stage, artifacts = build.stage(shop, wanted.variant, self.terms.jobs, progress)
         if self._depot is not None and artifacts is not None:
             self._depot.put(artifacts)
         return stage, artifacts
-
-    def _no_keys(self, cells: Sequence[Cell]) -> dict[str, str]:
-        return {cell.name: no_key(cell, self.terms.night) for cell in cells}
 
     def _answers(self, keys: dict[str, str]) -> dict[str, Kept]:
         """Return what is kept: of this night whatever it is, of others verdicts."""

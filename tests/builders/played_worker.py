@@ -76,12 +76,18 @@ def booted(subject: work.Subject, *_: object) -> tuple[list[StageResult], None]:
     return [stage(of=each, variant=subject.name) for each in runtime.STAGES], None
 
 
+PLAYED_BY = (
+    (work, "connect", connect),
+    (work, "open_tree", open_tree),
+    (work.image, "ensure", ensure),
+    (work.build, "stage", build),
+    (work.runtime, "run", booted),
+    (work.validate, "stage", lambda _, name, *__: stage(variant=name)),
+    (work.kernel_build, "find", lambda directory: directory),
+)
+
+
 def dask_setup(_: object) -> None:
     """Play, from now on; dask calls this when the worker starts."""
-    work.connect = connect  # type: ignore[assignment]
-    work.image.ensure = ensure  # type: ignore[assignment]
-    work.open_tree = open_tree  # type: ignore[assignment]
-    work.build.stage = build  # type: ignore[assignment]
-    work.runtime.run = booted  # type: ignore[assignment]
-    work.validate.stage = lambda _, name, *__: stage(variant=name)  # type: ignore[assignment]
-    work.kernel_build.find = lambda directory: directory  # type: ignore[assignment, return-value]
+    for part in PLAYED_BY:
+        setattr(*part)

@@ -32,6 +32,12 @@ def argv(qemu: str, directory: str, accel: str = "kvm") -> tuple[str, ...]:
     )
 
 
+def is_offered(runtime: str, device: Path = Path(DEVICE)) -> bool:
+    """Tell whether QEMU is given ``device``: in a container it is, whoever we are."""
+    ours = runtime != "host" or os.access(device, os.R_OK | os.W_OK)
+    return device.exists() and ours
+
+
 def device_user(engine: Engine, device: str = DEVICE) -> str | None:
     """Return the user that QEMU must be to open ``device``; None is the usual one.
 

@@ -1,8 +1,9 @@
 """Key: the hash of all that a cell's result depends on.
 
 That is the kernel (whose own key has the tree, the request, the toolchain), the machine
-and what it is told, the seed of what is sampled, what this host brings to a guest, and our
-own code. The baseline is not: what is kept is judged by today's.
+and what it is told, the seed of what is sampled, what this host brings to a guest, our
+own code and the decoder that it uses. The baseline is not: what is kept is judged by
+today's. A key is of the host that judges the cell, whoever built its kernel.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -18,9 +18,10 @@ from pathlib import Path
 from msgspec.structs import asdict
 
 import harness
-from harness.boot.kvm_probe import DEVICE
+from harness.boot.kvm_probe import DEVICE, is_offered
 from harness.cells.cell import Cell
 from harness.container.image import Image
+from harness.text.decode import default_decoder
 
 PACKAGE = Path(harness.__file__).parent
 # Rooms and files that show results, keep them, or ask for them, and make none.
@@ -31,7 +32,11 @@ LIBRARIES = ("capstone", "numpy", "pyelftools")
 
 
 def cell_key(cell: Cell, build: str, machine: Image, seed: int, engine: str) -> str:
-    """Return the key of ``cell``, whose kernel has the key ``build``."""
+    """Return the key of ``cell`` on this host; its kernel has the key ``build``.
+
+    Raises:
+        UserError: the decoder that is demanded is not there.
+    """
     parts = {
         "build": build,
         "platform": cell.boot.platform.value,
@@ -39,8 +44,9 @@ def cell_key(cell: Cell, build: str, machine: Image, seed: int, engine: str) -> 
         "machine": asdict(cell.config),
         "image": [machine.tag, sorted(machine.identity.items())],
         "seed": seed,
-        "host": [engine, *host_facts()],
+        "host": [engine, *host_facts(engine)],
         "code": code_digest(),
+        "decoder": default_decoder().value,
     }
     return _hash(parts)
 
@@ -54,9 +60,9 @@ def _hash(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def host_facts(device: Path = Path(DEVICE)) -> tuple[str, ...]:
+def host_facts(engine: str, device: Path = Path(DEVICE)) -> tuple[str, ...]:
     """Return what a guest can see of this host: with KVM, its CPU and its kernel."""
-    if not os.access(device, os.R_OK | os.W_OK):
+    if not is_offered(engine, device):
         return (platform.machine(), "no kvm")
     return (platform.machine(), "kvm", _cpu_model(), platform.release())
 

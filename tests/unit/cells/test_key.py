@@ -13,6 +13,7 @@ from harness.cells.key import cell_key, code_digest, host_facts, no_key
 from harness.container.image import Image
 from harness.corpus.booted import Boot
 from harness.corpus.built import Build
+from harness.text.decode import Decoder
 from harness.variant import Platform
 
 BOOT = Boot("mine", "b")
@@ -62,9 +63,19 @@ def test_our_code_and_the_host_are(monkeypatch: pytest.MonkeyPatch) -> None:
     before = of()
     monkeypatch.setattr(key, "code_digest", lambda: "other")
     mended = of()
-    monkeypatch.setattr(key, "host_facts", lambda: ("x86_64", "kvm", "cpu", "6.1"))
+    monkeypatch.setattr(key, "host_facts", lambda _: ("x86_64", "kvm", "cpu", "6.1"))
 
     assert len({before, mended, of()}) == 3
+
+
+def test_the_decoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is used here, by demand or because the other is not there."""
+    keys = set()
+    for decoder in Decoder:
+        monkeypatch.setattr(key, "default_decoder", lambda used=decoder: used)
+        keys.add(of())
+
+    assert len(keys) == len(Decoder) == 2
 
 
 def test_what_our_code_is(tmp_path: Path) -> None:
@@ -89,9 +100,18 @@ def test_what_our_code_is(tmp_path: Path) -> None:
 
 def test_a_host_without_kvm_is_every_host(tmp_path: Path) -> None:
     """What is emulated does not see the CPU below; what KVM runs does."""
-    assert host_facts(tmp_path / "kvm") == ("x86_64", "no kvm")
+    assert host_facts("docker", tmp_path / "kvm") == ("x86_64", "no kvm")
     (tmp_path / "kvm").touch()
-    assert len(host_facts(tmp_path / "kvm")) == 4
+    assert len(host_facts("docker", tmp_path / "kvm")) == 4
+
+
+def test_whose_the_device_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container is given it though we may not open it; QEMU on the host is not."""
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr("os.access", lambda *_: False)
+
+    assert host_facts("docker", tmp_path / "kvm")[1] == "kvm"
+    assert host_facts("host", tmp_path / "kvm")[1] == "no kvm"
 
 
 def test_a_kernel_that_was_never_known() -> None:

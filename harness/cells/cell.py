@@ -146,11 +146,17 @@ def choose(
     ``nightly`` asks for those as well.
 
     Raises:
-        UserError: a pattern names none.
+        UserError: a pattern names none, or there is none to choose.
     """
     cells = tuple(cells)
     if not patterns:
-        return tuple(cell for cell in cells if nightly or not cell.boot.nightly)
+        usual = tuple(cell for cell in cells if nightly or not cell.boot.nightly)
+        if not usual:
+            raise UserError(
+                f"no cell is chosen: {len(cells)} for the night are all that there are",
+                hint="--nightly takes those, too",
+            )
+        return usual
     chosen: dict[str, Cell] = {}
     for pattern in patterns:
         found = [cell for cell in cells if fnmatch.fnmatchcase(cell.name, pattern)]

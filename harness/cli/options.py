@@ -98,7 +98,8 @@ RuntimeOption = Annotated[
     Runtime, typer.Option("--runtime", help="Where builds and machines run.")
 ]
 JobsOption = Annotated[
-    int | None, typer.Option("--jobs", "-j", help="Parallel jobs. Default: all cores.")
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Parallel jobs. Default: all cores."),
 ]
 QemuOption = Annotated[
     str | None,

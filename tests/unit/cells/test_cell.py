@@ -115,3 +115,13 @@ def test_cells_by_name(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match="no cell is called hurd"):
         choose(cells, ("hurd",), nightly=True)
+
+
+def test_a_matrix_for_the_night(tmp_path: Path) -> None:
+    """Without --nightly it has no cell, which is told with what to do."""
+    cells = read(matrix(tmp_path, '[set.a]\nbuilds = ["6.12-gcc12"]\nnightly = true'))
+
+    assert len(choose(cells, (), nightly=True)) == 1
+    with pytest.raises(UserError, match="1 for the night") as caught:
+        choose(cells, (), nightly=False)
+    assert "--nightly" in str(caught.value.hint)

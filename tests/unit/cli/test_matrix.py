@@ -31,6 +31,15 @@ def test_a_file_that_is_no_matrix(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_jobs(jobs: int) -> None:
+    """Usage, before anything is asked of the machine."""
+    done = run("matrix", "6.12-gcc12-native", "--plan", "--jobs", jobs)
+
+    assert done.returncode == 2
+    assert "--jobs" in done.stderr
+
+
 def test_a_plan_where_nothing_answers() -> None:
     """Without a container engine it still says which cells, and what they take."""
     done = run(

@@ -129,9 +129,13 @@ def run(
 
         require({BUILD, KVM})
         asked = _ask(client, cluster.depot, terms, cells)
-        for answer in _answers(asked, terms.night, require):
-            kept[answer.name] = answer
-            on_kept(answer)
+        try:
+            for answer in _answers(asked, terms.night, require):
+                kept[answer.name] = answer
+                on_kept(answer)
+        except KeyboardInterrupt:  # what has begun goes on: a thread cannot be ended
+            client.cancel([*asked, *(one.built for one in asked.values())])
+            raise
     return [kept[cell.name] for cell in cells]
 
 

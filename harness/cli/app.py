@@ -176,7 +176,7 @@ def _main() -> None:
     except SystemExit as exc:
         if exc.code == INTERRUPTED:
             run_door.kill_all()  # what an interrupt caught between start and care
-            ERR.print("interrupted: nothing was left running", markup=False)
+            ERR.print("interrupted: nothing was left running here", markup=False)
         raise
     except Exception:  # noqa: BLE001 - the last resort: one line, and the details kept
         _internal_error()

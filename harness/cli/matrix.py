@@ -161,9 +161,16 @@ def _make(terms: Terms, chosen: Sequence[Cell], cluster: Cluster | None) -> list
             done += 1
             overall(f"{kept.name}: finished", done, len(chosen))
 
-        if cluster is not None:
+        if cluster is None:
+            return local.run(Maker(terms, lines), chosen, terms.jobs, on_kept)
+        try:
             return clusters.run(cluster, terms, chosen, on_kept, lines("workers"))
-        return local.run(Maker(terms, lines), chosen, terms.jobs, on_kept)
+        except KeyboardInterrupt:
+            _say(
+                f"note: the workers of {cluster.address} go on with what they have "
+                "begun, to its end; the rest is cancelled"
+            )
+            raise
 
 
 def _counted(kept: Sequence[Kept], night: str) -> str:

@@ -206,6 +206,26 @@ def test_a_cell_that_kills_its_workers(
     assert "1 made in this run, 1 unchanged" in said
 
 
+def test_an_interrupt(tmp_path: Path, stack: contextlib.ExitStack) -> None:
+    """What a worker has begun it ends, which is said; it begins nothing more."""
+    farm = Farm(tmp_path, stack)
+    farm.worker("a")
+    farm.wait_for(1)
+    command = farm.matrix(cells=("6.1-gcc12-native", "6.12-gcc12-native"))
+    until(lambda: farm.noted("begins"))
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=LIMIT_S)
+
+    assert command.returncode == 130
+    assert f"the workers of {farm.address} go on with what they have begun" in said
+    assert "nothing was left running here" in said
+    (tmp_path / "go").touch()
+    until(lambda: farm.noted("built"))
+    farm.matrix(cells=("7.2-sid-xen",)).communicate(timeout=LIMIT_S)  # after the rest
+    assert len(farm.noted("begins")) == 2
+    assert [name for name, _ in farm.noted("boots")] == ["7.2-sid-xen"]
+
+
 class Ended:
     """A future that has ended: with what, or with why not."""
 

@@ -1,6 +1,6 @@
 """Matrix: the main job, all variants through all stages.
 
-Builds run one after another, each on all cores; what follows a build (validate,
+Builds run one after another, each on all cores that it may; what follows a build (validate,
 boot, compare, shadow) runs beside the next build, since a booting guest takes one core.
 At last what all of them have covered is put together.
 """
@@ -8,7 +8,6 @@ At last what all of them have covered is put together.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from harness import kernel_build
+from harness import allowance, kernel_build
 from harness.artifacts import Artifacts, Store
 from harness.boot.boot import Kernel, kernel_of
 from harness.boot.debug import OnStop
@@ -79,7 +78,7 @@ class Request(Struct, frozen=True):
     configs: tuple[tuple[Path, Platform], ...] = ()
     toolchain: str = "bookworm"
     runtime: str = "auto"
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: int = field(default_factory=allowance.jobs)
     rebuild_images: bool = False
     machine: MachineConfig = field(default_factory=MachineConfig)
     seed: int = 0

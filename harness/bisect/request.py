@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
 
+from harness import allowance
 from harness.bisect import journal, replay
 from harness.bisect.answer import Answer
 from harness.bisect.asking import Asking, answered
@@ -55,7 +55,7 @@ class Request(Struct, frozen=True):
     toolchains: tuple[str, ...] = (image.DEFAULT_TOOLCHAIN,)
     oracle: Oracle = VALIDATOR
     runtime: str = "auto"
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: int = field(default_factory=allowance.jobs)
 
 
 class Room(Struct, frozen=True):

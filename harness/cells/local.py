@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from msgspec.structs import replace
 
-from harness.cells import need
+from harness.allowance import RESERVE_MB
 from harness.cells.cell import Cell
 from harness.cells.kept import Kept
 from harness.cells.need import Need, of_build, of_cell, of_machine
@@ -57,7 +57,7 @@ def run(
     if too_big := schedule.too_big():
         raise InfraError(
             f"{too_big[0].name} needs {too_big[0].need}; this machine has {machine()}",
-            hint=f"end what uses it ({need.RESERVE_MB} MB are left to others), or "
+            hint=f"end what uses it ({RESERVE_MB} MB are left to others), or "
             "leave that cell out",
         )
     by_build = {_build_name(group): group for group in grouped}

@@ -11,11 +11,10 @@ and 175 MB of them; of ``full`` with gcc 382 MiB for 5.10, 452 for 6.1 and 421 f
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from msgspec import Struct
 
+from harness import allowance
+from harness.allowance import JOB_MB
 from harness.boot import nested
 from harness.boot.machine import OVERHEAD_MB
 from harness.boot.platforms import kvm, native, xen
@@ -24,7 +23,6 @@ from harness.corpus.built import Build
 from harness.variant import Platform
 
 BUILD_MB = {"small": 1024, "full": 1536}
-JOB_MB = 384
 OURS_MB = 768  # our own, while we validate and compare
 GUEST_MB = {
     Platform.NATIVE: native.MEMORY_MB,
@@ -32,8 +30,6 @@ GUEST_MB = {
     Platform.XEN: xen.MEMORY_MB,
     Platform.VSMP: native.MEMORY_MB,
 }
-RESERVE_MB = 512  # left to everybody else
-_UNLIMITED = 1 << 60  # bytes; what version 1 of cgroups calls no limit is more
 
 
 class Need(Struct, frozen=True):
@@ -70,51 +66,6 @@ def of_cell(cell: Cell) -> Need:
     return Need(1, GUEST_MB[cell.boot.platform] + OVERHEAD_MB + OURS_MB)
 
 
-def of_machine(
-    proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
-) -> Need:
-    """Return what this machine has now: usable cores, memory that is available.
-
-    A container's own limits count, of either version of cgroups.
-    """
-    memory = [_available_mb(proc / "meminfo"), *_limits_mb(cgroup)]
-    cores: list[float] = [len(os.sched_getaffinity(0)), *_quotas(cgroup)]
-    return Need(max(1.0, min(cores)), max(0, min(memory) - RESERVE_MB))
-
-
-def _available_mb(meminfo: Path) -> int:
-    for line in meminfo.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) >> 10
-    raise ValueError(f"{meminfo} has no MemAvailable")
-
-
-def _limits_mb(cgroup: Path) -> list[int]:
-    found = []
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        most, used = _number(cgroup / limit), _number(cgroup / usage)
-        if most is not None and used is not None and most < _UNLIMITED:
-            found.append(int(most - used) >> 20)
-    return found
-
-
-def _quotas(cgroup: Path) -> list[float]:
-    try:
-        quota, _, period = (cgroup / "cpu.max").read_text().partition(" ")
-        return [] if quota == "max" else [int(quota) / int(period)]
-    except (OSError, ValueError):
-        pass
-    most = _number(cgroup / "cpu/cpu.cfs_quota_us")
-    period_us = _number(cgroup / "cpu/cpu.cfs_period_us")
-    return [most / period_us] if most and most > 0 and period_us else []
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+def of_machine() -> Need:
+    """Return what this machine has now: usable cores, memory that is available."""
+    return Need(allowance.cores(), allowance.memory_mb())

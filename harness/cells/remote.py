@@ -7,7 +7,6 @@ nothing half done there, so that whoever does its work again finds what it has f
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from harness import allowance
 from harness.cells.cell import Cell
 from harness.cells.depot import open_depot
 from harness.cells.kept import Kept, dump, parse
@@ -50,7 +50,7 @@ def order(cells: Sequence[Cell], terms: Terms, depot: str) -> str:
 
 
 def build(asked: str) -> str:
-    """Build what ``asked`` asks for, with all cores of this worker."""
+    """Build what ``asked`` asks for, with all that this worker has."""
     _, maker, cells = _opened(asked)
     made = maker.compile(cells)
     sent = Sent(made.kernel, made.artifacts is not None, made.attempts)
@@ -84,7 +84,7 @@ def _read(kind: type, value: object) -> Path:
 
 def _opened(asked: str) -> tuple[Order, Maker, tuple[Cell, ...]]:
     wanted = msgspec.json.decode(asked, type=Order, dec_hook=_read)
-    terms = replace(wanted.terms, jobs=len(os.sched_getaffinity(0)))
+    terms = replace(wanted.terms, jobs=allowance.jobs())
     maker = Maker(terms, lambda _: silent, open_depot(wanted.depot))
     return wanted, maker, wanted.cells
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from harness import matrix
+from harness import allowance, matrix
 from harness.build.tree import PACKAGE
 from harness.cli import options
 from harness.cli.console import OUT, board
@@ -36,7 +34,7 @@ def command(
         configs=options.configs(config),
         toolchain=toolchain,
         runtime=runtime.value,
-        jobs=jobs or os.cpu_count() or 1,
+        jobs=jobs or allowance.jobs(),
         rebuild_images=rebuild_images,
     )
     with board() as lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from harness import kernel_build, matrix
+from harness import allowance, kernel_build, matrix
 from harness.artifacts import Store, load
 from harness.cache import cache_dir
 from harness.cli import booted, executed, options
@@ -105,7 +104,7 @@ def command(
 
     Exits with 1 where recall or precision is less than what is asked for.
     """
-    workers = jobs or os.cpu_count() or 1
+    workers = jobs or allowance.jobs()
     if plants:
         code = _plants(_named(group), runtime.value, workers, output)
     elif kernels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 from msgspec import Struct
 
+from harness import allowance
 from harness.cells import cluster as clusters
 from harness.cells import local
 from harness.cells import night as nights
@@ -113,7 +113,7 @@ def command(
     once more on a fresh one; both results are kept.
     """
     chosen = choose(read(matrix), cells or (), nightly=nightly)
-    workers = jobs or os.cpu_count() or 1
+    workers = jobs or allowance.jobs()
     if plan:
         terms = Terms("", tree, runtime.value, workers, seed, again)
         _show_plan(_planned(Maker(terms, lambda _: silent), chosen), output)

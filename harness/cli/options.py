@@ -99,7 +99,12 @@ RuntimeOption = Annotated[
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", min=1, help="Parallel jobs. Default: all cores."),
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="Parallel jobs. Default: what cores and memory allow.",
+    ),
 ]
 QemuOption = Annotated[
     str | None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
-from harness import matrix
+from harness import allowance, matrix
 from harness.build.tree import PACKAGE
 from harness.cli import options, saved
 from harness.cli.console import board
@@ -52,7 +50,7 @@ def command(
         configs=options.configs(config),
         toolchain=toolchain,
         runtime=runtime.value,
-        jobs=jobs or os.cpu_count() or 1,
+        jobs=jobs or allowance.jobs(),
         rebuild_images=rebuild_images,
         machine=options.machine_config(
             qemu, xen, cpu, append, xen_args, kaslr, smp, timeout

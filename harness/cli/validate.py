@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from harness import kernel_build
+from harness import allowance, kernel_build
 from harness.cli import options, saved
 from harness.cli.console import board
 from harness.progress import Progress
@@ -57,7 +56,7 @@ def command(
     started = datetime.now(UTC)
     saved.check(store)
     base = saved.Base(baseline, store, known or ())
-    workers = jobs or os.cpu_count() or 1
+    workers = jobs or allowance.jobs()
     with board() as lines:
 
         def stage(build: kernel_build.KernelBuild) -> StageResult:

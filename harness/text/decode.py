@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from harness import allowance
 from harness.aside import Aside, each
 from harness.elf.program import Program
 from harness.errors import UserError
@@ -140,7 +141,7 @@ def decode_program(
         return engine([piece_of(*cut) for cut in share])
 
     texts = [(section.data, section.address) for section in program.executable]
-    workers = threads or min(2, os.cpu_count() or 1)
+    workers = threads or min(2, int(allowance.cores()))
     if workers == 1 or len(cuts) < 2:
         return join([some(cuts)], texts)
     return join(each(some, _shares(cuts, workers * SHARES), workers), texts)

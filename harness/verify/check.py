@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from harness import allowance
 from harness.beside import beside
 from harness.elf.feature import Features, image_features
 from harness.elf.program import Program
@@ -85,7 +85,7 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
     started = time.perf_counter()
     counts = {"orc entries": len(columns.table), "instructions": len(columns.insns)}
     notes = [*columns.program.notes, f"ORC format {columns.table.format}"]
-    forked = not alone and len(columns.insns) > WORTH_A_FORK and _cores() > 1
+    forked = not alone and len(columns.insns) > WORTH_A_FORK and allowance.cores() > 1
     if forked:
         _ = columns.lookup, columns.starts, columns.state  # what both halves need
     with beside(lambda: [*map(_shown, lint(columns))], forked=forked) as others:
@@ -107,10 +107,6 @@ def check_columns(columns: Columns, *, alone: bool = True) -> Verdict:
         ),
         exports=next((part.exports for part in parts if part.exports), None),
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 # What is checked, in printing order. Each half is imported where it is done: that takes

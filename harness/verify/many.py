@@ -10,7 +10,6 @@ before something is to be judged.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from harness import forerunner, memory
+from harness import allowance, forerunner, memory
 from harness.elf.feature import Features
 from harness.errors import HarnessError
 from harness.kernel_build import MODULE_SUFFIXES
@@ -278,7 +277,7 @@ def _size(some: Group) -> int:
 
 
 def _cores(jobs: int | None) -> int:
-    return jobs or os.cpu_count() or 1
+    return jobs or allowance.jobs()
 
 
 def _pooled(groups: Sequence[Group], jobs: int | None) -> bool:

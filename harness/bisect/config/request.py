@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
 
+from harness import allowance
 from harness.bisect import journal
 from harness.bisect.answer import Answer
 from harness.bisect.asking import Asking, answered
@@ -50,7 +50,7 @@ class ConfigRequest(Struct, frozen=True):
     oracle: Oracle = VALIDATOR
     toolchain: str = image.DEFAULT_TOOLCHAIN
     runtime: str = "auto"
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: int = field(default_factory=allowance.jobs)
 
 
 def end(text: str, request: ConfigRequest) -> Variant:

@@ -49,14 +49,28 @@ def _available_mb(meminfo: Path) -> int:
 
 def _limits_mb(cgroup: Path) -> list[int]:
     found = []
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, usage, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
         most, used = _number(cgroup / limit), _number(cgroup / usage)
         if most is not None and used is not None and most < _UNLIMITED:
-            found.append(int(most - used) >> 20)
+            given_back = _stat((cgroup / limit).with_name("memory.stat"), cache)
+            found.append((most - used + given_back) >> 20)
     return found
+
+
+def _stat(path: Path, name: str) -> int:
+    # What files left in memory counts as used, and is given back when others need it.
+    try:
+        stat = dict(line.split() for line in path.read_text().splitlines())
+        return int(stat.get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _quotas(cgroup: Path) -> list[float]:

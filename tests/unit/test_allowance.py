@@ -49,6 +49,28 @@ def test_the_memory_of_a_container(tmp_path: Path, files: dict[str, str]) -> Non
     assert machine(tmp_path, files)[1] == 2048 - RESERVE_MB
 
 
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("", "inactive_file"), ("memory/", "total_inactive_file")],
+    ids=["v2", "v1"],
+)
+def test_what_files_left_in_memory_is_given_back(
+    tmp_path: Path, directory: str, name: str
+) -> None:
+    """A container that has read much is not short of memory."""
+    limit, usage = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if directory
+        else ("memory.max", "memory.current")
+    )
+    files = {
+        directory + limit: f"{3 << 30}",
+        directory + usage: f"{2 << 30}",
+        f"{directory}memory.stat": f"anon 1\n{name} {1 << 30}\n",
+    }
+    assert machine(tmp_path, files)[1] == 2048 - RESERVE_MB
+
+
 def test_a_container_without_a_limit(tmp_path: Path) -> None:
     """Both versions have their own way to say so."""
     files = {

@@ -188,32 +188,34 @@ def pytest_report_header(config: pytest.Config) -> Sequence[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make an item per kernel, or per object of each; without any, one that says so."""
+    """Make an item per kernel, or per object of each.
+
+    Under names that only fixtures of ours ask for: an argument ``kernel`` that
+    somebody else provides is theirs.
+    """
     kernels = metafunc.config.stash.get(_ARTIFACTS, ())
-    wanted = [n for n in ("kernel_object", "kernel") if n in metafunc.fixturenames]
-    if not wanted:
-        return
     if not kernels:
-        none = pytest.param(None, marks=pytest.mark.skip(reason=NEEDS), id="none")
-        metafunc.parametrize(wanted[0], [none])
-    elif wanted[0] == "kernel":
-        metafunc.parametrize("kernel", kernels, ids=[k.name for k in kernels])
-    else:
+        return
+    if "orc_object" in metafunc.fixturenames:
         objects = [
             KernelObject(kernel, path)
             for kernel in kernels
             for path in kernel.build.files
         ]
         ids = [f"{found.kernel.name}-{found.name}" for found in objects]
-        metafunc.parametrize("kernel_object", objects, ids=ids)
+        metafunc.parametrize("orc_object", objects, ids=ids)
+    elif "orc_kernel" in metafunc.fixturenames:
+        metafunc.parametrize("orc_kernel", kernels, ids=[k.name for k in kernels])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Say in JUnit's properties what an item is about."""
+    """Say in JUnit's properties what an item is about; skip it if that is missing."""
+    if _waits(item):
+        pytest.skip(NEEDS)
     params = getattr(getattr(item, "callspec", None), "params", {})
-    found = params.get("kernel_object")
-    kernel = found.kernel if found else params.get("kernel")
+    found = params.get("orc_object")
+    kernel = found.kernel if found else params.get("orc_kernel")
     if kernel is None:
         return
     about = {"kernel": kernel.name, "platform": kernel.platform.value}
@@ -221,6 +223,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if found:
         about["object"] = found.name
     item.user_properties.extend(about.items())
+
+
+def _waits(item: pytest.Item) -> bool:
+    """Tell whether an item is for a kernel, and nobody named one."""
+    asked = {"orc_object", "orc_kernel"}.intersection(getattr(item, "fixturenames", ()))
+    return bool(asked) and not item.config.stash.get(_ARTIFACTS, ())
+
+
+@pytest.fixture
+def kernel(orc_kernel: Kernel) -> Kernel:
+    """A kernel under test: an item for each."""
+    return orc_kernel
+
+
+@pytest.fixture
+def kernel_object(orc_object: KernelObject) -> KernelObject:
+    """A file of a kernel under test: an item for each of every kernel."""
+    return orc_object
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,55 @@ def test_it_serves_a_suite_of_somebody_elses(somebodys: Path) -> None:
     assert properties["test_mine[built-bad.ko]", "finding"].startswith("alternative/")
 
 
+FOREIGN = """
+import pytest
+
+class TestFixture:
+    @pytest.fixture
+    def kernel(self):
+        return "rbf"
+
+    def test_it(self, kernel):
+        assert kernel == "rbf"
+
+class TestParams:
+    @pytest.fixture(params=["rbf", "linear"])
+    def kernel(self, request):
+        return request.param
+
+    def test_it(self, kernel):
+        assert kernel in ("rbf", "linear")
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_marked(kernel):
+    assert kernel in ("rbf", "linear")
+
+def test_hooked(kernel):
+    assert kernel == "hooked"
+"""
+
+
+HOOKED = """
+def pytest_generate_tests(metafunc):
+    if metafunc.function.__name__ == "test_hooked":
+        metafunc.parametrize("kernel", ["hooked"])
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--artifacts=built"]])
+def test_an_argument_of_somebody_elses_is_theirs(
+    somebodys: Path, options: list[str]
+) -> None:
+    """A `kernel` that other fixtures, marks or hooks provide is not touched."""
+    (somebodys / "conftest.py").write_text(HOOKED)
+    (somebodys / "test_foreign.py").write_text(FOREIGN)
+
+    said = run_in(somebodys, "-v", "test_foreign.py", *options)
+
+    assert "6 passed" in said
+    assert "skipped" not in said
+
+
 def test_the_last_failed_are_run_again(somebodys: Path) -> None:
     """Ids are stable, with workers and without."""
     run_in(somebodys, "--artifacts", "built", "-n", "2")

@@ -179,12 +179,16 @@ def pytest_configure_node(node: object) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> Sequence[str]:
-    """Say which kernels are tested, or what the kernel suite needs."""
-    kernels = config.stash.get(_ARTIFACTS, ())
+    """Say which kernels are tested."""
     return [
         f"kernel {kernel.name}: {kernel.build.root} ({len(kernel.build.files)} files)"
-        for kernel in kernels
-    ] or [NEEDS]
+        for kernel in config.stash.get(_ARTIFACTS, ())
+    ]
+
+
+def pytest_report_collectionfinish(items: Sequence[pytest.Item]) -> Sequence[str]:
+    """Say what is needed, where there are items that wait for it."""
+    return [NEEDS] if any(map(_waits, items)) else []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

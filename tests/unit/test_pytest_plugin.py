@@ -39,7 +39,7 @@ def run_in(root: Path, *arguments: str, **environ: str) -> str:
 
 
 def test_a_plain_run_says_what_it_needs() -> None:
-    """No kernel: every item is skipped for that reason, and the header has it too."""
+    """No kernel: every item is skipped for that reason, and it is said before."""
     said = run()
 
     assert said.count("needs --artifacts DIR") >= 2
@@ -197,6 +197,16 @@ def test_an_argument_of_somebody_elses_is_theirs(
 
     assert "6 passed" in said
     assert "skipped" not in said
+
+
+def test_who_tests_no_kernel_is_told_nothing(tmp_path: Path) -> None:
+    """The plugin is installed, and not used."""
+    (tmp_path / "test_foreign.py").write_text("def test_it(): pass")
+
+    said = run_in(tmp_path)
+
+    assert "1 passed" in said
+    assert "kernel suite" not in said
 
 
 def test_the_last_failed_are_run_again(somebodys: Path) -> None:

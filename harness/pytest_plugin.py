@@ -1,7 +1,9 @@
 """The pytest plugin: kernels as fixtures, one item per object and check.
 
-    pytest --artifacts DIR                   a kernel that is built already
+    pytest --kernel-artifacts DIR            a kernel that is built already
     pytest --kernel-tree TREE --kernel-variant xen   build it first (once)
+
+``--artifacts`` is the same where no other option has that name.
 
 A test that takes ``kernel_object`` becomes one item per file of each kernel, one
 that takes ``kernel`` an item per kernel, in a stable order. The build happens once,
@@ -24,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import Struct
@@ -46,9 +48,16 @@ MARKERS = (
     "static: reads artifacts only",
     "boot: boots a kernel under QEMU",
 )
+_ARTIFACTS_OPTION: dict[str, Any] = {
+    "dest": "kernel_artifacts",
+    "action": "append",
+    "default": [],
+    "metavar": "DIR",
+    "help": "a kernel build (repeatable): vmlinux, modules, bzImage",
+}
 FailOnNew = Callable[..., None]
 NEEDS = (
-    "kernel suite: needs --artifacts DIR (a kernel build), or --kernel-tree TREE "
+    "kernel suite: needs --kernel-artifacts DIR (a kernel build), or --kernel-tree TREE "
     "[--kernel-variant native|kvm|xen|vsmp] to build one"
 )
 
@@ -78,13 +87,7 @@ class KernelObject(Struct, frozen=True):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that say which kernel is tested."""
     group = parser.getgroup("orc-harness", "kernels under test")
-    group.addoption(
-        "--artifacts",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a kernel build (repeatable): vmlinux, modules, bzImage",
-    )
+    group.addoption("--kernel-artifacts", **_ARTIFACTS_OPTION)
     group.addoption(
         "--kernel-tree",
         metavar="TREE",
@@ -97,6 +100,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=[platform.value for platform in Platform],
         help="variant to build from --kernel-tree (repeatable; default: all)",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser) -> Iterator[None]:
+    """Add the short name of an option, unless a suite has one of that name."""
+    yield
+    if _is_free("--artifacts", parser):
+        group = parser.getgroup("orc-harness")
+        group.addoption("--artifacts", **_ARTIFACTS_OPTION)
+
+
+def _is_free(option: str, parser: pytest.Parser) -> bool:
+    try:
+        _, unknown = parser.parse_known_and_unknown_args([option])
+    except pytest.UsageError:  # somebody knows it, and wants a value
+        return False
+    return option in unknown
 
 
 @pytest.hookimpl(trylast=True)  # behind the terminal, which shows the progress
@@ -121,7 +141,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
     variants = config.getoption("--kernel-variant")
     found = [
-        _described(Path(path), variants) for path in config.getoption("--artifacts")
+        _described(Path(path), variants)
+        for path in config.getoption("--kernel-artifacts")
     ]
     tree = config.getoption("--kernel-tree")
     if tree is None:

@@ -42,7 +42,7 @@ def test_a_plain_run_says_what_it_needs() -> None:
     """No kernel: every item is skipped for that reason, and it is said before."""
     said = run()
 
-    assert said.count("needs --artifacts DIR") >= 2
+    assert said.count("needs --kernel-artifacts DIR") >= 2
     assert "passed" not in said
 
 
@@ -51,7 +51,7 @@ def test_every_object_and_group_of_rules_is_an_item(tmp_path: Path) -> None:
     for name in ("a.ko", "b.ko"):
         (tmp_path / name).write_bytes(ElfWriter().build())
 
-    said = run("--artifacts", str(tmp_path), "-m", "static")
+    said = run("--kernel-artifacts", str(tmp_path), "-m", "static")
 
     for name in ("a.ko", "b.ko"):
         for rules in GROUPS:
@@ -70,14 +70,14 @@ def test_workers_see_the_same_items(tmp_path: Path, workers: str) -> None:
     """xdist splits them: what is to be tested is found out once."""
     (tmp_path / "a.ko").write_bytes(ElfWriter().build())
 
-    said = run("--artifacts", str(tmp_path), "-m", "static", "-n", workers)
+    said = run("--kernel-artifacts", str(tmp_path), "-m", "static", "-n", workers)
 
     assert f"{len(GROUPS)} passed" in said
 
 
 def test_a_directory_without_a_kernel_is_a_usage_error(tmp_path: Path) -> None:
     """One line and its remedy, before collection."""
-    said = run("--artifacts", str(tmp_path))
+    said = run("--kernel-artifacts", str(tmp_path))
 
     assert "has no vmlinux" in said
     assert "Traceback" not in said
@@ -132,7 +132,7 @@ def somebodys(tmp_path: Path) -> Path:
 def test_it_serves_a_suite_of_somebody_elses(somebodys: Path) -> None:
     """What fails shows the window and the command; JUnit has it as properties."""
     xml = somebodys / "junit.xml"
-    said = run_in(somebodys, "-v", "--artifacts", "built", f"--junit-xml={xml}")
+    said = run_in(somebodys, "-v", "--kernel-artifacts", "built", f"--junit-xml={xml}")
 
     assert "test_somebodys.py::test_mine[built-bad.ko] FAILED" in said
     assert "test_somebodys.py::test_mine[built-good.ko] PASSED" in said
@@ -185,7 +185,7 @@ def pytest_generate_tests(metafunc):
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--artifacts=built"]])
+@pytest.mark.parametrize("options", [[], ["--kernel-artifacts=built"]])
 def test_an_argument_of_somebody_elses_is_theirs(
     somebodys: Path, options: list[str]
 ) -> None:
@@ -197,6 +197,40 @@ def test_an_argument_of_somebody_elses_is_theirs(
 
     assert "6 passed" in said
     assert "skipped" not in said
+
+
+OPTION = """
+def pytest_addoption(parser):
+    parser.addoption("--artifacts", default="theirs")
+"""
+
+
+@pytest.mark.parametrize("given", ["theirs", "mine"])
+def test_an_option_of_somebody_elses_is_theirs(somebodys: Path, given: str) -> None:
+    """An `--artifacts` of a suite takes its argument, and ours has another name."""
+    (somebodys / "conftest.py").write_text(OPTION)
+    (somebodys / "test_foreign.py").write_text(
+        "def test_it(pytestconfig):\n"
+        f"    assert pytestconfig.getoption('artifacts') == {given!r}\n"
+    )
+
+    said = run_in(
+        somebodys,
+        f"--artifacts={given}",
+        "--kernel-artifacts=built",
+        "-k",
+        "it or good",
+    )
+
+    assert "2 passed" in said
+
+
+@pytest.mark.parametrize("option", [["--artifacts", "built"], ["--artifacts=built"]])
+def test_the_short_name_is_ours_where_it_is_free(
+    somebodys: Path, option: list[str]
+) -> None:
+    """Before the directory, or joined to it."""
+    assert "1 failed, 1 passed" in run_in(somebodys, *option)
 
 
 def test_who_tests_no_kernel_is_told_nothing(tmp_path: Path) -> None:
@@ -211,8 +245,8 @@ def test_who_tests_no_kernel_is_told_nothing(tmp_path: Path) -> None:
 
 def test_the_last_failed_are_run_again(somebodys: Path) -> None:
     """Ids are stable, with workers and without."""
-    run_in(somebodys, "--artifacts", "built", "-n", "2")
-    said = run_in(somebodys, "-v", "--artifacts", "built", "--lf")
+    run_in(somebodys, "--kernel-artifacts", "built", "-n", "2")
+    said = run_in(somebodys, "-v", "--kernel-artifacts", "built", "--lf")
 
     assert "1 failed" in said
     assert "passed" not in said
@@ -222,7 +256,7 @@ def test_the_baseline_is_read_once(somebodys: Path) -> None:
     """Not by each item: a kernel has hundreds, and the baseline a file per entry."""
     (somebodys / "conftest.py").write_text(COUNTING)
 
-    said = run_in(somebodys, "-s", "--artifacts", "built")
+    said = run_in(somebodys, "-s", "--kernel-artifacts", "built")
 
     assert "1 failed, 1 passed" in said
     assert said.count("the baseline is read") == 1
@@ -230,6 +264,6 @@ def test_the_baseline_is_read_once(somebodys: Path) -> None:
 
 def test_one_is_chosen_by_name(somebodys: Path) -> None:
     """-k takes an object, as it takes any id."""
-    said = run_in(somebodys, "--artifacts", "built", "-k", "good")
+    said = run_in(somebodys, "--kernel-artifacts", "built", "-k", "good")
 
     assert "1 passed, 1 deselected" in said

@@ -243,7 +243,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     kernel = found.kernel if found else params.get("orc_kernel")
     if kernel is None:
         return
-    about = {"kernel": kernel.name, "platform": kernel.platform.value}
+    platform = params.get("platform")  # a view is of one, whatever the kernel is for
+    if not isinstance(platform, Platform):
+        platform = kernel.platform
+    about = {"kernel": kernel.name, "platform": platform.value}
     about["build"] = str(kernel.build.root)
     if found:
         about["object"] = found.name

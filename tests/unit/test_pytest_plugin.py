@@ -129,6 +129,15 @@ def somebodys(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def properties_in(junit: Path) -> dict[tuple[str, str], str]:
+    """Return the properties of JUnit's cases, by the names of both."""
+    return {
+        (case.get("name", ""), item.get("name", "")): item.get("value", "")
+        for case in ElementTree.parse(junit).getroot().iter("testcase")
+        for item in case.iter("property")
+    }
+
+
 def test_it_serves_a_suite_of_somebody_elses(somebodys: Path) -> None:
     """What fails shows the window and the command; JUnit has it as properties."""
     xml = somebodys / "junit.xml"
@@ -138,16 +147,34 @@ def test_it_serves_a_suite_of_somebody_elses(somebodys: Path) -> None:
     assert "test_somebodys.py::test_mine[built-good.ko] PASSED" in said
     assert "replacement 1 not XENPV         ORC" in said
     assert "reproduce: see bad.ko" in said
-    root = ElementTree.parse(xml).getroot()
-    properties = {
-        (case.get("name"), item.get("name")): item.get("value", "")
-        for case in root.iter("testcase")
-        for item in case.iter("property")
-    }
+    properties = properties_in(xml)
     assert properties["test_mine[built-good.ko]", "platform"] == "native"
     assert properties["test_mine[built-bad.ko]", "object"] == "bad.ko"
     assert properties["test_mine[built-bad.ko]", "reproduce"] == "see bad.ko"
     assert properties["test_mine[built-bad.ko]", "finding"].startswith("alternative/")
+
+
+VIEWS = """
+import pytest
+
+from harness.variant import Platform
+
+@pytest.mark.parametrize("platform", [Platform.XEN, "somebody's"])
+def test_view(kernel, platform):
+    pass
+"""
+
+
+def test_a_view_has_its_own_platform(somebodys: Path) -> None:
+    """In JUnit's properties, as in its id; a word of somebody else's is none."""
+    (somebodys / "test_somebodys.py").write_text(VIEWS)
+    xml = somebodys / "junit.xml"
+
+    run_in(somebodys, "--kernel-artifacts=built", f"--junit-xml={xml}")
+
+    properties = properties_in(xml)
+    assert properties["test_view[built-xen]", "platform"] == "xen"
+    assert properties["test_view[built-somebody's]", "platform"] == "native"
 
 
 FOREIGN = """

@@ -23,7 +23,7 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Say in JUnit's properties what an item is about; skip it if that is missing."""
     if _waits(item):
         pytest.skip(NEEDS)
-    params = getattr(getattr(item, "callspec", None), "params", {})
+    params = _params(item)
     found = params.get("orc_object")
     kernel = found.kernel if found else params.get("orc_kernel")
     if kernel is None:
@@ -257,6 +257,20 @@ def _waits(item: pytest.Item) -> bool:
     """Tell whether an item is for a kernel, and nobody named one."""
     asked = {"orc_object", "orc_kernel"}.intersection(getattr(item, "fixturenames", ()))
     return bool(asked) and not item.config.stash.get(_ARTIFACTS, ())
+
+
+def _params(item: pytest.Item) -> Mapping[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", {})
+
+
+def _validation(item: pytest.Item) -> str:
+    """Return the command that validates what an item is about, if that is ours."""
+    params = _params(item)
+    if found := params.get("orc_object"):
+        return f"orc-harness validate {found.path}"
+    if kernel := params.get("orc_kernel"):
+        return f"orc-harness validate {kernel.build.root}"
+    return ""
 
 
 @pytest.fixture
@@ -283,10 +297,12 @@ def fail_on_new(
 ) -> FailOnNew:
     """Fails the test with those of some findings that the baseline does not know.
 
-    Called with findings, and with the command that shows them again.
+    Called with findings, and with the command that shows them again: without one it
+    is what validates the item's file, or kernel.
     """
+    again = _validation(request.node)
 
-    def fail(found: Iterable[Finding], reproduce: str = "") -> None:
+    def fail(found: Iterable[Finding], reproduce: str = again) -> None:
         __tracebackhide__ = True
         from harness.report import text
 

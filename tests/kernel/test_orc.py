@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.build import log
-from harness.pytest_plugin import FailOnNew, Kernel, KernelObject
+from harness.pytest_plugin import FailOnNew, Kernel
 from harness.verify.verdict import Verdict
 
 GROUPS = (
@@ -33,7 +33,6 @@ def test_the_build_was_quiet(kernel: Kernel, fail_on_new: FailOnNew) -> None:
 @pytest.mark.static
 @pytest.mark.parametrize("rules", GROUPS)
 def test_orc(
-    kernel_object: KernelObject,
     rules: str,
     orc_verdict: Verdict,
     fail_on_new: FailOnNew,
@@ -41,4 +40,4 @@ def test_orc(
     """No rule of the group finds anything that the baseline does not know."""
     found = [f for f in orc_verdict.findings if f.rule.startswith(f"{rules}/")]
 
-    fail_on_new(found, f"orc-harness validate {kernel_object.path}")
+    fail_on_new(found)

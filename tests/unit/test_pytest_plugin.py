@@ -270,6 +270,37 @@ def test_who_tests_no_kernel_is_told_nothing(tmp_path: Path) -> None:
     assert "kernel suite" not in said
 
 
+UNTOLD = """
+import pytest
+
+def test_object(kernel_object, orc_verdict, fail_on_new):
+    fail_on_new(orc_verdict.findings)
+
+@pytest.fixture
+def verdicts(kernel):
+    from harness.verify.many import check_many
+    return [checked.verdict for checked in check_many(kernel.build.files)]
+
+def test_kernel(verdicts, fail_on_new):
+    fail_on_new(finding for verdict in verdicts for finding in verdict.findings)
+"""
+
+
+def test_a_failure_has_a_command_without_being_told(somebodys: Path) -> None:
+    """What validates the item's file, or its kernel."""
+    (somebodys / "test_somebodys.py").write_text(UNTOLD)
+    xml = somebodys / "junit.xml"
+
+    said = run_in(somebodys, "--kernel-artifacts=built", f"--junit-xml={xml}")
+
+    built = somebodys / "built"
+    assert f"reproduce: orc-harness validate {built}/bad.ko\n" in said
+    assert f"reproduce: orc-harness validate {built}\n" in said
+    told = properties_in(xml)
+    assert told["test_object[built-bad.ko]", "reproduce"].endswith("/built/bad.ko")
+    assert told["test_kernel[built]", "reproduce"].endswith("/built")
+
+
 def test_the_last_failed_are_run_again(somebodys: Path) -> None:
     """Ids are stable, with workers and without."""
     run_in(somebodys, "--kernel-artifacts", "built", "-n", "2")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -115,6 +116,14 @@ def pair(builds: Sequence[KernelBuild]) -> list[KernelBuild]:
         paired.append(replace(build, kernels=image.kernels, config=config))
         taken.add(image.root)
     return [build for build in paired if build.root not in taken]
+
+
+def told_apart(names: Mapping[Path, str]) -> dict[Path, str]:
+    """Return each path's name where no other has it, and else the path itself."""
+    times = Counter(names.values())
+    return {
+        path: name if times[name] == 1 else str(path) for path, name in names.items()
+    }
 
 
 def _single(path: Path) -> KernelBuild:

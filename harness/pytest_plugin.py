@@ -139,14 +139,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
+    """Return name, platform and directory of each kernel, once."""
+    found = {**_given(config), **_built(config)}
+    names = kernel_build.told_apart({path: name for path, (name, _) in found.items()})
+    return [(names[path], platform, str(path)) for path, (_, platform) in found.items()]
+
+
+def _given(config: pytest.Config) -> dict[Path, tuple[str, str]]:
     variants = config.getoption("--kernel-variant")
-    found = [
-        _described(Path(path), variants)
-        for path in config.getoption("--kernel-artifacts")
-    ]
+    paths = (Path(given).absolute() for given in config.getoption("--kernel-artifacts"))
+    return {path: _described(path, variants) for path in paths}
+
+
+def _built(config: pytest.Config) -> dict[Path, tuple[str, str]]:
     tree = config.getoption("--kernel-tree")
     if tree is None:
-        return found
+        return {}
+    variants = config.getoption("--kernel-variant")
     cache.hold()
     from harness import matrix  # what builds is loaded on demand
 
@@ -156,10 +165,9 @@ def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
         made = matrix.build_variants(request, board)
     else:
         made = matrix.build_edited(request, Path(tree), board)
-    for built in made:
-        manifest = built.manifest
-        found.append((manifest.variant, manifest.platform, str(built.directory)))
-    return found
+    return {
+        each.directory: (each.manifest.variant, each.manifest.platform) for each in made
+    }
 
 
 def _board(config: pytest.Config) -> Callable[[str], Progress]:
@@ -179,14 +187,12 @@ def _board(config: pytest.Config) -> Callable[[str], Progress]:
     return open_line
 
 
-def _described(path: Path, variants: Sequence[str]) -> tuple[str, str, str]:
-    """Name a build that is there: by its manifest if it is one of ours."""
-    path = path.absolute()
+def _described(path: Path, variants: Sequence[str]) -> tuple[str, str]:
+    """Return name and platform of a build: of its manifest if it is one of ours."""
     if (path / artifacts.MANIFEST).exists():
         manifest = artifacts.load(path).manifest
-        return manifest.variant, manifest.platform, str(path)
-    platform = variants[0] if variants else Platform.NATIVE.value
-    return path.name, platform, str(path)
+        return manifest.variant, manifest.platform
+    return path.name, variants[0] if variants else Platform.NATIVE.value
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +51,8 @@ def command(
     before, as it is now and by the same code, gets the verdict that it got then.
     """
     builds, without = kernel_build.find_each(paths)
-    names = _names([*(build.root for build in builds), *without])
+    roots = [*(build.root for build in builds), *without]
+    names = kernel_build.told_apart({root: root.absolute().name for root in roots})
     started = datetime.now(UTC)
     saved.check(store)
     base = saved.Base(baseline, store, known or ())
@@ -99,12 +99,3 @@ def _ready(line: Progress) -> Progress:
         importlib.import_module("harness.cli.outcome")
 
     return told
-
-
-def _names(roots: list[Path]) -> dict[Path, str]:
-    """Name each path by its last part where that is enough to tell it apart."""
-    last = Counter(root.absolute().name for root in roots)
-    return {
-        root: root.absolute().name if last[root.absolute().name] == 1 else str(root)
-        for root in roots
-    }

@@ -320,6 +320,34 @@ def test_the_baseline_is_read_once(somebodys: Path) -> None:
     assert said.count("the baseline is read") == 1
 
 
+@pytest.fixture
+def twins(somebodys: Path) -> Path:
+    """Two builds in directories of the same name, and a suite for them."""
+    for name in ("x", "y"):
+        (somebodys / name / "build").mkdir(parents=True)
+        (somebodys / name / "build/a.ko").write_bytes(ElfWriter().build())
+    return somebodys
+
+
+def test_builds_of_one_name_are_told_apart(twins: Path) -> None:
+    """By their paths, whatever the order."""
+    for order in (("x", "y"), ("y", "x")):
+        given = [f"--kernel-artifacts={name}/build" for name in order]
+        said = run_in(twins, "-v", *given)
+
+        for name in order:
+            assert f"test_mine[{twins}/{name}/build-a.ko] PASSED" in said
+
+
+def test_a_build_that_is_named_twice_is_tested_once(twins: Path) -> None:
+    """However it is spelled, under the name that it has alone."""
+    given = ("x/build", f"{twins}/x/build/")
+    said = run_in(twins, "-v", *(f"--kernel-artifacts={path}" for path in given))
+
+    assert "test_mine[build-a.ko] PASSED" in said
+    assert "1 passed" in said
+
+
 def test_one_is_chosen_by_name(somebodys: Path) -> None:
     """-k takes an object, as it takes any id."""
     said = run_in(somebodys, "--kernel-artifacts", "built", "-k", "good")

@@ -119,11 +119,15 @@ def _is_free(option: str, parser: pytest.Parser) -> bool:
     return option in unknown
 
 
-@pytest.hookimpl(trylast=True)  # behind the terminal, which shows the progress
 def pytest_configure(config: pytest.Config) -> None:
-    """Build what is asked for, once: workers get the paths from the controller."""
+    """Make the suite's marks known."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Build what is asked for, once: workers get the paths from the controller."""
+    config = session.config
     worker = getattr(config, "workerinput", None)
     try:
         if worker is not None:

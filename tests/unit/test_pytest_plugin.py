@@ -92,6 +92,15 @@ def test_a_build_that_cannot_start_is_a_usage_error() -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("question", ["--markers", "--help"])
+def test_who_only_asks_builds_nothing(tmp_path: Path, question: str) -> None:
+    """Marks and options are told, whatever tree is named."""
+    said = run(question, f"--kernel-tree={tmp_path}")
+
+    assert "no kernel tree" not in said
+    assert "usage: " in said or "boots a kernel under QEMU" in said
+
+
 SOMEBODYS = """
 import pytest
 

@@ -34,7 +34,7 @@ from msgspec import Struct
 from harness import artifacts, baseline, cache, kernel_build
 from harness.errors import HarnessError
 from harness.finding import Finding, group_by_cause
-from harness.progress import Progress
+from harness.progress import Progress, silent
 from harness.variant import Platform
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ def _built(config: pytest.Config) -> dict[Path, tuple[str, str]]:
 
 def _board(config: pytest.Config) -> Callable[[str], Progress]:
     """Return what opens progress lines: one in ten seconds, in pytest's terminal."""
+    if not config.pluginmanager.has_plugin("terminalreporter"):
+        return lambda _: silent
     writer = config.get_terminal_writer()
     printed = -PROGRESS_INTERVAL_S
 

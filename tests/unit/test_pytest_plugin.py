@@ -83,9 +83,11 @@ def test_a_directory_without_a_kernel_is_a_usage_error(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_build_that_cannot_start_is_a_usage_error() -> None:
+@pytest.mark.parametrize("options", [["-v"], ["-p", "no:terminal"]])
+def test_a_build_that_cannot_start_is_a_usage_error(options: list[str]) -> None:
     """It is asked for before collection, and ends the run with its reason."""
-    said = run("--kernel-tree", "default", DOCKER_HOST="unix:///nowhere.sock")
+    asked = ["tests/kernel", "--kernel-tree", "default", *options]
+    said = run_in(ROOT, *asked, DOCKER_HOST="unix:///nowhere.sock")
 
     assert "daemon answers" in said
     assert "INTERNALERROR" not in said

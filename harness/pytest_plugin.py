@@ -32,7 +32,7 @@ import pytest
 from msgspec import Struct
 
 from harness import artifacts, baseline, cache, kernel_build
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UserError
 from harness.finding import Finding, group_by_cause
 from harness.progress import Progress, silent
 from harness.variant import Platform
@@ -145,6 +145,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def _requested(config: pytest.Config) -> list[tuple[str, str, str]]:
     """Return name, platform and directory of each kernel, once."""
     found = {**_given(config), **_built(config)}
+    if not found and (variants := config.getoption("--kernel-variant")):
+        raise UserError(
+            f"--kernel-variant {variants[0]} is of no kernel",
+            hint="name a tree with --kernel-tree, or a build with --kernel-artifacts",
+        )
     names = kernel_build.told_apart({path: name for path, (name, _) in found.items()})
     return [(names[path], platform, str(path)) for path, (_, platform) in found.items()]
 

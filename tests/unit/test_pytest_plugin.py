@@ -83,6 +83,14 @@ def test_a_directory_without_a_kernel_is_a_usage_error(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_a_variant_of_nothing_is_a_usage_error() -> None:
+    """Not a run that skips all, and succeeds."""
+    said = run("--kernel-variant", "xen")
+
+    assert "--kernel-variant xen is of no kernel" in said
+    assert "skipped" not in said
+
+
 @pytest.mark.parametrize("options", [["-v"], ["-p", "no:terminal"]])
 def test_a_build_that_cannot_start_is_a_usage_error(options: list[str]) -> None:
     """It is asked for before collection, and ends the run with its reason."""

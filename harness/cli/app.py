@@ -163,6 +163,8 @@ def main() -> None:
         raise
     except SystemExit as exc:
         sys.exit(STEP_ABORT if exc.code else 0)  # 0 is --help
+    except BaseException:  # noqa: BLE001 - a second accident, while the first was told
+        sys.exit(STEP_ABORT)
 
 
 def _main() -> None:
@@ -184,10 +186,15 @@ def _main() -> None:
 
 def _internal_error() -> None:
     path = cache.cache_dir() / "internal-error.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc())
-    last = traceback.format_exc().strip().splitlines()[-1]
-    ERR.print(f"internal error: {last}\n  hint: report {path}", markup=False)
+    details = traceback.format_exc()
+    hint = f"report {path}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(details)
+    except OSError as exc:  # the disk may be what failed
+        hint = f"nor can {path} be written: {exc.strerror}"
+    last = details.strip().splitlines()[-1]
+    ERR.print(f"internal error: {last}\n  hint: {hint}", markup=False)
     sys.exit(ExitCode.INTERNAL)
 
 

@@ -73,6 +73,28 @@ def test_what_is_no_answer_stops_git(monkeypatch, failure, step) -> None:
     assert _step(monkeypatch, failure, step) == 128
 
 
+def test_a_cache_that_cannot_be_written(monkeypatch, capsys, tmp_path, step) -> None:
+    """What went wrong cannot be kept then, and is no finding all the same."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ORC_HARNESS_CACHE", str(tmp_path / "file"))
+
+    assert _step(monkeypatch, RuntimeError("ours"), step) == 128
+    said = " ".join(capsys.readouterr().err.split())
+    assert "internal error: RuntimeError: ours" in said
+    assert "internal-error.txt be written: " in said
+
+
+def test_an_accident_while_another_is_told(monkeypatch, step) -> None:
+    """A second exception would end Python with 1, which is bad to git."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(app.ERR, "print", fails)
+
+    assert _step(monkeypatch, InfraError("no Docker"), step) == 128
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(), ("--no-such-option",), ("--finding", "K", "--tree", "/nowhere")],

@@ -7,6 +7,7 @@ A subcommand's module is imported when it is called, since what one command need
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -147,6 +148,10 @@ for _name, _words in COMMANDS.items():
 class Answered(SystemExit):
     """The exit code is an answer for ``git bisect run``, and no accident."""
 
+    def __init__(self, answer: int) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
 
 def main() -> None:
     """Run the command line; every error becomes one message and an exit code.
@@ -157,14 +162,32 @@ def main() -> None:
     if sys.argv[1:2] not in [[step] for step in STEPS]:
         _main()
         return
+    code = _step()
+    sys.exit(code if _flushed() else STEP_ABORT)
+
+
+def _step() -> int:
     try:
         _main()
-    except Answered:
-        raise
+    except Answered as exc:
+        return exc.answer
     except SystemExit as exc:
-        sys.exit(STEP_ABORT if exc.code else 0)  # 0 is --help
+        return STEP_ABORT if exc.code else 0  # 0 is --help
     except BaseException:  # noqa: BLE001 - a second accident, while the first was told
-        sys.exit(STEP_ABORT)
+        return STEP_ABORT
+    return 0
+
+
+def _flushed() -> bool:
+    """Write what was printed; Python would at its end, and exit with 120 if it cannot."""
+    whole = True
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            whole = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return whole
 
 
 def _main() -> None:

@@ -95,6 +95,31 @@ def test_an_accident_while_another_is_told(monkeypatch, step) -> None:
     assert _step(monkeypatch, InfraError("no Docker"), step) == 128
 
 
+_ANSWERS = """
+import sys
+from harness.bisect import request
+from harness.bisect.answer import Answer, Outcome
+from harness.cli import app
+
+outcome = sys.argv.pop()
+request.step = lambda *_: Answer("c" * 40, Outcome(outcome))
+app.main()
+"""
+
+
+@pytest.mark.parametrize("outcome", ["good", "bad", "skip", "unheard"])
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+def test_what_cannot_be_printed(full, outcome) -> None:
+    """Python would exit with 120 then; an answer that nobody can read is none."""
+    argv = [sys.executable, "-c", _ANSWERS, "bisect-step", "--finding", "K", outcome]
+    with Path("/dev/full").open("w") as nowhere:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        done = subprocess.run(argv, **(streams | {full: nowhere}), timeout=120)
+
+    codes = {"good": 0, "bad": 1, "skip": 125} if full == "stderr" else {}
+    assert done.returncode == codes.get(outcome, 128)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(), ("--no-such-option",), ("--finding", "K", "--tree", "/nowhere")],

@@ -7,6 +7,7 @@ import time
 from msgspec import Struct
 from msgspec.structs import replace
 
+from harness.bisect import source
 from harness.bisect.judge import is_linked
 from harness.bisect.repository import Checkout
 from harness.bisect.sight import ONCE, Sight, Wanted
@@ -14,8 +15,6 @@ from harness.bisect.workbench import Item, Workbench
 from harness.build.stale import Stale, stale
 from harness.build.tree import Tree
 from harness.variant import Variant
-
-_SOURCES = (".c", ".S", ".rs")
 
 
 class Prober(Struct):
@@ -30,7 +29,8 @@ class Prober(Struct):
         started = time.monotonic()
         self.checkout.switch(commit)
         target = self.workbench.judge.targets[0]
-        if not is_linked(self.workbench.judge) and not self._has_source(target):
+        linked = is_linked(self.workbench.judge)
+        if not linked and not source.is_there(self.checkout.source, target):
             sight = Sight(commit, (), f"no source of {target}", clean=clean)
         else:
             root = self.checkout.repository.root
@@ -45,10 +45,6 @@ class Prober(Struct):
     def revert(self, commit: str, onto: str, *, merge: bool) -> str | None:
         """Return a commit that is ``onto`` without ``commit``; None on a conflict."""
         return self.checkout.revert(commit, onto, mainline=merge)
-
-    def _has_source(self, target: str) -> bool:
-        path = self.checkout.source / target
-        return any(path.with_suffix(suffix).exists() for suffix in _SOURCES)
 
     def _stale(self, before: str, commit: str) -> Stale:
         if not self.checkout.knows(before):

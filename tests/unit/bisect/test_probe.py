@@ -170,6 +170,26 @@ def test_an_object_without_a_source(root, tmp_path, builds, commits) -> None:
     assert builds.calls == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.pl", "print"),
+        ("x.c_shipped", "int x;"),
+        ("Kbuild", "x-$(CONFIG_X) += a.o\n"),
+        ("Makefile", "obj-y += x.o\nx-objs := a.o b.o\n"),
+    ],
+)
+def test_what_else_an_object_is_made_of(root, tmp_path, builds, name, text) -> None:
+    """A script that prints it, what is shipped, or the objects that a Makefile lists."""
+    (root / "lib" / name).write_text(text)
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", name)
+    builds.leaves["old"] = _object(orc=True)
+    prober = _prober(root, tmp_path)
+
+    assert prober.look(prober.checkout.repository.resolve("HEAD")).reason == ""
+
+
 @pytest.mark.parametrize(("target", "kept"), [("lib/x.o", True), ("vmlinux", False)])
 def test_behind_a_makefile(root, tmp_path, builds, commits, target, kept) -> None:
     """A kernel is built anew; one object is, whatever was kept."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -99,7 +100,7 @@ class Repository(Struct, frozen=True):
             UserError: ``bad`` is not made on ``good``, or one is no kernel for x86.
         """
         for commit in (bad, good):
-            self._require_kernel(commit)
+            self.require_kernel(commit)
         if bad == good:
             raise UserError(f"the good and the bad end are the same commit {bad[:12]}")
         if not self.git("merge-base", "--is-ancestor", bad, good).returncode:
@@ -122,7 +123,8 @@ class Repository(Struct, frozen=True):
             parents[commit] = tuple(made_on)
         return Dag(parents)
 
-    def _require_kernel(self, commit: str) -> None:
+    def require_kernel(self, commit: str) -> None:
+        """Raise UserError unless ``commit`` is a kernel for x86."""
         listed = self.read("ls-tree", "--name-only", commit, "--", *LANDMARKS)
         if missing := sorted(set(LANDMARKS) - set(listed.splitlines())):
             raise UserError(
@@ -130,6 +132,14 @@ class Repository(Struct, frozen=True):
                 f"{missing[0]}",
                 hint="--tree takes a repository with the history of Linux",
             )
+
+    def touches(self, paths: Sequence[str], pattern: str = "") -> bool:
+        """Tell whether any commit changes one of ``paths``, in a line with ``pattern``."""
+        lines = [f"-G{pattern}"] if pattern else []
+        found = self.read(
+            "log", "-1", "--format=%H", *lines, "--all", "HEAD", "--", *paths
+        )
+        return bool(_hashes(found))
 
     def about(self, commit: str) -> Commit:
         """Return what people call ``commit``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from harness import allowance
-from harness.bisect import journal, replay
+from harness.bisect import journal, replay, source
 from harness.bisect.answer import Answer
 from harness.bisect.asking import Asking, answered
 from harness.bisect.bisection import Bisection
@@ -129,21 +129,44 @@ def step(request: Request, board: Board) -> Answer:
     """Say of the commit that is checked out in the tree whether the finding occurs.
 
     Raises:
-        UserError: what is in the tree is not what is committed.
+        UserError: there is no such finding, kernel or target, or what is in the tree is
+            not what is committed.
         InfraError: the machine failed: that is no answer.
     """
+    require_key(request.finding)
     room = find_room(request.tree)
     commit = room.repository.resolve("HEAD")
+    room.repository.require_kernel(commit)
     if dirty := room.repository.dirty():
         raise UserError(
             f"{request.tree} is dirty: {dirty[0]} is not as it was committed",
             hint="commits are judged, so commit or stash it",
         )
+    _require_source(request, room.repository)
     files = room.directory / "files"
     wanted = Wanted(request.finding, request.oracle.quorum.looks)
     with _prober(request, room, files, board) as prober:
         sight = prober.look(commit, wanted)
     return answered(sight, request.finding)
+
+
+def require_key(finding: str) -> None:
+    """Raise UserError if no finding is named: every commit would be good."""
+    if not finding:
+        raise UserError(
+            "--finding is empty", hint="it takes a key, as bisect prints it"
+        )
+
+
+def _require_source(request: Request, repository: Repository) -> None:
+    """Raise UserError if no commit has the target: every one would be good."""
+    if request.target == LINKED or source.is_there(request.tree, request.target):
+        return
+    if not source.was_ever(repository, request.target):
+        raise UserError(
+            f"no commit of {repository.root} has a source of {request.target}",
+            hint="--target takes a path from the top of the tree: lib/hweight.o",
+        )
 
 
 @contextlib.contextmanager

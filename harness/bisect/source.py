@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 
+from harness.bisect.repository import Repository
+
 # perlasm (.pl) prints what is assembled; scripts/Makefile.lib copies what is shipped.
 _SUFFIXES = (".c", ".S", ".rs", ".pl", ".c_shipped", ".S_shipped")
 _MAKEFILES = ("Kbuild", "Makefile")
@@ -20,6 +22,13 @@ def is_there(root: Path, target: str) -> bool:
         listed.search(path.read_text(errors="replace"))
         for path in makefiles
         if path.is_file()
+    )
+
+
+def was_ever(repository: Repository, target: str) -> bool:
+    """Tell whether any commit of ``repository`` has, or had, it."""
+    return repository.touches(_files(target)) or repository.touches(
+        _makefiles(target), _composite(target)
     )
 
 

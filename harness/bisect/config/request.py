@@ -18,7 +18,7 @@ from harness.bisect.config.hunt import ConfigHunt
 from harness.bisect.config.probe import ConfigProber
 from harness.bisect.oracle import VALIDATOR, Oracle
 from harness.bisect.question import LINKED, Question
-from harness.bisect.request import Board, equipped, resumable
+from harness.bisect.request import Board, equipped, require_key, resumable
 from harness.bisect.sight import Wanted
 from harness.bisect.workbench import Workbench
 from harness.build.tree import PACKAGE, open_tree, require_kernel
@@ -120,9 +120,11 @@ def step(request: ConfigRequest, config: str, board: Board) -> Answer:
     """Say of one configuration whether the finding occurs.
 
     Raises:
-        UserError: it is no configuration, or the tree cannot have it.
+        UserError: no finding is named, it is no configuration, or the tree cannot
+            have it.
         InfraError: the machine failed: that is no answer.
     """
+    require_key(request.finding)
     wanted = end(config, request)
     with _prober(request, wanted.platform, board) as (prober, _):
         runs = request.oracle.quorum.looks

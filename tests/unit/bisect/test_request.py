@@ -130,3 +130,43 @@ def test_a_dirty_tree_is_refused(root, looker) -> None:
     with pytest.raises(UserError, match="is dirty: Makefile"):
         requests.step(wanted, lambda _: silent)
     assert looker.looks == []
+
+
+def _step(root: Path, **asked):
+    wanted = Request(root, variant(Platform.NATIVE, "small"), **asked)
+    return requests.step(wanted, lambda _: silent)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"finding": ""}, "--finding is empty"),
+        ({"finding": "K", "target": "lib/hwieght.o"}, r"source of lib/hwieght\.o"),
+    ],
+)
+def test_what_every_commit_would_be_good_of(root, looker, asked, said) -> None:
+    """A typo is no answer, for it is the same one everywhere."""
+    with pytest.raises(UserError, match=said):
+        _step(root, **asked)
+    assert looker.looks == []
+
+
+def test_a_step_in_no_kernel(root, looker) -> None:
+    """Nor is a foreign repository."""
+    git(root, "rm", "-q", "-r", "scripts")
+    git(root, "commit", "-q", "-m", "no kernel")
+
+    with pytest.raises(UserError, match="no kernel tree for x86"):
+        _step(root, finding="K")
+
+
+@pytest.mark.parametrize("file", ["lib/x.c", "lib/x.pl", "lib/Makefile"])
+def test_a_target_that_other_commits_have(root, looker, file) -> None:
+    """It is good where it is not; a Makefile may make it of several files."""
+    (root / "lib").mkdir()
+    (root / file).write_text("x-y := a.o\n")
+    for words in (("add", file), ("commit", "-q", "-m", "x")):
+        git(root, *words)
+    git(root, "checkout", "-q", "HEAD~")
+
+    assert _step(root, finding="K", target="lib/x.o").outcome == "good"

@@ -21,8 +21,7 @@ class Answer(Struct, frozen=True):
     Attributes:
         reason: why it is skipped, or why it is good without a look.
         digest: hash of what was judged, debug information aside; empty if nothing was.
-        same_as: an earlier commit of the same digest: as far as the question goes,
-            what lies between the two is a no-op.
+        same_as: one that was looked at before and has the same digest.
         toolchain: the image that it was built in.
         clean: it was built in an output directory that held nothing before.
         runs: how often it was looked at.

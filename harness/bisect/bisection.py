@@ -34,6 +34,7 @@ class Bisection(Struct, frozen=True):
         first, parents: clean looks at the first bad commit and what it is made on.
         reverts: what reverting the first bad commit came to; of an untestable range
             that is short, reverting each of it.
+        no_ops: those that left the same bytes as all that they are made on.
         sure: how sure that is.
         seconds: how long this run of it took.
     """
@@ -46,6 +47,7 @@ class Bisection(Struct, frozen=True):
     first: Sight | None = None
     parents: tuple[Sight, ...] = ()
     reverts: Mapping[str, Revert] = field(default_factory=dict)
+    no_ops: tuple[str, ...] = ()
     sure: Sure = CERTAIN
     seconds: float = 0.0
 

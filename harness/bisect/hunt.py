@@ -76,8 +76,21 @@ class Hunt(Struct):
             first,
             parents,
             reverts,
+            self._no_ops(),
             sure=asking.sure,
             seconds=round(time.monotonic() - started, 1),
+        )
+
+    def _no_ops(self) -> tuple[str, ...]:
+        """Return what left the same bytes as all that it is made on."""
+        digests = {c: a.digest for c, a in self.asking.journal.answers.items()}
+        return tuple(
+            commit
+            for commit, digest in digests.items()
+            if digest and commit in self.dag
+            if all(
+                digests.get(made_on) == digest for made_on in self.dag.parents[commit]
+            )
         )
 
     def _replay(self) -> None:

@@ -114,16 +114,19 @@ def _tested(found: Bisection, about: About) -> Iterator[str]:
     question = found.question
     yield f"git bisect start {question.bad} {question.good}"
     for answer in found.answers:
-        yield f"# {_why(answer, about)}"[:_WIDTH]
+        no_op = answer.commit in found.no_ops
+        yield f"# {_why(answer, about, no_op=no_op)}"[:_WIDTH]
         yield f"git bisect {answer.outcome} {answer.commit}"
 
 
-def _why(answer: Answer, about: About) -> str:
+def _why(answer: Answer, about: About, *, no_op: bool) -> str:
     words = [f"{answer.outcome}: {about(answer.commit)}"]
     if answer.outcome is Outcome.SKIP or answer.reason:
         words.append(" ".join(answer.reason.split()))
-    if answer.same_as:
-        words.append(f"no-op: same bytes as {answer.same_as[:12]}")
+    if no_op:
+        words.append("no-op: same bytes as what it is made on")
+    elif answer.same_as:
+        words.append(f"same bytes as {answer.same_as[:12]}")
     return "; ".join(words)
 
 

@@ -7,6 +7,7 @@ that fails is no answer: neither is ever a finding.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -101,11 +102,12 @@ class Boots(Struct, frozen=True):
     def judge(self, made: Made, sight: Sight, wanted: Wanted) -> Sight:
         """Boot it until what is wanted shows, or as often as it takes."""
         file = keep(made.file, sight, self.evidence)
-        sight = replace(sight, digest=digest(made.file), file=file)
+        subject = _subject(made, self.platform, self.toolbox)
+        sight = replace(sight, digest=_digest(subject.kernel), file=file)
         found: dict[str, Finding] = {}
         shown: Counter[str] = Counter()
         runs, reason = 0, ""
-        for seen in self._boots(_subject(made, self.platform, self.toolbox), wanted):
+        for seen in self._boots(subject, wanted):
             runs += 1
             if isinstance(seen, str):
                 reason = seen
@@ -191,6 +193,13 @@ def settled(work: Callable[[], StageResult]) -> StageResult:
 def _failed(stage: StageResult) -> bool:
     infra = stage.exit_code == ExitCode.INFRASTRUCTURE
     return stage.status is Status.ERROR and infra
+
+
+def _digest(kernel: Kernel) -> str:
+    """Return the hash of all that is booted, debug information aside."""
+    files = [kernel.bzimage, kernel.vmlinux, *sorted(kernel.modules)]
+    lines = [f"{file.name} {digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _subject(made: Made, platform: Platform, toolbox: Toolbox) -> Subject:

@@ -89,7 +89,7 @@ def _told(answer: Answer, label: str) -> str:
     if answer.reason:
         words.append(" ".join(answer.reason.split()))
     if answer.same_as:
-        words.append(f"no-op: same bytes as {answer.same_as[:12]}")
+        words.append(f"same bytes as {answer.same_as[:12]}")
     return "; ".join(words)
 
 

@@ -97,8 +97,16 @@ def test_what_was_tested_replays(found) -> None:
         (Outcome.SKIP, OLD),
         (Outcome.GOOD, GOOD),
     )
-    assert "no-op: same bytes as cccccccccccc" in "\n".join(log)
+    assert "; same bytes as cccccccccccc" in "\n".join(log)
     assert "does not build: x.c" in "\n".join(log)
+
+
+def test_a_no_op(found) -> None:
+    """Only what left the bytes that it is made on is called so."""
+    told = letter(replace(found, no_ops=(GOOD,)), _about, "orc-harness", STEP)
+
+    assert 'subject of a"); no-op: same bytes as what it is made on' in told
+    assert "no-op" not in letter(found, _about, "orc-harness", STEP)
 
 
 def test_for_machines(found) -> None:

@@ -15,6 +15,7 @@ from harness.bisect.judge import Made
 from harness.bisect.oracle import Boots, Oracle, settled
 from harness.bisect.quorum import Quorum
 from harness.bisect.sight import Sight, Wanted
+from harness.boot.boot import Kernel
 from harness.boot.initramfs import Toolbox
 from harness.container.host import HostEngine
 from harness.errors import ExitCode, HarnessError, InfraError
@@ -69,9 +70,12 @@ class Guest:
 @pytest.fixture
 def look(monkeypatch, tmp_path) -> Callable[..., Sight]:
     """Look at a kernel that is made up, whose guest is given."""
-    monkeypatch.setattr(oracles, "_subject", lambda *_: SimpleNamespace())
     made = Made(tmp_path / "vmlinux", tmp_path, tmp_path, {})
-    made.file.write_bytes(b"a kernel")
+    image, module = tmp_path / "bzImage", tmp_path / "x.ko"
+    for file in (made.file, image, module):
+        file.write_bytes(b"a kernel")
+    subject = SimpleNamespace(kernel=Kernel(image, made.file, (module,)))
+    monkeypatch.setattr(oracles, "_subject", lambda *_: subject)
 
     def look(
         guest: Guest, wanted: Wanted, platform=Platform.NATIVE, stage=Stage.COMPARE
@@ -105,6 +109,17 @@ def test_whoever_is_asked(look, stage) -> None:
     sight = look(Guest(compares=[BAD]), Wanted(FOUND.key, 9), stage=stage)
 
     assert sight.findings == (FOUND,)
+
+
+@pytest.mark.parametrize("name", ["vmlinux", "bzImage", "x.ko"])
+def test_all_that_is_booted_has_a_digest(look, tmp_path, name) -> None:
+    """The setup code is in the image only, and a module in itself."""
+    before = look(Guest(), Wanted(FOUND.key, 1)).digest
+    assert look(Guest(), Wanted(FOUND.key, 1)).digest == before
+
+    (tmp_path / name).write_bytes(b"another")
+
+    assert look(Guest(), Wanted(FOUND.key, 1)).digest != before
 
 
 def test_it_is_not_there_after_so_many(look) -> None:

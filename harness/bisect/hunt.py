@@ -1,14 +1,15 @@
 """Hunt: asks commit after commit, and trusts no answer too far.
 
-Both ends are proved first. The first bad commit and what it is made on are looked at
-again in empty output directories; if that differs from what was seen, all answers of
-kept directories are thrown away and the search goes on with clean builds.
+Both ends are proved first. The first bad commit (or the range that may have it) and what
+it is made on are looked at again in empty output directories; if that differs from what
+was seen, all answers of kept directories are thrown away and the search goes on with
+clean builds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -28,7 +29,7 @@ from harness.bisect.search import (
 )
 from harness.bisect.sight import Sight
 
-REVERTED = 4  # commits of an untestable range: each takes a build
+FEW = 4  # commits of an untestable range: each takes a build in an empty directory
 
 
 class Reverter(Protocol):
@@ -111,41 +112,52 @@ class Hunt(Struct):
                 continue
             conclusion = search.conclusion()
             assert conclusion is not None
-            if isinstance(conclusion, First):
-                looks = self._confirm(conclusion.commit)
-                if looks is not None:
+            if not isinstance(conclusion, Contradiction):
+                looks = self._confirm(conclusion)
+                if looks is not None and isinstance(conclusion, First):
                     return conclusion, looks[0], tuple(looks[1:])
-            elif (
-                isinstance(conclusion, Contradiction) and not asking.journal.distrusted
-            ):
-                asking.distrust("the answers contradict each other")
-            else:
+                if looks is not None:
+                    return conclusion, None, ()
+            elif asking.journal.distrusted:
                 return conclusion, None, ()
+            else:
+                asking.distrust("the answers contradict each other")
 
-    def _confirm(self, commit: str) -> list[Sight] | None:
-        """Look at ``commit`` and its parents in empty directories.
+    def _confirm(self, conclusion: First | Untestable) -> list[Sight] | None:
+        """Look at what ``conclusion`` rests on in empty directories.
 
         Returns None, and distrusts what was seen before, where that differs.
         """
         looks = []
-        for looked_at in (commit, *self.dag.parents[commit]):
-            self.asking.progress(f"confirming {looked_at[:12]} in an empty directory")
-            before = self.asking.journal.answers.get(looked_at)
-            looks.append(self.asking.ask(looked_at, clean=True))
-            expected = {Outcome.BAD} if looked_at == commit else {Outcome.GOOD}
-            if looked_at != commit and (
+        for commit, said in self._grounds(conclusion):
+            self.asking.progress(f"confirming {commit[:12]} in an empty directory")
+            before = self.asking.journal.answers.get(commit)
+            looks.append(self.asking.ask(commit, clean=True))
+            expected = {said}
+            if said is Outcome.GOOD and (
                 before is None or before.outcome is Outcome.SKIP
             ):
                 expected.add(Outcome.SKIP)  # good because of what is made on it
-            if self.asking.contradicted(looked_at, expected, before):
+            if self.asking.contradicted(commit, expected, before):
                 return None
         return looks
+
+    def _grounds(self, conclusion: First | Untestable) -> Iterator[tuple[str, Outcome]]:
+        """Yield what is bad, skipped and good if ``conclusion`` is right."""
+        commits, skipped = conclusion.commits, conclusion.skipped
+        yield from ((c, Outcome.BAD) for c in commits if c not in skipped)
+        if len(skipped) <= FEW:  # what a log skips, our machine may not survive
+            ours = [c for c in skipped if self.asking.journal.answers[c].runs]
+            yield from ((commit, Outcome.SKIP) for commit in ours)
+        made_on = (parent for c in commits for parent in self.dag.parents[c])
+        behind = dict.fromkeys(parent for parent in made_on if parent not in commits)
+        yield from ((commit, Outcome.GOOD) for commit in behind)
 
     def _suspects(self, conclusion: Conclusion) -> tuple[str, ...]:
         """Return the commits that it is worth to revert."""
         if isinstance(conclusion, First):
             return (conclusion.commit,)
-        if isinstance(conclusion, Untestable) and len(conclusion.commits) <= REVERTED:
+        if isinstance(conclusion, Untestable) and len(conclusion.commits) <= FEW:
             return conclusion.commits
         return ()
 
@@ -157,7 +169,7 @@ class Hunt(Struct):
         made = self.reverter.revert(commit, asking.question.bad, merge=merge)
         if made is None:
             return Revert.CONFLICT
-        sight = asking.looker.look(made, asking.wanted)
+        sight = asking.looker.look(made, asking.wanted, clean=True)
         if sight.findings is None:
             return Revert.UNTESTABLE
         still = occurs(asking.sought.key, sight.findings)

@@ -71,6 +71,8 @@ def _headline(found: Bisection, about: About) -> Iterator[str]:
         for hash_ in conclusion.commits:
             why = "not testable" if hash_ in conclusion.skipped else "bad"
             yield f"  {about(hash_)}: {why}"
+        yield ""
+        yield "Its bad end and what it is made on were confirmed in empty output directories."
     else:
         assert isinstance(conclusion, Contradiction)
         yield f"No single commit makes {key}: the answers contradict each other"

@@ -21,6 +21,16 @@ class First(Struct, frozen=True):
 
     commit: str
 
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Just the one."""
+        return (self.commit,)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """None: it is bad."""
+        return ()
+
 
 class Untestable(Struct, frozen=True):
     """The first bad commit is one of ``commits``, and no answer can tell which.

@@ -282,6 +282,53 @@ def test_behind_a_commit_that_does_not_build(path) -> None:
     assert not found.found
 
 
+def test_a_range_is_confirmed(path) -> None:
+    """Its bad end, what does not build and what lies before; and what reverts leave."""
+    kernel = Kernel(LINE, "c7", frozenset({"c6"}))
+
+    _hunt(path, kernel)
+
+    assert kernel.looks[-5:] == [
+        ("c7", True),
+        ("c6", True),
+        ("c5", True),
+        ("c12 without c6", True),
+        ("c12 without c7", True),
+    ]
+
+
+def test_a_range_that_kept_directories_made(path) -> None:
+    """What is bad, or does not build, there only is in no report."""
+    lies = dict.fromkeys(("c7", "c8", "c9"), True)
+    kernel = Kernel(LINE, "c10", frozenset({"c5", "c6"}), lies)
+
+    assert _hunt(path, kernel).conclusion == First("c10")
+
+
+def test_what_does_not_build_in_kept_directories_only(path) -> None:
+    """It is told apart by clean builds."""
+
+    class Kept(Kernel):
+        def look(
+            self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False
+        ) -> Sight:
+            sight = super().look(commit, wanted, clean=clean)
+            if commit == "c6" and not clean:
+                return replace(sight, findings=None, reason="does not build")
+            return sight
+
+    assert _hunt(path, Kept(LINE, "c7")).conclusion == First("c7")
+
+
+def test_what_a_log_skips_is_not_looked_at(path) -> None:
+    """People skip what takes the machine down with it."""
+    kernel = Kernel(LINE, "c7")
+    skipped = {"c6": Answer("c6", Outcome.SKIP, runs=0)}
+
+    assert isinstance(_hunt(path, kernel, replayed=skipped).conclusion, Untestable)
+    assert "c6" not in {commit for commit, _ in kernel.looks}
+
+
 def test_a_long_range_is_not_reverted(path) -> None:
     """Each one takes a build."""
     found = _hunt(path, Kernel(LINE, "c7", frozenset(f"c{n}" for n in range(2, 10))))

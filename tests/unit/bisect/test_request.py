@@ -95,7 +95,7 @@ def test_a_log_of_gits(root, looker, tmp_path) -> None:
     found = _bisect(root, log=log)
 
     assert found.conclusion == First(looker.culprit)
-    assert len([look for look in looker.looks if not look[1]]) == 4  # ends, v7, revert
+    assert len([look for look in looker.looks if not look[1]]) == 3  # ends, v7
 
 
 def test_a_log_that_is_none(root, looker, tmp_path) -> None:

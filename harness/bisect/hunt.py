@@ -28,6 +28,7 @@ from harness.bisect.search import (
     Untestable,
 )
 from harness.bisect.sight import Sight
+from harness.errors import UserError
 
 FEW = 4  # commits of an untestable range: each takes a build in an empty directory
 
@@ -57,7 +58,8 @@ class Hunt(Struct):
         """Hunt to the end.
 
         Raises:
-            UserError: an end is not what it is said to be, or cannot be tested.
+            UserError: an end is not what it is said to be, or cannot be tested; or the
+                finding is older than the good end.
             InfraError: the machine failed; the journal resumes from there.
         """
         started = time.monotonic()
@@ -127,12 +129,17 @@ class Hunt(Struct):
         """Look at what ``conclusion`` rests on in empty directories.
 
         Returns None, and distrusts what was seen before, where that differs.
+
+        Raises:
+            UserError: what lies behind the good end has the finding.
         """
         looks = []
         for commit, said in self._grounds(conclusion):
             self.asking.progress(f"confirming {commit[:12]} in an empty directory")
             before = self.asking.journal.answers.get(commit)
             looks.append(self.asking.ask(commit, clean=True))
+            if said is Outcome.GOOD:
+                self._require_new(commit)
             expected = {said}
             if said is Outcome.GOOD and (
                 before is None or before.outcome is Outcome.SKIP
@@ -141,6 +148,18 @@ class Hunt(Struct):
             if self.asking.contradicted(commit, expected, before):
                 return None
         return looks
+
+    def _require_new(self, parent: str) -> None:
+        """Raise UserError if ``parent`` is bad and nothing that is searched."""
+        question, answers = self.asking.question, self.asking.journal.answers
+        outside = parent not in self.dag and parent != question.good
+        if outside and answers[parent].outcome is Outcome.BAD:
+            raise UserError(
+                f"{parent[:12]}, on which a branch is made and which lies behind the good "
+                f"end, has the finding already: it was fixed before {question.good[:12]}",
+                hint="the branch brought it back; for what made it, search behind that: "
+                f"--bad {parent[:12]} and an older --good",
+            )
 
     def _grounds(self, conclusion: First | Untestable) -> Iterator[tuple[str, Outcome]]:
         """Yield what is bad, skipped and good if ``conclusion`` is right."""

@@ -253,6 +253,28 @@ def test_a_parent_that_nobody_can_test(path) -> None:
     assert [sight.findings for sight in found.parents] == [None]
 
 
+def test_a_branch_from_behind_the_good_end(path) -> None:
+    """It brought back what was fixed before: said so, and nothing is distrusted."""
+    dag = Dag(
+        {"s1": ("old",), "s2": ("s1",), "m": ("good",), "merge": ("m", "s2")}
+        | {"top": ("merge",)}
+    )
+
+    class Forked(Kernel):
+        def look(
+            self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False
+        ) -> Sight:
+            self.looks.append((commit, clean))
+            found = (OLD,) if commit in ("good", "m") else (OLD, WANTED)
+            return Sight(commit, found, clean=clean)
+
+    kernel = Forked(dag, "old")
+
+    with pytest.raises(UserError, match=r"old, .* behind .* fixed before good"):
+        _hunt(path, kernel)
+    assert kernel.looks[-2:] == [("s1", True), ("old", True)]
+
+
 def test_no_ops_are_told(path) -> None:
     """What left the bytes of its parent is one; what left those of any other is not."""
 

@@ -106,6 +106,7 @@ class Asking(Struct):
         sought = occurs(self.question.finding, new) or max(
             new, key=lambda finding: bad.times(finding.key)
         )
+        bad = self._measured(bad)
         runs = self._runs(self.quorum.of(bad.times(sought.key)))
         if runs > good.runs:  # how often to look was not known before
             good = self._end("good", self.question.good, Wanted(sought.key, runs))
@@ -182,6 +183,13 @@ class Asking(Struct):
                 hint=f"name another one with --{name}, or another --toolchain",
             )
         return sight
+
+    def _measured(self, bad: Sight) -> Sight:
+        """Return what tells how often it shows: of those that chose it, it is too many."""
+        if self.question.finding or not self.quorum.is_measured:
+            return bad
+        self.progress("measuring how often it shows")
+        return self._end("bad", self.question.bad)
 
     def _runs(self, rate: float) -> int:
         runs = self.quorum.runs(rate, self.goods) if rate else MOST + 1

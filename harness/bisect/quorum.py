@@ -37,6 +37,11 @@ class Quorum(Struct, frozen=True):
         return self.rate or rate_at_least(shown, self.looks, 1 - self._half)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the rate is that of looks at the bad end, and nobody's word."""
+        return not self.rate
+
+    @property
     def _half(self) -> float:
         """The chance of being wrong that the rate may have, and that the goods may."""
         return (1 - self.confidence) / 2
@@ -45,13 +50,13 @@ class Quorum(Struct, frozen=True):
         """Return how many looks without it make one kernel of ``goods`` good."""
         if rate >= ALWAYS:
             return 1
-        all_goods = 1 - self.confidence if self.rate else self._half
+        all_goods = self._half if self.is_measured else 1 - self.confidence
         return max(1, math.ceil(math.log(all_goods / goods) / math.log1p(-rate)))
 
     def reached(self, rate: float, goods: Iterable[int]) -> float:
         """Return the confidence after ``goods``: the looks that each good took."""
         missed = sum(math.pow(1 - rate, runs) for runs in goods)
-        return max(0.0, 1 - missed - (0 if self.rate else self._half))
+        return max(0.0, 1 - missed - (self._half if self.is_measured else 0))
 
 
 ONE_LOOK = Quorum()

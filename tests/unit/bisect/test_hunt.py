@@ -412,6 +412,28 @@ def test_what_shows_now_and_then(path, key) -> None:
     )
 
 
+def test_luck_does_not_count(path) -> None:
+    """Without a key the boots that chose it say nothing of its rate: others do."""
+
+    class Lucky(Flaky):
+        def look(
+            self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False
+        ) -> Sight:
+            first = not self.asked
+            sight = super().look(commit, wanted, clean=clean)
+            return replace(sight, shown={WANTED.key: sight.runs}) if first else sight
+
+    question, looker = _question(LINE, ""), Lucky(7)
+    quorum = Quorum(looks=30, confidence=0.95, rate=0)
+    with _opened(path, question) as journal:
+        found = Hunt(
+            LINE, Asking(question, looker, journal, quorum=quorum), looker
+        ).run()
+
+    assert (found.sure.shown, found.sure.looks) == (10, 30)
+    assert [answer.shown for answer in found.answers if answer.commit == "c12"] == [10]
+
+
 def test_what_shows_too_seldom(path) -> None:
     """Nobody waits for that many boots: it is said how to need less."""
     question, looker = _question(LINE), Flaky(7)

@@ -7,6 +7,7 @@ there as they were typed, and may mean other commits today: ours are proved anew
 
 from __future__ import annotations
 
+import itertools
 import shlex
 
 from msgspec import Struct
@@ -33,7 +34,7 @@ def parse(text: str, name: str = "the log") -> Log:
     bad, good = "bad", "good"
     answers: list[tuple[Outcome, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
-        words = shlex.split(line, comments=True)
+        words = _words(line)
         if not words:
             continue
         if words[:2] != ["git", "bisect"] or len(words) < 3:
@@ -53,11 +54,21 @@ def parse(text: str, name: str = "the log") -> Log:
     return Log(tuple(answers))
 
 
+def _words(line: str) -> list[str]:
+    """Return the words of ``line``, comments aside; where a quote is left open, all of it."""
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        return [line]
+
+
 def _terms(words: list[str], bad: str, good: str) -> tuple[str, str]:
-    for option in words:
-        name, _, value = option.partition("=")
-        bad = value if name in ("--term-bad", "--term-new") else bad
-        good = value if name in ("--term-good", "--term-old") else good
+    """Return what the options of ``start`` call bad and good: ``=`` may be a space."""
+    for option, following in itertools.pairwise([*words, ""]):
+        name, equals, value = option.partition("=")
+        term = value if equals else following
+        bad = term if name in ("--term-bad", "--term-new") else bad
+        good = term if name in ("--term-good", "--term-old") else good
     return bad, good
 
 

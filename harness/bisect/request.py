@@ -250,7 +250,7 @@ def identity(variant: Variant) -> str:
 
 def _replayed(log: Path, repository: Repository) -> dict[str, Answer]:
     try:
-        text = log.read_text()
+        text = log.read_text(errors="replace")  # subjects may be in any encoding
     except OSError as exc:
         raise UserError(f"cannot read {log}: {exc.strerror}") from exc
     answers = {}

@@ -56,8 +56,21 @@ def test_other_words_for_it() -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["--term-new{}slow", "--term-bad{}slow"])
+@pytest.mark.parametrize("equals", ["=", "' '"])
+def test_words_as_git_quotes_them(option, equals) -> None:
+    """An option and its value are one word of a log, or two: as they were typed."""
+    log = parse(
+        f"git bisect start '--term-old{equals}fast' '{option.format(equals)}'\n"
+        "git bisect fast aaaa\ngit bisect slow bbbb\n"
+    )
+
+    assert log.answers == ((GOOD, "aaaa"), (BAD, "bbbb"))
+
+
 @pytest.mark.parametrize(
-    "line", ["hello", "git log", "git bisect", "git bisect good", "git bisect run make"]
+    "line",
+    ["'", "hello", "git log", "git bisect", "git bisect good", "git bisect run make"],
 )
 def test_what_is_no_log(line) -> None:
     """The line is in the message."""

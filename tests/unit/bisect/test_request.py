@@ -98,6 +98,14 @@ def test_a_log_of_gits(root, looker, tmp_path) -> None:
     assert len([look for look in looker.looks if not look[1]]) == 3  # ends, v7
 
 
+def test_a_log_in_another_encoding(root, looker, tmp_path) -> None:
+    """Subjects stand in it as they were written; only commands are read."""
+    log = tmp_path / "log"
+    log.write_bytes(b"# good: [v6] f\xfcr\ngit bisect good v6\n")
+
+    assert _bisect(root, log=log).conclusion == First(looker.culprit)
+
+
 def test_a_log_that_is_none(root, looker, tmp_path) -> None:
     """The file is in the message."""
     with pytest.raises(UserError, match=r"cannot read .*nowhere"):

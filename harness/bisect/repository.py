@@ -209,11 +209,23 @@ class Checkout(Struct, frozen=True):
         return done.output
 
     def switch(self, commit: str) -> None:
-        """Check ``commit`` out; what was changed in place is lost."""
-        (self.git_dir / "index.lock").unlink(
-            missing_ok=True
-        )  # of a git that was killed
+        """Check ``commit`` out; what was changed in place is lost.
+
+        A git that was killed leaves files that no index knows: they go, too.
+        """
+        lock = self.git_dir / "index.lock"
+        killed = lock.exists() or self._busy.exists()
+        self._busy.touch()
+        lock.unlink(missing_ok=True)
         self._do("checkout", "-q", "--force", "--detach", commit)
+        if killed:
+            self._do("clean", "-ffdxq")
+        self._busy.unlink()
+
+    @property
+    def _busy(self) -> Path:
+        """Is there while files are changed: whoever finds it finds any state."""
+        return self.git_dir / "busy"
 
     def changed(self, before: str, after: str) -> tuple[str, ...]:
         """Return the paths that differ between two commits."""
@@ -231,6 +243,7 @@ class Checkout(Struct, frozen=True):
         merged is reverted.
         """
         self.switch(onto)
+        self._busy.touch()
         parent = ("-m", "1") if mainline else ()
         if self.git("revert", "--no-commit", *parent, commit).returncode:
             self.git("revert", "--abort")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.bisect.repository import Repository, check_out, open_repository
+from harness.bisect.repository import Checkout, Repository, check_out, open_repository
 from harness.errors import UserError
 
 
@@ -202,11 +202,35 @@ def test_what_a_kill_left(root, tmp_path) -> None:
     checkout.switch(repository.resolve("v0"))
     (checkout.git_dir / "index.lock").touch()
     (checkout.source / "file").write_text("half")
+    (checkout.source / "ghost").touch()
 
     checkout = check_out(repository, tmp_path / "ours")
     checkout.switch(repository.resolve("v0"))
 
     assert (checkout.source / "file").read_text() == "0\n" * 3
+    assert not (checkout.source / "ghost").exists()
+
+
+def test_a_switch_that_was_interrupted(root, tmp_path, monkeypatch) -> None:
+    """git takes its lock away, and leaves what it has written: no index knows of that."""
+    repository = open_repository(root)
+    checkout = check_out(repository, tmp_path / "ours")
+    checkout.switch(repository.resolve("v0"))
+    ghost = checkout.source / "include" / "ghost.h"
+
+    def interrupted(*_: object) -> str:
+        ghost.parent.mkdir()
+        ghost.touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkout, "_do", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkout.switch(repository.resolve("v1"))
+    checkout.switch(repository.resolve("v1"))
+
+    assert not ghost.parent.exists()
+    assert (checkout.source / "file").read_text() == "1\n" * 3
 
 
 def test_a_revert(root, tmp_path) -> None:

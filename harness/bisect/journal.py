@@ -100,7 +100,7 @@ class Journal(Struct):
 
 @contextlib.contextmanager
 def begin(path: Path, question: Question) -> Iterator[Journal]:
-    """Open a new state file at ``path``; one that is there is kept as ``path.old``.
+    """Open a new state file at ``path``; one that holds answers is kept as ``path.old``.
 
     Raises:
         UserError: another process bisects with it.
@@ -109,7 +109,10 @@ def begin(path: Path, question: Question) -> Iterator[Journal]:
     if path.exists():
         with path.open("rb") as old:
             _lock(old, path)
-            path.replace(path.with_name(f"{path.name}.old"))
+            if old.read().count(b"\n") > 1:
+                path.replace(path.with_name(f"{path.name}.old"))
+            else:
+                path.unlink()
     with path.open("xb") as file:
         _lock(file, path)
         journal = Journal(path, file)
@@ -127,12 +130,7 @@ def resume(path: Path, question: Question) -> Iterator[Journal]:
         UserError: there is none, it is another question's, or is in use.
         FormatError: it is none of ours.
     """
-    if not path.exists():
-        raise UserError(
-            f"there is nothing to resume: no {path}",
-            hint="leave --resume out, or ask for the same ends, finding, target, "
-            "configuration and toolchains as then (HEAD moves)",
-        )
+    require(path)
     with path.open("r+b") as file:
         _lock(file, path)
         data = file.read()
@@ -149,6 +147,16 @@ def resume(path: Path, question: Question) -> Iterator[Journal]:
         file.truncate(len(whole))
         file.seek(len(whole))
         yield Journal(path, file, lines)
+
+
+def require(path: Path) -> None:
+    """Raise UserError if there is nothing at ``path`` to resume."""
+    if not path.exists():
+        raise UserError(
+            f"there is nothing to resume: no {path}",
+            hint="leave --resume out, or ask for the same ends, finding, target, "
+            "configuration and toolchains as then (HEAD moves)",
+        )
 
 
 def _parse(path: Path, data: bytes) -> Sequence[Line]:

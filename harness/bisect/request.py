@@ -114,11 +114,14 @@ def bisect(
     dag = repository.between(question.good, question.bad)
     replayed = _replayed(log, repository) if log else {}
     state = room.state(question)
-    opening = journal.resume if resume else journal.begin
+    opening = journal.begin
+    if resume:
+        journal.require(state)
+        opening = journal.resume
     files = state.with_suffix(".files")
     with (
-        opening(state, question) as kept,
         _prober(request, room, files, board) as prober,
+        opening(state, question) as kept,  # nothing is replaced before all is ready
         resumable(),
     ):
         asking = Asking(question, prober, kept, board("bisect"), request.oracle.quorum)

@@ -96,6 +96,17 @@ def test_a_new_one_keeps_the_old_one(path) -> None:
     assert b'"d1"' in path.with_name("journal.old").read_bytes()
 
 
+def test_a_new_one_that_came_to_nothing(path) -> None:
+    """It does not take the place of the one that took hours."""
+    with begin(path, QUESTION) as journal:
+        journal.add(Told(A))
+    for _ in range(3):
+        with begin(path, QUESTION):
+            pass
+
+    assert b'"d1"' in path.with_name("journal.old").read_bytes()
+
+
 def test_another_question(path) -> None:
     """A state file of other ends is not continued."""
     with begin(path, QUESTION):

@@ -81,6 +81,24 @@ def test_a_machine_that_fails_says_how_to_go_on(root, looker) -> None:
     assert not set(asked) & set(again)
 
 
+def test_nothing_is_replaced_before_all_is_ready(root, looker, monkeypatch) -> None:
+    """No engine, no space or a room in use: the answers are still there."""
+    found = _bisect(root)
+    state = requests.find_room(root).state(found.question)
+    before = state.read_bytes()
+
+    @contextlib.contextmanager
+    def unready(*_: object):
+        raise InfraError("no engine")
+        yield
+
+    monkeypatch.setattr(requests, "_prober", unready)
+    with pytest.raises(InfraError):
+        _bisect(root)
+
+    assert state.read_bytes() == before
+
+
 def test_nothing_to_resume(root, looker) -> None:
     """Another end is another bisection."""
     with pytest.raises(UserError, match="nothing to resume"):

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from harness.bisect.answer import Answer
 from harness.bisect.question import Question
-from harness.errors import FormatError, UserError
+from harness.errors import FormatError, InfraError, UserError
 from harness.finding import Finding
 
 VERSION = 1
@@ -68,10 +68,19 @@ class Journal(Struct):
     lines: list[Line] = field(default_factory=list)
 
     def add(self, line: Line) -> None:
-        """Write ``line`` and wait until the disk has it."""
-        self._file.write(msgspec.json.encode(line) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write ``line`` and wait until the disk has it.
+
+        Raises:
+            InfraError: it cannot be written.
+        """
+        try:
+            self._file.write(msgspec.json.encode(line) + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as exc:
+            with contextlib.suppress(OSError):  # or it is tried again at the end
+                self._file.close()
+            raise InfraError(f"cannot write {self.path}: {exc.strerror}") from exc
         self.lines.append(line)
 
     @property

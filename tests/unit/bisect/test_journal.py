@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from harness.bisect.answer import Answer, Outcome
-from harness.bisect.journal import Distrusted, Sought, Told, begin, resume
+from harness.bisect.journal import Distrusted, Journal, Sought, Told, begin, resume
 from harness.bisect.question import Question
-from harness.errors import FormatError, UserError
+from harness.errors import FormatError, InfraError, UserError
 from harness.finding import Finding, Location
 
 QUESTION = Question("/linux", "a" * 40, "b" * 40, "native", "lib/x.o", ("bookworm",))
@@ -105,6 +107,15 @@ def test_a_new_one_that_came_to_nothing(path) -> None:
             pass
 
     assert b'"d1"' in path.with_name("journal.old").read_bytes()
+
+
+def test_a_full_disk(path) -> None:
+    """The machine fails: nobody's bug."""
+    with (
+        pytest.raises(InfraError, match=r"cannot write .*: No space left"),
+        Path("/dev/full").open("wb") as file,
+    ):
+        Journal(path, file).add(Told(A))
 
 
 def test_another_question(path) -> None:

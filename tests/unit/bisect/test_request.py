@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,22 @@ def test_a_machine_that_fails_says_how_to_go_on(root, looker) -> None:
     assert found.conclusion == First(looker.culprit)
     again = [commit for commit, clean in looker.looks[4:] if not clean]
     assert not set(asked) & set(again)
+
+
+def test_a_disk_that_fills_says_how_to_go_on(root, looker, monkeypatch) -> None:
+    """Space is what the machine lacks, and the answers before are kept."""
+    synced = []
+
+    def fsync(file: int) -> None:
+        synced.append(file)
+        if len(synced) > 6:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(InfraError, match="No space left") as raised:
+        _bisect(root)
+
+    assert "--resume" in str(raised.value.hint)
 
 
 def test_nothing_is_replaced_before_all_is_ready(root, looker, monkeypatch) -> None:

@@ -25,7 +25,6 @@ class Asking(Struct):
     Attributes:
         goods: how many answers of this search may be ``good``, about; the confidence
             of a quorum is shared out among them.
-        others: how many more findings the bad end has that the good one has not.
     """
 
     question: Question
@@ -34,12 +33,16 @@ class Asking(Struct):
     progress: Progress = silent
     quorum: Quorum = ONE_LOOK
     goods: int = 1
-    others: int = 0
 
     @property
     def sought(self) -> Finding:
         """What is looked for, once the ends are proved."""
         return self._sought.finding
+
+    @property
+    def others(self) -> int:
+        """How many more findings the bad end has that the good one has not."""
+        return self._sought.others
 
     @property
     def _sought(self) -> Sought:
@@ -112,9 +115,8 @@ class Asking(Struct):
             good = self._end("good", self.question.good, Wanted(sought.key, runs))
             if occurs(sought.key, good.findings or ()):
                 _refuse(good, sought.key)
-        self.others = len(new) - 1
         kept = replace(sought, window=tuple(sought.window))
-        self.journal.add(Sought(kept, bad.times(sought.key)))
+        self.journal.add(Sought(kept, bad.times(sought.key), len(new) - 1))
         self.tell(bad)
         self.tell(good)
 

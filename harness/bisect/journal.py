@@ -40,11 +40,13 @@ class Told(Struct, frozen=True, tag="told", tag_field="kind"):
 class Sought(Struct, frozen=True, tag="sought", tag_field="kind"):
     """The finding that is looked for, as it is at the bad end.
 
-    ``shown`` is in how many of the first looks there it was.
+    ``shown`` is in how many of the first looks there it was, ``others`` how many more
+    findings are there that the good end has not.
     """
 
     finding: Finding
     shown: int = 1
+    others: int = 0
 
 
 class Distrusted(Struct, frozen=True, tag="distrusted", tag_field="kind"):

@@ -30,6 +30,7 @@ from tests.unit.bisect.histories import histories, top
 WINDOW = Lines(lambda: ("drawn when", "somebody looks"))
 WANTED = Finding("text/step", Location("x.o", "x", 4), "wrong", window=WINDOW)
 OLD = Finding("text/step", Location("x.o", "old", 4), "wrong, and always was")
+MORE = Finding("text/step", Location("x.o", "y", 4), "wrong, too")
 LINE = Dag({"c1": ("good",)} | {f"c{n}": (f"c{n - 1}",) for n in range(2, 13)})
 
 
@@ -144,6 +145,22 @@ def test_it_survives_a_kill(path, dies) -> None:
         told = {commit for commit, clean in kernel.looks[:before] if not clean}
         again = {c for c, clean in kernel.looks[before:] if not clean}
         assert not told & again
+
+
+def test_how_many_more_there_are(path) -> None:
+    """A resumed hunt says so, too."""
+
+    class Two(Kernel):
+        def look(
+            self, commit: str, wanted: Wanted = ONCE, *, clean: bool = False
+        ) -> Sight:
+            sight = super().look(commit, wanted, clean=clean)
+            more = (MORE,) if WANTED in sight.findings else ()
+            return replace(sight, findings=(*sight.findings, *more))
+
+    kernel = Two(LINE, "c7")
+
+    assert [_hunt(path, kernel).others for _ in range(2)] == [1, 1]
 
 
 def test_without_a_key_the_new_finding_is_sought(path) -> None:

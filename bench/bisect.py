@@ -52,9 +52,11 @@ class Pace:
         return self.clean_s / self.kept_s
 
 
-def pace(found: Bisection) -> Pace:
-    """Return the pace of ``found``, its ends and skips left out."""
+def pace(found: Bisection) -> Pace | None:
+    """Return the pace of ``found``, its ends and skips left out; None if that is all."""
     kept = [a.seconds for a in found.answers if not a.clean and a.digest][2:]
+    if not kept:
+        return None
     looks = [found.first, *found.parents]
     clean = [look.seconds for look in looks if look is not None]
     first_s = found.answers[0].seconds  # of the bad end: its directory was empty, too
@@ -107,14 +109,21 @@ def _inseparable(history: History) -> set[str]:
 
 def _print(plant: str, seed: int, found: Bisection, history: History) -> None:
     right = _right(found, history)
-    measured = pace(found)
     skips = sum(answer.outcome == "skip" for answer in found.answers)
     print(
         f"{plant} seed {seed}: {_verdict(right, found)}, "
         f"{len(found.answers)} answers ({skips} skipped) in {found.seconds:.0f} s; "
-        f"{measured.kept_s:.1f} s a step = {60 / measured.kept_s:.1f} per minute, "
-        f"{measured.clean_s:.1f} s in an empty directory = {measured.faster:.1f} times",
+        f"{_speed(pace(found))}",
         flush=True,
+    )
+
+
+def _speed(measured: Pace | None) -> str:
+    if measured is None:
+        return "no step between the ends in a kept directory"
+    return (
+        f"{measured.kept_s:.1f} s a step = {60 / measured.kept_s:.1f} per minute, "
+        f"{measured.clean_s:.1f} s in an empty directory = {measured.faster:.1f} times"
     )
 
 

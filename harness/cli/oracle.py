@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -74,8 +75,11 @@ def asked(
     """Return the oracle that the options ask for.
 
     Raises:
-        UserError: it boots, and an object does not.
+        UserError: it boots, and an object does not; or a number is none.
     """
+    for option, value in (("--confidence", confidence), ("--rate", rate)):
+        if math.isnan(value):  # which is out of no range
+            raise UserError(f"{option} nan is no number")
     if who is Who.VALIDATE:
         return Oracle()
     if target != LINKED:

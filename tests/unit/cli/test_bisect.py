@@ -183,6 +183,8 @@ def test_a_bug_that_starts_before_the_answer(monkeypatch) -> None:
             "--oracle shadow boots a kernel, and --target lib/x.o is an object",
         ),
         (("--good", "HEAD", "--config", "/nowhere"), "does not exist"),
+        (("--good", "HEAD", "--rate", "nan"), "--rate nan is no number"),
+        (("--good", "HEAD", "--confidence", "nan"), "--confidence nan is no number"),
     ],
 )
 def test_one_clear_error(tmp_path, options, said) -> None:

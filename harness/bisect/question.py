@@ -16,7 +16,7 @@ class Question(Struct, frozen=True):
     """A bisection as it was asked for; a state file belongs to exactly one.
 
     Attributes:
-        tree: the repository, by absolute path.
+        tree: the repository, by absolute path, links followed.
         good, bad: its ends, as full hashes: of commits, or of whole .configs.
         variant: what is built, by name and content of its configuration.
         target: what make is asked for: ``vmlinux``, or one object such as

@@ -157,7 +157,7 @@ def open_repository(root: Path) -> Repository:
     """
     if not root.is_dir():
         raise UserError(f"{root} does not exist, or is no directory")
-    found = Repository(root.absolute())
+    found = Repository(root.resolve())  # one room, by whatever way it is named
     if found.git("rev-parse", "--git-dir").returncode:
         raise UserError(
             f"{root} is in no git repository: there is no history to bisect",

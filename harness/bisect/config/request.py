@@ -151,7 +151,7 @@ def _prober(
     """Yield a prober with all that it takes, and its directory, ours meanwhile."""
     if request.tree is not None:
         require_kernel(request.tree.absolute())
-    what = str(request.tree.absolute() if request.tree else request.package)
+    what = str(request.tree.resolve() if request.tree else request.package)
     directory = cache_dir() / "bisect" / f"config-{_hash(what)}"
     toolchains: Sequence[str] = (request.toolchain,)
     with equipped(directory, what, request.runtime, toolchains, board) as found:

@@ -165,6 +165,15 @@ def test_what_is_configured_is_part_of_the_question(root, tmp_path) -> None:
     assert len(names) == 2
 
 
+def test_one_tree_by_other_names(root, tmp_path) -> None:
+    """It is one room: what was answered is there, and nobody bisects it twice at once."""
+    (tmp_path / "link").symlink_to(root)
+    room = requests.find_room(root)
+
+    for name in (tmp_path / "link", root / "scripts" / ".."):
+        assert requests.find_room(name) == room
+
+
 def test_a_dirty_tree_is_refused(root, looker) -> None:
     """For bisect-step: what is on the disk is not what would be judged."""
     (root / "Makefile").write_text("all:\n")

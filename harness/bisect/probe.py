@@ -49,5 +49,6 @@ class Prober(Struct):
     def _stale(self, before: str, commit: str) -> Stale:
         if not self.checkout.knows(before):
             return Stale.ALL
-        paths = self.checkout.changed(before, commit)
-        return stale(paths, linked=is_linked(self.workbench.judge))
+        judge, where = self.workbench.judge, self.checkout.source
+        parts = is_linked(judge) or source.is_composite(where, judge.targets[0])
+        return stale(self.checkout.changed(before, commit), linked=parts)

@@ -14,8 +14,12 @@ _MAKEFILES = ("Kbuild", "Makefile")
 
 def is_there(root: Path, target: str) -> bool:
     """Tell whether the tree at ``root`` has what ``target`` is made of."""
-    if any((root / file).exists() for file in _files(target)):
-        return True
+    alone = any((root / file).exists() for file in _files(target))
+    return alone or is_composite(root, target)
+
+
+def is_composite(root: Path, target: str) -> bool:
+    """Tell whether it is made of objects, which are kept where it is made anew."""
     listed = re.compile(_composite(target), re.MULTILINE)
     makefiles = [root / path for path in _makefiles(target)]
     return any(

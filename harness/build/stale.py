@@ -27,8 +27,8 @@ _LINK = ("scripts/sorttable.", "scripts/kallsyms.c", "scripts/link-vmlinux.sh")
 def stale(paths: Iterable[str], *, linked: bool) -> Stale:
     """Return what is stale behind a change of ``paths``.
 
-    A single object (not ``linked``) is deleted before it is made, so that only its
-    configuration can be.
+    A single object (not ``linked`` of others) is deleted before it is made, so that only
+    its configuration can be.
     """
     return max((_one(path, linked=linked) for path in paths), default=Stale.NOTHING)
 

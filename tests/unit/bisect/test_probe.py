@@ -190,6 +190,19 @@ def test_what_else_an_object_is_made_of(root, tmp_path, builds, name, text) -> N
     assert prober.look(prober.checkout.repository.resolve("HEAD")).reason == ""
 
 
+def test_parts_are_not_kept_behind_a_makefile(root, tmp_path, builds) -> None:
+    """Only what they are linked to is deleted before it is made."""
+    for flags in ("", "OBJECT_FILES_NON_STANDARD_a.o := y\n"):
+        (root / "lib" / "Makefile").write_text(f"x-y := a.o b.o\n{flags}")
+        git(root, "commit", "-q", "-a", "-m", "parts")
+    builds.leaves["old"] = _object(orc=True)
+    prober = _prober(root, tmp_path)
+    for revision in ("HEAD~", "HEAD"):
+        prober.look(prober.checkout.repository.resolve(revision))
+
+    assert [was_kept for _, was_kept, _ in builds.calls] == [False, False]
+
+
 @pytest.mark.parametrize(("target", "kept"), [("lib/x.o", True), ("vmlinux", False)])
 def test_behind_a_makefile(root, tmp_path, builds, commits, target, kept) -> None:
     """A kernel is built anew; one object is, whatever was kept."""

@@ -77,9 +77,10 @@ def load_together(paths: Sequence[Path], having: str) -> tuple[Program, list[Pat
     parts = [elf for elf in elfs.values() if having in elf.names]
     if not parts:
         raise FormatError(f"none of {len(paths)} objects has a section {having}")
-    joined = join(parts, f"{len(parts)} objects")
+    # one that is left is read as it is alone: its places have its name
+    whole = join(parts, f"{len(parts)} objects") if len(parts) > 1 else parts[0]
     others = [path for path, elf in elfs.items() if having not in elf.names]
-    return _program(joined, paths[0]), others
+    return _program(whole, paths[0]), others
 
 
 def parse(data: Bytes | bytes, name: str, path: Path) -> Program:

@@ -21,12 +21,15 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    insert,
     inspect,
     make_url,
     select,
+    update,
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateColumn
 
 from harness.cache import cache_dir
 from harness.errors import FormatError, HarnessError, InfraError, UserError
@@ -214,28 +217,48 @@ def _postgresql(url: URL) -> Engine:
 
 def _prepare(engine: Engine, name: str) -> None:
     with engine.connect() as connection:
-        if inspect(connection).has_table(schema.SchemaVersion.__tablename__):
-            found = connection.scalar(select(schema.SchemaVersion.version))
-            _check(found, name)
+        if _version(connection, name) == schema.VERSION:
             return
     with engine.execution_options(writes=True).begin() as connection:
         if connection.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE
             connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-        if inspect(connection).has_table(schema.SchemaVersion.__tablename__):
-            return  # another has made them meanwhile
-        schema.Table.metadata.create_all(connection)
-        with Session(connection) as session:
-            session.add(schema.SchemaVersion(version=schema.VERSION))
-            session.flush()
+        found = _version(connection, name)  # another may have been here meanwhile
+        if found is None:
+            schema.Table.metadata.create_all(connection)
+            connection.execute(
+                insert(schema.SchemaVersion).values(version=schema.VERSION)
+            )
+        elif found < schema.VERSION:
+            _upgrade(connection)
 
 
-def _check(found: int | None, name: str) -> None:
-    if found == schema.VERSION:
-        return
+def _version(connection: Connection, name: str) -> int | None:
+    """Return the version of the tables; None if there are none.
+
+    Raises:
+        UserError: they are of a later one.
+    """
+    if not inspect(connection).has_table(schema.SchemaVersion.__tablename__):
+        return None
+    found: int | None = connection.scalar(select(schema.SchemaVersion.version))
+    if found is not None and found <= schema.VERSION:
+        return found
     raise UserError(
         f"the store {name} has schema version {found}, expected {schema.VERSION}",
         hint="use the orc-harness that made it, or another store",
     )
+
+
+def _upgrade(connection: Connection) -> None:
+    """Give tables of an older version the columns that came since."""
+    for column in schema.ADDED:
+        there = inspect(connection).get_columns(column.table.name)
+        if column.name not in {each["name"] for each in there}:
+            made = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(
+                f"ALTER TABLE {column.table.name} ADD COLUMN {made} DEFAULT '[]'"
+            )
+    connection.execute(update(schema.SchemaVersion).values(version=schema.VERSION))
 
 
 @contextlib.contextmanager

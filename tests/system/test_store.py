@@ -44,7 +44,7 @@ def call(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[
 
 def test_the_same_tests(server: str) -> None:
     """Each test of tests/unit/store that takes a store, on a database of its own."""
-    suite = [f"tests/unit/store/test_{name}.py" for name in ("runs", "past")]
+    suite = [f"tests/unit/store/test_{name}.py" for name in ("runs", "past", "schema")]
 
     done = call("-m", "pytest", "-q", "-p", "no:xdist", *suite, **{SERVER: server})
 

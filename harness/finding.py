@@ -9,13 +9,20 @@ from __future__ import annotations
 import builtins
 import itertools
 import pickle
+import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 KERNEL = "vmlinux"  # what people call a linked kernel, whatever its file's name
+
+
+def object_name(path: Path) -> str:
+    """Return what people call the object or module ``path``, packed or not."""
+    return re.sub(r"\.(xz|zst|gz|lz4|bz2)$", "", path.name)
 
 
 class Location(Struct, frozen=True, eq=False):

@@ -67,6 +67,7 @@ class StageResult(Struct, frozen=True):
         reason: why there is no verdict, for ERROR, MISS and SKIP.
         exit_code: for ERROR, the exit code that the error asks for.
         notes: what a reader should know and need not act on.
+        objects: for validate, the files that it judged, by name, sorted.
     """
 
     stage: Stage
@@ -80,6 +81,7 @@ class StageResult(Struct, frozen=True):
     hint: str = ""
     exit_code: int = 0
     notes: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
 
     @property
     def elsewhere(self) -> bool:

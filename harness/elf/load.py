@@ -42,7 +42,7 @@ from harness.elf.symbol import (
     sort_symbols,
 )
 from harness.errors import FormatError
-from harness.finding import KERNEL
+from harness.finding import KERNEL, object_name
 
 MODULE_SIGNATURE = b"~Module signature appended~\n"  # kernel/module/signing.c
 _BANNER = re.compile(rb"Linux version ([\x21-\x7e]+) ")
@@ -56,7 +56,7 @@ def load(path: Path) -> Program:
         FormatError: it is none, is damaged, or is for another machine.
         InfraError: the program that unpacks it is missing.
     """
-    program = parse(read_file(path), _name(path), path)
+    program = parse(read_file(path), object_name(path), path)
     # one kernel under any name, packed or not: its findings have the same keys
     return program if program.relocatable else replace(program, name=KERNEL)
 
@@ -70,7 +70,7 @@ def load_together(paths: Sequence[Path], having: str) -> tuple[Program, list[Pat
         FormatError: one is damaged or no relocatable object, or none has the section.
         InfraError: the program that unpacks one is missing.
     """
-    elfs = {path: parse_elf(read_file(path), _name(path)) for path in paths}
+    elfs = {path: parse_elf(read_file(path), object_name(path)) for path in paths}
     for elf in elfs.values():
         if elf.type != ET_REL:
             raise FormatError(f"{elf.name}: linked, expected an object or a module")
@@ -99,10 +99,6 @@ def parse(data: Bytes | bytes, name: str, path: Path) -> Program:
         release=release or program.release,
         notes=(*notes, *program.notes, *_module_notes(elf, content)),
     )
-
-
-def _name(path: Path) -> str:
-    return re.sub(r"\.(xz|zst|gz|lz4|bz2)$", "", path.name)
 
 
 def _program(elf: ElfFile, path: Path) -> Program:

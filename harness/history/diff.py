@@ -1,8 +1,8 @@
 """Diff: two runs told apart by their findings' keys: new, known, fixed, unseen.
 
 A key holds no address and no offset, so that a rebuild alone makes no difference. What
-is not found any more is fixed only where the later run looked and came to a verdict;
-where it did not, the finding is unseen, which is no good news.
+is not found any more is fixed only where the later run looked and came to a verdict,
+at the same files; where it did not, the finding is unseen, which is no good news.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from msgspec import Struct
 
 from harness.finding import Finding
-from harness.result import RunResult, Stage, Status
+from harness.result import RunResult, Stage, StageResult, Status
 
 VERDICTS = (Status.PASS, Status.FAIL)
 
@@ -34,7 +34,10 @@ class Change(Struct, frozen=True):
 
 
 class Diff(Struct, frozen=True):
-    """What became of all findings from run ``before`` to run ``after``."""
+    """What became of all findings from run ``before`` to run ``after``.
+
+    ``trees`` are what the two were of.
+    """
 
     before: str
     after: str
@@ -42,6 +45,7 @@ class Diff(Struct, frozen=True):
     known: tuple[Change, ...]
     fixed: tuple[Change, ...]
     unseen: tuple[Change, ...]
+    trees: tuple[str, str] = ("", "")
 
     @property
     def worse(self) -> bool:
@@ -61,13 +65,30 @@ def diff(before: RunResult, after: RunResult) -> Diff:
         known=_changes(now, now.keys() & was.keys()),
         fixed=_changes(was, fixed),
         unseen=_changes(was, gone.keys() - fixed),
+        trees=(before.tree, after.tree),
     )
 
 
 class _Sighting(Struct, frozen=True):
     finding: Finding
     excused: bool
-    place: Place
+    stage: StageResult
+
+    @property
+    def place(self) -> Place:
+        return self.stage.stage, self.stage.variant
+
+    def within(self, objects: set[str]) -> bool:
+        """Tell whether ``objects`` are all that the finding can be in.
+
+        That is the one that it names, if it was seen once and there. Else it may be
+        in any that was judged, and of runs that do not tell which nothing is known.
+        """
+        if self.stage.stage is not Stage.VALIDATE:
+            return True
+        named, judged = self.finding.location.object, self.stage.objects
+        once = self.finding.occurrences == 1 and named in judged
+        return bool(judged) and objects.issuperset([named] if once else judged)
 
 
 def _sightings(run: RunResult) -> dict[str, list[_Sighting]]:
@@ -79,19 +100,30 @@ def _sightings(run: RunResult) -> dict[str, list[_Sighting]]:
 
 def _all(run: RunResult) -> Iterator[_Sighting]:
     for stage in run.stages:
-        place = (stage.stage, stage.variant)
-        yield from (_Sighting(finding, False, place) for finding in stage.findings)
-        yield from (_Sighting(finding, True, place) for finding in stage.known)
+        yield from (_Sighting(finding, False, stage) for finding in stage.findings)
+        yield from (_Sighting(finding, True, stage) for finding in stage.known)
 
 
 def _looked(seen: list[_Sighting], before: RunResult, after: RunResult) -> bool:
-    """Tell whether ``after`` judged every place where ``before`` saw the finding."""
+    """Tell whether ``after`` judged whatever ``before`` saw the finding in."""
     called = _names(before, after)
-    looked_at = places(after)
-    return all(
-        (stage, called.get(variant, variant)) in looked_at
-        for stage, variant in (sighting.place for sighting in seen)
-    )
+    objects = _objects(after)
+
+    def looked(sighting: _Sighting) -> bool:
+        stage, variant = sighting.place
+        there = objects.get((stage, called.get(variant, variant)))
+        return there is not None and sighting.within(there)
+
+    return all(map(looked, seen))
+
+
+def _objects(run: RunResult) -> dict[Place, set[str]]:
+    """Return the files that ``run`` judged, by the places where it has a verdict."""
+    found: dict[Place, set[str]] = {place: set() for place in places(run)}
+    for stage in run.stages:
+        if (place := (stage.stage, stage.variant)) in found:
+            found[place].update(stage.objects)
+    return found
 
 
 def _names(before: RunResult, after: RunResult) -> dict[str, str]:

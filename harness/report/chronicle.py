@@ -79,6 +79,10 @@ def changes(diff: Diff) -> Iterator[str]:
     yield from _lines("new", diff.new)
     yield from _lines("known", diff.known)
     yield from gone(diff)
+    before, after = diff.trees
+    if before != after:
+        yield f"{diff.before} is of {before}"
+        yield f"{diff.after} is of {after}"
     yield _sum(diff)
 
 

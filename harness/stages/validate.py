@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from harness import baseline
 from harness.build import log
 from harness.elf.feature import Features, parse_cpufeatures
-from harness.finding import KERNEL, Finding
+from harness.finding import KERNEL, Finding, object_name
 from harness.kernel_build import KernelBuild
 from harness.progress import Progress
 from harness.result import Stage, StageResult, Status
@@ -21,6 +21,7 @@ from harness.verify.verdict import Checked, Verdict
 
 UNREADABLE_SHOWN = 5
 FEW = 300  # findings, which nobody folds
+LOG = "build.log"
 WITNESS = "dwarf/"  # rules by which others testify, as objtool does
 
 
@@ -97,6 +98,7 @@ def _judged(
         _notes(found, verdicts),
         entries=entries,
     )
+    judgement = replace(judgement, objects=_objects(found, verdicts))
     if judgement.findings:
         from harness.stages.attribute import attribute  # numpy: for findings only
 
@@ -166,8 +168,21 @@ def _notes(
         yield f"decoded by capstone, several times slower than Zydis: {max(slow)}"
 
 
+def _objects(
+    found: KernelBuild, verdicts: Mapping[tuple[Path, ...], Verdict]
+) -> tuple[str, ...]:
+    """Name what was looked at; the log stands for all that its tools looked at."""
+    read = {
+        KERNEL if path in found.kernels else object_name(path)
+        for paths, verdict in verdicts.items()
+        if verdict.counts
+        for path in paths
+    }
+    return tuple(sorted(read | {LOG} if (found.root / LOG).is_file() else read))
+
+
 def _log(found: KernelBuild) -> str:
-    path = found.root / "build.log"
+    path = found.root / LOG
     return path.read_text(errors="replace") if path.is_file() else ""
 
 

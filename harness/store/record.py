@@ -38,6 +38,7 @@ def _stage_row(position: int, stage: result.StageResult) -> schema.Stage:
         hint=stage.hint,
         exit_code=int(stage.exit_code),
         notes=stage.notes,
+        objects=stage.objects,
         counts=[
             schema.Count(position=at, name=name, value=int(value))
             for at, (name, value) in enumerate(stage.counts.items())
@@ -103,6 +104,7 @@ def _stage_result(stage: schema.Stage) -> result.StageResult:
         hint=stage.hint,
         exit_code=stage.exit_code,
         notes=stage.notes,
+        objects=stage.objects,
     )
 
 

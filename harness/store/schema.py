@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Integer, T
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-VERSION = 2  # of these tables; goes up with every change of them
+VERSION = 3  # of these tables; goes up with every change of them
 
 
 class CleanText(TypeDecorator[str]):
@@ -137,6 +137,7 @@ class Stage(Table):
     hint: Mapped[str]
     exit_code: Mapped[int]
     notes: Mapped[tuple[str, ...]]
+    objects: Mapped[tuple[str, ...]]
     counts: Mapped[list[Count]] = relationship(order_by="Count.position", lazy="raise")
     findings: Mapped[list[Finding]] = relationship(
         order_by="Finding.position", lazy="raise"
@@ -188,4 +189,7 @@ class Finding(Table):
 
 
 # What tables of an older version may lack: lists, which are empty where they did.
-ADDED = (Table.metadata.tables["finding"].columns["seen"],)
+ADDED = (
+    Table.metadata.tables["finding"].columns["seen"],
+    Table.metadata.tables["stage"].columns["objects"],
+)

@@ -26,8 +26,10 @@ def stage(
     status: Status | None = None,
     **fields: object,
 ) -> StageResult:
-    """Return a stage with ``findings``: FAIL with them, PASS without."""
+    """Return a stage with ``findings``: FAIL with them, PASS without; of vmlinux."""
     verdict = status or (Status.FAIL if findings else Status.PASS)
+    if of is Stage.VALIDATE:
+        fields = {"objects": ("vmlinux",)} | fields
     return StageResult(
         of,
         variant,

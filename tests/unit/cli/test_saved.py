@@ -83,6 +83,25 @@ def test_trend_and_diff_as_text(bad: Path, store: str) -> None:
     assert f"{good} -> {last}: 1 new, 0 known, 0 fixed, 0 unseen" in worse.stdout
 
 
+def test_what_was_not_validated_is_not_fixed(bad: Path, tmp_path: Path) -> None:
+    """The file is gone: unseen; both trees are said, which were two."""
+    both, other = tmp_path / "both", tmp_path / "other"
+    results = []
+    for build in (both, other):
+        build.mkdir()
+        (build / "a.ko").write_bytes(victim_object(NOP))
+        if build is both:
+            bad.rename(build / "b.ko")
+        results.append(build.with_suffix(".json"))
+        results[-1].write_text(run("validate", build, "--format", "json").stdout)
+
+    diff = run("diff", *results)
+
+    assert "0 new, 0 known, 0 fixed, 1 unseen" in diff.stdout
+    assert f"is of {both}\n" in diff.stdout
+    assert f"is of {other}\n" in diff.stdout
+
+
 def test_the_verdict_stands_when_saving_fails(
     bad: Path, store: str, tmp_path: Path, cache: Path
 ) -> None:

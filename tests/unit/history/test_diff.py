@@ -83,6 +83,34 @@ def test_one_build_under_two_names() -> None:
     assert names(boot)["unseen"] == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("seen", "judged", "becomes"),
+    [
+        (A, ("vmlinux", "a.ko"), "fixed"),
+        (A, ("vmlinux",), "fixed"),
+        (A, ("a.ko",), "unseen"),
+        (A, (), "unseen"),
+        (replace(A, occurrences=2), ("vmlinux",), "unseen"),
+        (replace(A, occurrences=2), ("a.ko", "vmlinux"), "fixed"),
+        (replace(A, location=Location("kernel/a.o", "a", 0)), ("vmlinux",), "unseen"),
+    ],
+)
+def test_only_in_what_was_judged_it_is_fixed(
+    seen: Finding, judged: tuple[str, ...], becomes: str
+) -> None:
+    """The file that it was in, and all of them where nobody tells which that was."""
+    before = run(stage(seen, objects=("a.ko", "vmlinux")))
+
+    assert names(diff(before, run(stage(objects=judged))))[becomes] == ["a"]
+
+
+def test_a_run_that_does_not_tell_what_it_judged() -> None:
+    """Older ones do not: nothing is known of what is gone."""
+    found = diff(run(stage(A, objects=())), run(stage()))
+
+    assert names(found)["unseen"] == ["a"]
+
+
 def test_variants_and_order() -> None:
     """A finding of several variants is one change; changes sort as findings do."""
     after = run(stage(B, A, variant="xen"), stage(A, variant="kvm"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from harness.result import Status
 from harness.stages import validate
 from harness.verify import check
 from tests.builders.elfwriter import ElfWriter
+from tests.builders.victim import victim_object
 
 OURS = Finding("alternative/state", Location("vmlinux", "f", 4), "wrong")
 THEIRS = Finding("objtool/x", Location("vmlinux.o", "f", 4), "stack state mismatch")
@@ -56,6 +58,18 @@ def test_a_file_that_cannot_be_read_leaves_no_verdict(tmp_path: Path) -> None:
     assert result.status is Status.ERROR
     assert "broken.ko" in result.reason
     assert result.exit_code == 2
+
+
+def test_what_was_judged_is_named(tmp_path: Path) -> None:
+    """Packed or not, and what the build said; not what has no table."""
+    (tmp_path / "a.ko").write_bytes(victim_object())
+    (tmp_path / "b.ko.gz").write_bytes(gzip.compress(victim_object()))
+    (tmp_path / "data.ko").write_bytes(ElfWriter().build())
+    (tmp_path / "build.log").touch()
+
+    result = validate.stage(find(tmp_path), "here", 1, silent)
+
+    assert result.objects == ("a.ko", "b.ko", "build.log")
 
 
 def test_modules_that_do_not_go_together(

@@ -112,6 +112,7 @@ class Base:
         return judged, base
 
     def _good_for(self, run: RunResult) -> RunResult | None:
+        from harness.history.against import series
         from harness.store import past
         from harness.store.database import open_database
 
@@ -121,6 +122,12 @@ class Base:
             ERR.print(
                 "note: the store has no good run of this yet: what no entry covers is "
                 "new",
+                markup=False,
+            )
+        elif series(found.tree) != series(run.tree):
+            ERR.print(
+                f"note: the store has no good run of {run.tree}: what {found.run_id} "
+                f"had is known, which is of {found.tree}",
                 markup=False,
             )
         return found

@@ -78,7 +78,7 @@ def command(
 
         result = run_result(
             "validate",
-            ", ".join(map(str, paths)),
+            ", ".join(str(path.absolute()) for path in paths),
             [
                 *map(stage, builds),
                 *(skipped(Stage.VALIDATE, names[p], why) for p, why in without.items()),

@@ -8,14 +8,14 @@ stays new, until it is fixed, reviewed, or accepted with the run that has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from harness.errors import ExitCode
 from harness.finding import Finding
 from harness.history.diff import Place, places
-from harness.result import RunResult, Stage, StageResult, Status
+from harness.result import RunResult, StageResult, Status
 
 
 def against(
@@ -51,13 +51,13 @@ def _judged(stage: StageResult, known: Callable[[Finding], bool]) -> StageResult
     )
 
 
-def series(profile: str, tree: str, stages: Iterable[Stage]) -> tuple[str, str]:
-    """Return what runs share that may be judged against each other.
+def series(tree: str) -> str:
+    """Return what runs of one ``tree`` share.
 
-    That is the profile and, where kernels were built, of which tree; its version may
-    differ (``linux-source-6.12 6.12.90-1``).
+    That is its path, or its name: behind that is its version, which may differ
+    (``linux-source-6.12 6.12.90-1``).
     """
-    return profile, tree.split(" ")[0] if Stage.BUILD in stages else ""
+    return tree if tree.startswith("/") else tree.partition(" ")[0]
 
 
 def good(exit_code: int, judged: frozenset[Place], run: RunResult) -> bool:

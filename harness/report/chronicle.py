@@ -95,6 +95,7 @@ def gone(diff: Diff) -> Iterator[str]:
 def against(diff: Diff) -> Iterator[str]:
     """Yield what a run that was judged against another has to say about that."""
     yield from gone(diff)
+    yield f"{diff.before} is of {diff.trees[0]}"
     yield f"against {_sum(diff)}"
 
 

@@ -99,29 +99,41 @@ def measurements(database: Database, runs: Iterable[Summary]) -> tuple[Measured,
 def last_good(database: Database, run: RunResult) -> RunResult | None:
     """Return the newest run that is a good baseline for ``run``, if there is one.
 
+    It is of the same tree. If there is none, what was not built, only judged, may have
+    been in another directory, as it is with checkouts: its variants have their names.
+
     Raises:
         InfraError: the database failed.
     """
-    kind = series(run.profile, run.tree, [stage.stage for stage in run.stages])
+    of = series(schema.clean(run.tree))
+    with database.reading() as session:
+        number = _last_good(session, run, of)
+        if number is None and all(each.stage is not Stage.BUILD for each in run.stages):
+            number = _last_good(session, run)
+        return None if number is None else load_number(session, number)
+
+
+def _last_good(session: Session, run: RunResult, of: str = "") -> int | None:
+    """Return the number of the newest run that is good for ``run``, and ``of`` a tree."""
     candidates = (
         select(schema.Run)
         .where(
             schema.Run.exit_code == ExitCode.CLEAN,
             schema.Run.profile == run.profile,
             schema.Run.run_id != run.run_id,
+            schema.Run.tree.startswith(of, autoescape=True),
         )
         .order_by(*NEWEST_FIRST)
         .options(selectinload(schema.Run.stages))
     )
-    with database.reading() as session:
-        for candidate in session.scalars(candidates).yield_per(_AT_ONCE):
-            stages = [
-                (Stage(each.stage), each.variant, Status(each.status))
-                for each in candidate.stages
-            ]
-            of = series(candidate.profile, candidate.tree, [each[0] for each in stages])
-            if of == kind and good(candidate.exit_code, judged(stages), run):
-                return load_number(session, candidate.number)
+    for candidate in session.scalars(candidates).yield_per(_AT_ONCE):
+        stages = [
+            (Stage(each.stage), each.variant, Status(each.status))
+            for each in candidate.stages
+        ]
+        same = not of or series(candidate.tree) == of
+        if same and good(candidate.exit_code, judged(stages), run):
+            return candidate.number
     return None
 
 

@@ -64,6 +64,24 @@ def test_accepted_then_good_then_fixed(bad: Path, store: str, tmp_path: Path) ->
     assert [len(found[group]) for group in ("new", "known", "fixed")] == [0, 0, 1]
 
 
+def test_the_base_may_be_of_another_directory(bad: Path, store: str) -> None:
+    """Its name is the same: it is taken, and of what it is stands beside it."""
+    bad.write_bytes(victim_object(NOP))
+    run("validate", bad, "--store", store)
+    moved = bad.parent / "moved" / bad.name
+    moved.parent.mkdir()
+    moved.write_bytes(victim_object())
+
+    done = run("validate", moved, "--store", store, "--baseline", "last-good")
+    bad.write_bytes(victim_object())
+    same = run("validate", bad, "--store", store, "--baseline", "last-good")
+
+    assert f"note: the store has no good run of {moved}: what" in done.stderr
+    assert f"is of {bad}\nagainst" in done.stdout
+    assert f"is of {bad}\nagainst" in same.stdout
+    assert "note:" not in same.stderr
+
+
 def test_trend_and_diff_as_text(bad: Path, store: str) -> None:
     """A row for what moved; exit code 1 for what got worse."""
     bad.write_bytes(victim_object(NOP))

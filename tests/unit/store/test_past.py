@@ -83,6 +83,7 @@ def test_measurements(database: Database) -> None:
         (run(BUILT, stage(), profile="full"), False),
         (run(BUILT, stage(), tree="linux-source-6.1 6.1.170-1"), False),
         (run(BUILT, stage(), tree="linux-source-6.12x 6.12.1-1"), False),
+        (run(BUILT, stage(), tree="/linux-source-6.12 6.12.90-1"), False),
     ],
 )
 def test_good(database: Database, earlier: RunResult, good: bool) -> None:
@@ -103,11 +104,28 @@ def test_the_last_good_one(database: Database) -> None:
     assert past.last_good(database, now) == last
 
 
-def test_what_was_validated_goes_by_its_name(database: Database) -> None:
-    """Paths of a build may be others every night; its variant is the same."""
-    earlier = run(stage(), profile="validate", tree="/builds/1/linux")
-    runs.save(database, earlier)
+def test_a_path_may_have_spaces(database: Database) -> None:
+    """Only behind a name there is a version."""
+    ours, theirs = (
+        run(BUILT, stage(), tree=f"/home/me/my {name}") for name in ("linux", "other")
+    )
+    for each in (ours, theirs):
+        runs.save(database, each)
 
-    now = run(stage(A), profile="validate", tree="/builds/2/linux")
+    assert past.last_good(database, replace(ours, run_id="now")) == ours
 
-    assert past.last_good(database, now) == earlier
+
+def test_what_was_validated_may_have_moved(database: Database) -> None:
+    """CI has another directory every night; where it has not, that is the one."""
+    here, there = (
+        run(stage(), profile="validate", tree=f"/builds/{number}/linux")
+        for number in (1, 2)
+    )
+    for each in (here, there):
+        runs.save(database, each)
+
+    def base(tree: str) -> RunResult | None:
+        return past.last_good(database, replace(here, run_id="now", tree=tree))
+
+    assert base("/builds/1/linux") == here
+    assert base("/builds/3/linux") == there

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.data import CONFIGS
 from harness.errors import FormatError, UserError
@@ -49,13 +50,13 @@ class Known(Struct, frozen=True):
     expires: datetime.date
     also: tuple[str, ...] = ()
 
-    def covers(self, finding: Finding, today: datetime.date) -> bool:
-        """Tell whether ``finding`` is this one, and is so still ``today``."""
-        return today <= self.expires and self.names(finding.key)
-
     def names(self, key: str) -> bool:
         """Tell whether this is about ``key``, expired or not."""
         return any(_matches(pattern, key) for pattern in (self.key, *self.also))
+
+    def __str__(self) -> str:
+        reason = " ".join(self.reason.split()).rstrip(".")
+        return f"{self.expires}: {reason}, {self.link}"
 
 
 def _matches(pattern: str, key: str) -> bool:
@@ -170,16 +171,15 @@ def _read(path: Path) -> Known:
 def split(
     findings: Iterable[Finding], known: Sequence[Known], today: datetime.date
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-    """Return the findings that are new, and those that ``known`` covers."""
+    """Return the findings that are new, and those that ``known`` covers.
+
+    New ones tell which entries about them have expired.
+    """
     new: list[Finding] = []
     old: list[Finding] = []
     for finding in findings:
-        covered = any(entry.covers(finding, today) for entry in known)
-        (old if covered else new).append(finding)
+        about = [entry for entry in known if entry.names(finding.key)]
+        covered = any(today <= entry.expires for entry in about)
+        expired = () if covered else tuple(map(str, about))
+        (old if covered else new).append(replace(finding, expired=expired))
     return tuple(new), tuple(old)
-
-
-def lapsed(finding: Finding, known: Iterable[Known], today: datetime.date) -> bool:
-    """Tell whether ``finding`` was looked into, and the day has passed until when."""
-    about = [entry for entry in known if entry.names(finding.key)]
-    return bool(about) and all(entry.expires < today for entry in about)

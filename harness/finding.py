@@ -144,6 +144,8 @@ class Finding(Struct, frozen=True):
         reproduce: the command that shows it again.
         blame: who made it (hint, compiler, objtool, linker, sorttable), if told.
         seen: where else its cause showed (``shadow of native, 3 places: KEY``).
+        expired: until when it was known, why, and where that is discussed: of each
+            baseline entry about it, if their days have passed.
         occurrences: how many places show it, after grouping by cause.
     """
 
@@ -161,6 +163,7 @@ class Finding(Struct, frozen=True):
     occurrences: int = 1
     blame: str = ""
     seen: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

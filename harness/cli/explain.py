@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,9 @@ def _print_rule(rule: Rule) -> None:
 
 
 def _print_known(entry: Known) -> None:
-    OUT.print(f"[bold]known[/bold] until {entry.expires}: {escape(entry.key)}")
+    over = entry.expires < datetime.now(UTC).date()
+    state = "[bold red]was known[/bold red]" if over else "[bold]known[/bold]"
+    OUT.print(f"{state} until {entry.expires}: {escape(entry.key)}")
     _paragraph(" ".join(entry.reason.split()))
     for line in entry.evidence:
         OUT.print(f"  evidence  {line}", markup=False)

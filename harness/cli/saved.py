@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import baseline
 from harness.cache import cache_dir
 from harness.cli.console import ERR
 from harness.errors import HarnessError
@@ -74,16 +71,13 @@ class Base:
     store can be asked is made sure before any work is done.
     """
 
-    def __init__(
-        self, name: str | None, store: str | None, known_in: Sequence[Path] = ()
-    ) -> None:
+    def __init__(self, name: str | None, store: str | None) -> None:
         """Find the run ``name``.
 
         Raises:
             HarnessError: there is none, or the store does not answer.
         """
         self._store = store or DEFAULT
-        self._entries = baseline.load_all(known_in) if name else ()
         self._last_good = name == LAST_GOOD
         self._run: RunResult | None = None
         if self._last_good:
@@ -105,11 +99,7 @@ class Base:
             return run, None
         from harness.history.against import against
 
-        today = datetime.now(UTC).date()
-        judged = against(
-            run, base, lambda found: baseline.lapsed(found, self._entries, today)
-        )
-        return judged, base
+        return against(run, base), base
 
     def _good_for(self, run: RunResult) -> RunResult | None:
         from harness.history.against import series

@@ -55,7 +55,7 @@ def command(
     names = kernel_build.told_apart({root: root.absolute().name for root in roots})
     started = datetime.now(UTC)
     saved.check(store)
-    base = saved.Base(baseline, store, known or ())
+    base = saved.Base(baseline, store)
     workers = jobs or allowance.jobs()
     with board() as lines:
 

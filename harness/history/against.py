@@ -18,13 +18,11 @@ from harness.history.diff import Place, places
 from harness.result import RunResult, StageResult, Status
 
 
-def against(
-    run: RunResult, base: RunResult, lapsed: Callable[[Finding], bool]
-) -> RunResult:
+def against(run: RunResult, base: RunResult) -> RunResult:
     """Return ``run`` with what ``base`` has as known.
 
-    Findings that are ``lapsed`` stay new: somebody who looked into them has said that
-    they are known until a day, and that day has passed.
+    What has expired stays new: somebody who looked into it has said that it is known
+    until a day, and that day has passed.
     """
     keys = {
         finding.key
@@ -33,7 +31,7 @@ def against(
     }
 
     def known(finding: Finding) -> bool:
-        return finding.key in keys and not lapsed(finding)
+        return finding.key in keys and not finding.expired
 
     stages = tuple(_judged(stage, known) for stage in run.stages)
     return replace(run, stages=stages, baseline=base.run_id)

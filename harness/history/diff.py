@@ -58,11 +58,12 @@ def diff(before: RunResult, after: RunResult) -> Diff:
     was, now = _sightings(before), _sightings(after)
     gone = {key: seen for key, seen in was.items() if key not in now}
     fixed = {key for key, seen in gone.items() if _looked(seen, before, after)}
+    new = {key for key, seen in now.items() if key not in was or _expired(seen)}
     return Diff(
         before.run_id,
         after.run_id,
-        new=_changes(now, now.keys() - was.keys()),
-        known=_changes(now, now.keys() & was.keys()),
+        new=_changes(now, new),
+        known=_changes(now, now.keys() - new),
         fixed=_changes(was, fixed),
         unseen=_changes(was, gone.keys() - fixed),
         trees=(before.tree, after.tree),
@@ -102,6 +103,11 @@ def _all(run: RunResult) -> Iterator[_Sighting]:
     for stage in run.stages:
         yield from (_Sighting(finding, False, stage) for finding in stage.findings)
         yield from (_Sighting(finding, True, stage) for finding in stage.known)
+
+
+def _expired(seen: list[_Sighting]) -> bool:
+    """Tell whether an entry about the finding has expired: it is new, whoever had it."""
+    return any(sighting.finding.expired for sighting in seen)
 
 
 def _looked(seen: list[_Sighting], before: RunResult, after: RunResult) -> bool:

@@ -40,4 +40,11 @@ def _says(finding: Finding) -> Hashable:
     if not all(sides):
         return finding.key
     where = finding.location.object
-    return (finding.rule, where, finding.message, finding.variant, *sides)
+    return (
+        finding.rule,
+        where,
+        finding.message,
+        finding.variant,
+        finding.expired,
+        *sides,
+    )

@@ -51,6 +51,7 @@ class Told(Struct, frozen=True):
             "declared": finding.declared,
             "actual": finding.actual,
             "blame": finding.blame,
+            "expired": "; ".join(finding.expired),
             "places": str(finding.occurrences) if finding.occurrences > 1 else "",
             "key": finding.key,
         }

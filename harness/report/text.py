@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -185,6 +186,8 @@ def told(alike: Alike) -> Iterator[str]:
     }
     yield from (f"  {name:9} {value}" for name, value in facts.items() if value)
     yield from (f"  {'seen by':9} {told}" for told in finding.seen)
+    for entry in finding.expired:
+        yield from _wrapped("expired", entry)
     yield from (f"  {line}" for line in finding.window)
     yield f"  key       {finding.key}"
     if finding.reproduce:
@@ -194,6 +197,17 @@ def told(alike: Alike) -> Iterator[str]:
     )
     if (more := len(alike.others) - _MOST) > 0:
         yield f"  alike     {more} more, all of which --format json has"
+
+
+def _wrapped(name: str, words: str) -> Iterator[str]:
+    yield from textwrap.wrap(
+        words,
+        WIDEST,
+        initial_indent=f"  {name:9} ",
+        subsequent_indent=" " * 12,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def problems(stages: Iterable[StageResult]) -> Iterator[str]:

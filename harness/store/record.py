@@ -73,6 +73,7 @@ def _finding_row(position: int, known: bool, finding: Finding) -> schema.Finding
         occurrences=finding.occurrences,
         blame=finding.blame,
         seen=finding.seen,
+        expired=finding.expired,
     )
 
 
@@ -128,4 +129,5 @@ def _finding(row: schema.Finding) -> Finding:
         occurrences=row.occurrences,
         blame=row.blame,
         seen=row.seen,
+        expired=row.expired,
     )

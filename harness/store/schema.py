@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Integer, T
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-VERSION = 3  # of these tables; goes up with every change of them
+VERSION = 4  # of these tables; goes up with every change of them
 
 
 class CleanText(TypeDecorator[str]):
@@ -186,10 +186,12 @@ class Finding(Table):
     occurrences: Mapped[int]
     blame: Mapped[str]
     seen: Mapped[tuple[str, ...]]
+    expired: Mapped[tuple[str, ...]]
 
 
 # What tables of an older version may lack: lists, which are empty where they did.
 ADDED = (
     Table.metadata.tables["finding"].columns["seen"],
     Table.metadata.tables["stage"].columns["objects"],
+    Table.metadata.tables["finding"].columns["expired"],
 )

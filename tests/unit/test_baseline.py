@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from msgspec.structs import replace
 
 from harness import baseline
 from harness.errors import FormatError, UserError
@@ -39,12 +40,19 @@ def test_a_known_cause_is_not_new(tmp_path: Path) -> None:
 
 
 def test_an_expired_entry_covers_nothing(tmp_path: Path) -> None:
-    """After its last day the finding is new again."""
+    """After its last day the finding is new again, and says what was known of it."""
+    entries = write(tmp_path)
     day_after = datetime.date(2026, 6, 2)
 
-    new, known = baseline.split([FINDING], write(tmp_path), day_after)
+    (found,), known = baseline.split([FINDING], entries, day_after)
 
-    assert (new, known) == ((FINDING,), ())
+    assert known == ()
+    assert found == replace(
+        FINDING,
+        expired=("2026-06-01: it is wrong upstream, commit 123456789abc",),
+    )
+    # one that is renewed is known, and says no more of that
+    assert baseline.split([found], entries, TODAY) == ((), (FINDING,))
 
 
 def test_another_cause_stays_new(tmp_path: Path) -> None:

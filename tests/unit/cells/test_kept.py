@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from harness.baseline import Known
 from harness.cells.kept import (
@@ -151,7 +152,8 @@ def test_todays_baseline_judges() -> None:
     (again,) = judged_again([excused], [expired], TODAY)
 
     assert (excused.status, len(excused.known)) == (Status.PASS, 1)
-    assert again == new
+    lapsed = finding("f", expired=("2026-01-01: why, http://l",))
+    assert again == replace(new, findings=(lapsed,))
     assert judged_again([lost()], [entry], TODAY) == (lost(),)
 
 

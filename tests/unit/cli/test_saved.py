@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.saved import Base
-from harness.result import SCHEMA, load
+from harness.result import load
 from tests.builders.victim import NOP, victim_object
 from tests.unit.cli.test_app import run
 
@@ -173,26 +172,31 @@ def test_what_is_not_there(
     assert not Path(store).exists()
 
 
-def test_an_expired_entry_is_stronger_than_a_base(bad: Path, tmp_path: Path) -> None:
-    """A baseline run does not prolong what was reviewed until a day."""
+def test_an_expired_entry_is_stronger_than_a_base(
+    bad: Path, store: str, tmp_path: Path
+) -> None:
+    """A baseline run does not prolong what was reviewed until a day, and that is said."""
     first = tmp_path / "first.json"
     first.write_text(run("validate", bad, "--format", "json").stdout)
-    found = load(first)
-    (finding,) = found.stages[0].findings
+    (finding,) = load(first).stages[0].findings
     entry = tmp_path / "known" / "one.toml"
     entry.parent.mkdir()
     entry.write_text(
         f"key = {json.dumps(finding.key)}\nreason = 'r'\nevidence = []\nlink = 'l'\n"
         "affected = 'a'\nexpires = 2020-01-01\n"
     )
+    keep = ("--store", store, "--known", entry.parent)
 
-    without, _ = Base(str(first), None).judge(found)
-    judged, base = Base(str(first), None, [entry.parent]).judge(found)
+    done = run("validate", bad, *keep, "--baseline", first)
+    diff = run("diff", first, "last", "--store", store)
+    explained = run("explain", finding.key, "--known", entry.parent)
 
-    assert base == found
-    assert found.schema == SCHEMA
-    assert without.stages[0].known == (finding,)
-    assert judged.stages[0].findings == (finding,)
+    assert done.returncode == diff.returncode == 1
+    assert "  expired   2020-01-01: r, l\n" in done.stdout
+    assert "1 new findings" in done.stdout
+    assert ": 1 new, 0 known" in done.stdout
+    assert ": 1 new, 0 known" in diff.stdout
+    assert "was known until 2020-01-01" in explained.stdout
 
 
 def test_the_page_of_a_saved_run(bad: Path, store: str) -> None:

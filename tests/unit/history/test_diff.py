@@ -53,6 +53,17 @@ def test_new_and_reviewed_is_no_worse() -> None:
     assert not found.worse
 
 
+def test_what_expired_is_new() -> None:
+    """Though the earlier run has it: so it is when it is judged against that run."""
+    lapsed = replace(A, expired=("2020-01-01: r, l",))
+
+    found = diff(run(stage(known=(A,))), run(stage(lapsed)))
+
+    assert names(found)["new"] == ["a"]
+    assert names(found)["known"] == []
+    assert found.worse
+
+
 @pytest.mark.parametrize("status", [Status.ERROR, Status.MISS, Status.SKIP])
 def test_without_a_verdict_nothing_is_fixed(status: Status) -> None:
     """A boot that never was does not mend what a boot found."""

@@ -6,6 +6,7 @@ import io
 import json
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from harness.finding import Finding, Location
@@ -146,3 +147,15 @@ def test_a_name_too_wide_for_anything_still_has_a_table() -> None:
     """What is wider than the terminal alone is cut, not lost; nor is it markup."""
     assert "PASS" in printed([StageResult(Stage.BOOT, "v" * 120, Status.PASS)])
     assert "a[/b]" in printed([StageResult(Stage.BOOT, "a[/b]", Status.PASS)])
+
+
+def test_what_expired_is_said_with_the_finding() -> None:
+    """Day, reason and link, folded where they are long; a link stays whole."""
+    link = f"https://example.org/{'a' * 30}-{'b' * 30}"
+    told = list(
+        text.lines(replace(FINDING, expired=(f"2020-01-01: {'why ' * 20}, {link}",)))
+    )
+
+    at = next(n for n, line in enumerate(told) if line.startswith("  expired   2020"))
+    assert all(len(line) <= text.WIDEST for line in told)
+    assert told[at + 1].endswith(link)

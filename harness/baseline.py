@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from harness.data import CONFIGS
-from harness.errors import FormatError, UserError
+from harness.errors import FormatError, InfraError, UserError
 from harness.finding import Finding
 
 KNOWN = CONFIGS / "known"
@@ -91,7 +91,7 @@ def load_all(extra: Sequence[Path] = ()) -> tuple[Known, ...]:
     """Read the entries of ours, of the user's own directories, and of ``extra``.
 
     Raises:
-        FormatError: an entry lacks a field or is not TOML.
+        FormatError: an entry cannot be read, lacks a field or is not TOML.
         UserError: one of ``extra`` is no directory.
     """
     for directory in extra:
@@ -109,6 +109,7 @@ def add(known: Known, directory: Path) -> Path:
 
     Raises:
         UserError: the key is no finding's, or an entry of that name is there.
+        InfraError: it cannot be written.
     """
     if not re.match(r"[a-z0-9-]+/[a-z0-9-]+:.", known.key):
         raise UserError(
@@ -117,13 +118,18 @@ def add(known: Known, directory: Path) -> Path:
         )
     name = re.sub(r"[^A-Za-z0-9]+", "_", known.key).strip("_")
     path = directory / f"{name[:NAME_LENGTH]}.toml"
-    directory.mkdir(parents=True, exist_ok=True)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with path.open("x") as file:
             file.write(_toml(known))
-    except FileExistsError as exc:
-        raise UserError(
-            f"{path} is there already", hint="edit it, or delete it first"
+    except OSError as exc:
+        if isinstance(exc, FileExistsError) and path.exists():
+            raise UserError(
+                f"{path} is there already", hint="edit it, or delete it first"
+            ) from exc
+        raise InfraError(
+            f"cannot write {path}: {exc.strerror}",
+            hint="name another directory with --known",
         ) from exc
     return path
 
@@ -149,7 +155,7 @@ def load(directory: Path = KNOWN) -> tuple[Known, ...]:
     """Read every entry below ``directory``, sorted by file name.
 
     Raises:
-        FormatError: an entry lacks a field or is not TOML.
+        FormatError: an entry cannot be read, lacks a field or is not TOML.
     """
     return tuple(_read(path) for path in sorted(directory.glob("*.toml")))
 
@@ -160,6 +166,11 @@ def _read(path: Path) -> Known:
         return msgspec.convert(
             tomllib.loads(path.read_text()), Known, builtin_types=(datetime.date,)
         )
+    except OSError as exc:
+        raise FormatError(
+            f"cannot read {path}: {exc.strerror}",
+            hint="each *.toml of that directory is to be a baseline entry",
+        ) from exc
     except ValueError as exc:
         raise FormatError(
             f"{path} is not a baseline entry: {exc}",

@@ -305,7 +305,10 @@ def kernel_object(orc_object: KernelObject) -> KernelObject:
 @pytest.fixture(scope="session")
 def known_findings() -> tuple[baseline.Known, ...]:
     """The baseline, read once: an item per object and check would read it each."""
-    return baseline.load_all(())
+    try:
+        return baseline.load_all(())
+    except HarnessError as exc:
+        pytest.fail(f"ERROR: no baseline: {exc}", pytrace=False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from harness import baseline
-from harness.errors import FormatError, UserError
+from harness.errors import FormatError, InfraError, UserError
 from harness.finding import Finding, Location
 
 TODAY = datetime.date(2026, 1, 1)
@@ -111,6 +111,24 @@ def test_only_a_key_can_be_added(tmp_path: Path, key: str) -> None:
     entry = baseline.Known(key, "r", (), "l", "", TODAY)
     with pytest.raises(UserError, match="no finding's key"):
         baseline.add(entry, tmp_path)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    """Where there is a file there is no directory: the machine's error, not ours."""
+    (tmp_path / "file").touch()
+    entry = baseline.Known("a/b:c", "r", (), "l", "", TODAY)
+
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InfraError, match=r"cannot write .*a_b_c.*: "):
+            baseline.add(entry, directory)
+
+
+def test_an_entry_that_cannot_be_read(tmp_path: Path) -> None:
+    """A directory of that name: one error, which names it."""
+    (tmp_path / "g.toml").mkdir()
+
+    with pytest.raises(FormatError, match=r"cannot read .*g\.toml: "):
+        baseline.load(tmp_path)
 
 
 def test_an_entry_is_never_overwritten(tmp_path: Path) -> None:

@@ -157,6 +157,20 @@ def properties_in(junit: Path) -> dict[tuple[str, str], str]:
     }
 
 
+def test_a_baseline_that_cannot_be_read(somebodys: Path) -> None:
+    """Its file and no traceback, in each item that asks what is known."""
+    entry = somebodys / "known" / "x.toml"
+    entry.mkdir(parents=True)
+
+    said = run_in(
+        somebodys, "--artifacts", "built", ORC_HARNESS_KNOWN=str(entry.parent)
+    )
+
+    assert f"ERROR: no baseline: cannot read {entry}" in said
+    assert "pytest_plugin.py" not in said
+    assert "passed" not in said
+
+
 def test_it_serves_a_suite_of_somebody_elses(somebodys: Path) -> None:
     """What fails shows the window and the command; JUnit has it as properties."""
     xml = somebodys / "junit.xml"

@@ -149,9 +149,11 @@ def save(run: RunResult, store: str | None) -> None:
     try:
         with open_database(store) as database:
             runs.save(database, run)
-    except HarnessError as exc:
+    except Exception as exc:
         ERR.print(f"error: the run is not saved: {exc}", markup=False, style="bold red")
         ERR.print(_kept(run), markup=False)
+        if not isinstance(exc, HarnessError):
+            raise
 
 
 def _kept(run: RunResult) -> str:

@@ -12,7 +12,7 @@ from harness.history.diff import Change, Diff
 from harness.history.summary import Summary
 from harness.history.trend import Trend, sparkline
 
-_VERDICT = {
+_VERDICT: dict[int, str] = {
     ExitCode.CLEAN: "[green]clean[/green]",
     ExitCode.FINDINGS: "[bold red]findings[/bold red]",
 }
@@ -31,7 +31,7 @@ def run_table(runs: Iterable[Summary]) -> Table:
         drawn.add_row(
             escape(run.run_id),
             escape(run.profile),
-            _VERDICT.get(ExitCode(run.exit_code), _ERROR),
+            _VERDICT.get(run.exit_code, _ERROR),
             str(run.new),
             str(run.known),
             f"{run.judged} of {run.stages}",

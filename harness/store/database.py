@@ -7,7 +7,7 @@ is asked through psycopg. Whatever a database does to us is one InfraError.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateColumn
 
@@ -49,6 +49,7 @@ _DRIVERS = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 _NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
+_UNSOUND = (ArithmeticError, TypeError, ValueError)  # of a value that is none of ours
 
 
 class Database(Struct, frozen=True):
@@ -62,10 +63,11 @@ class Database(Struct, frozen=True):
         """Yield a session that sees one state of the database.
 
         Raises:
+            FormatError: what it has is no run.
             InfraError: the database failed.
         """
         with (
-            _translated(self.name),
+            _translated(self.name, "is damaged"),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -76,11 +78,12 @@ class Database(Struct, frozen=True):
         """Yield a session whose changes are made when it ends, all of them or none.
 
         Raises:
+            FormatError: it takes no such run.
             InfraError: the database failed, and is as it was.
         """
         writer = self.engine.execution_options(writes=True)
         with (
-            _translated(self.name),
+            _translated(self.name, "cannot keep the run"),
             Session(writer) as session,
             session.begin(),
         ):
@@ -125,7 +128,7 @@ def open_database(text: str = DEFAULT) -> Iterator[Database]:
     engine = _sqlite(url) if url.drivername == "sqlite" else _postgresql(url)
     name = _name(url)
     try:
-        with _translated(name):
+        with _translated(name, "is damaged"):
             _prepare(engine, name)
         yield Database(engine, name)
     finally:
@@ -199,11 +202,13 @@ def _begin(connection: Connection) -> None:
 
 
 def _postgresql(url: URL) -> Engine:
-    if importlib.util.find_spec("psycopg") is None:
+    try:
+        importlib.import_module("psycopg")
+    except ImportError as exc:
         raise UserError(
-            f"{_name(url)} needs psycopg, which is not installed",
+            f"{_name(url)} needs psycopg: {_first_line(exc)}",
             hint="pip install 'orc-harness[postgresql]'",
-        )
+        ) from exc
     return create_engine(
         url,
         poolclass=NullPool,
@@ -262,23 +267,33 @@ def _upgrade(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Turn what the database raises into one error of ours."""
+def _translated(name: str, unsound: str) -> Iterator[None]:
+    """Turn what the database raises into one error of ours.
+
+    That the store is, or does, what ``unsound`` says is known by a value that no run
+    can have.
+    """
     try:
         yield
-    except SQLAlchemyError as exc:
-        raise _error(exc, name) from exc
+    except (SQLAlchemyError, *_UNSOUND) as exc:
+        raise _error(exc, name, unsound) from exc
 
 
-def _error(exc: SQLAlchemyError, name: str) -> HarnessError:
-    cause = getattr(exc, "orig", None) or exc
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+def _error(exc: Exception, name: str, unsound: str) -> HarnessError:
+    cause = getattr(exc, "orig", None) or exc  # SQLAlchemy says again what others said
+    said = _first_line(cause)
+    if isinstance(exc, DataError) or isinstance(cause, _UNSOUND):
+        return FormatError(f"the store {name} {unsound}: {said}")
     if getattr(cause, "sqlite_errorname", "") in _NOT_OURS:
         return FormatError(
-            f"{name} is no store of orc-harness: {lines[0]}",
+            f"{name} is no store of orc-harness: {said}",
             hint="name another file with --store",
         )
     return InfraError(
-        f"the store {name} failed: {lines[0]}",
+        f"the store {name} failed: {said}",
         hint="mend that, or name another store with --store",
     )
+
+
+def _first_line(exc: Exception) -> str:
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

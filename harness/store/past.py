@@ -81,19 +81,19 @@ def measurements(database: Database, runs: Iterable[Summary]) -> tuple[Measured,
             .options(selectinload(schema.Stage.counts))
         ).all()
         findings = _findings_by_stage(session, [stage.number for _, stage in found])
-    rows = sorted(found, key=lambda row: place[row[0]])
-    return tuple(
-        Measured(
-            run_id,
-            Stage(stage.stage),
-            stage.variant,
-            Status(stage.status),
-            stage.seconds,
-            {count.name: count.value for count in stage.counts},
-            *findings.get(stage.number, (0, 0)),
+        rows = sorted(found, key=lambda row: place[row[0]])
+        return tuple(
+            Measured(
+                run_id,
+                Stage(stage.stage),
+                stage.variant,
+                Status(stage.status),
+                stage.seconds,
+                {count.name: count.value for count in stage.counts},
+                *findings.get(stage.number, (0, 0)),
+            )
+            for run_id, stage in rows
         )
-        for run_id, stage in rows
-    )
 
 
 def last_good(database: Database, run: RunResult) -> RunResult | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
+from msgspec import convert
 from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -40,10 +41,8 @@ class TextList(TypeDecorator[tuple[str, ...]]):
     ) -> list[str]:
         return [clean(each) for each in value or ()]
 
-    def process_result_value(
-        self, value: list[str] | None, dialect: Dialect
-    ) -> tuple[str, ...]:
-        return tuple(value or ())
+    def process_result_value(self, value: object, dialect: Dialect) -> tuple[str, ...]:
+        return convert(value or (), tuple[str, ...])
 
 
 class TextTable(TypeDecorator[dict[str, str]]):
@@ -57,6 +56,9 @@ class TextTable(TypeDecorator[dict[str, str]]):
     ) -> dict[str, str]:
         return {clean(key): clean(each) for key, each in (value or {}).items()}
 
+    def process_result_value(self, value: object, dialect: Dialect) -> dict[str, str]:
+        return convert(value or {}, dict[str, str])
+
 
 class Address(TypeDecorator[int]):
     """An unsigned 64-bit number, in the signed ones that databases have."""
@@ -65,7 +67,9 @@ class Address(TypeDecorator[int]):
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
-        return None if value is None else value - (value >> 63 << 64)
+        if value is None:
+            return None
+        return int.from_bytes(value.to_bytes(8), signed=True)  # or too big
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> int | None:
         return None if value is None else value % 2**64

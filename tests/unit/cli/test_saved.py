@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import saved
 from harness.result import load
 from tests.builders.victim import NOP, victim_object
 from tests.unit.cli.test_app import run
@@ -134,6 +135,24 @@ def test_the_verdict_stands_when_saving_fails(
     assert f"orc-harness history --add {kept} saves it" in done.stderr
     added = run("history", "--add", kept, "--store", store, "--format", "json")
     assert json.loads(added.stdout)["data"][0]["run_id"] == load(kept).run_id
+
+
+def test_a_bug_of_ours_loses_no_run(
+    bad: Path, store: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever saving it raises: it is in a file."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("stage")
+
+    result = bad.with_suffix(".json")
+    result.write_text(run("validate", bad, "--format", "json").stdout)
+    found = load(result)
+    monkeypatch.setattr("harness.store.runs.save", broken)
+    with pytest.raises(KeyError):
+        saved.save(found, store)
+
+    assert load(cache / "unsaved" / f"{found.run_id}.json") == found
 
 
 def test_a_store_that_cannot_be_is_refused_first(bad: Path) -> None:

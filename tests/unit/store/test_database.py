@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,8 @@ def test_no_server() -> None:
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra; the error says how to get it."""
-    monkeypatch.setattr(door.importlib.util, "find_spec", lambda name: None)
+    """It is an extra, or is damaged; the error says how to get it."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
 
     with (
         pytest.raises(UserError, match=r"pip install 'orc-harness\[postgresql\]'"),

@@ -7,9 +7,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
 
-from harness.errors import UserError
-from harness.result import Stage, Status
+from harness.errors import FormatError, UserError
+from harness.finding import Location
+from harness.result import Stage, StageResult, Status
 from harness.store import past, runs
 from harness.store.database import Database, open_database
 from tests.builders.results import finding, run, stage
@@ -79,6 +82,41 @@ def test_what_no_database_takes_is_spelt_out(database: Database) -> None:
     (found,) = loaded.stages
     assert loaded.tree == found.variant == loaded.tools["gcc"] == spelt
     assert found.notes == found.findings[0].window == (spelt,)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        stage(counts={"sites": 2**63}),
+        stage(replace(finding(), location=Location("vmlinux", "f", 4, 2**64))),
+        stage(replace(finding(), location=Location("vmlinux", "f", 4, -1))),
+    ],
+)
+def test_a_number_that_no_database_takes(database: Database, odd: StageResult) -> None:
+    """Nothing of ours makes one; a file may have it."""
+    with pytest.raises(FormatError, match="cannot keep the run: "):
+        runs.save(database, run(odd))
+
+    assert past.recent(database, 9) == ()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE stage SET stage = 'knead'",
+        "UPDATE stage SET status = ''",
+        "UPDATE stage SET notes = '1'",
+        "UPDATE run SET tools = '[\"gcc\"]'",
+    ],
+)
+def test_what_is_no_run(database: Database, damage: str) -> None:
+    """Somebody has been at the tables: one error, which names the store."""
+    runs.save(database, run(stage(finding()), run_id="one"))
+    with database.engine.begin() as connection:
+        connection.execute(text(damage))
+
+    with pytest.raises(FormatError, match=r"the store .* is damaged: "):
+        runs.load(database, "one")
 
 
 @pytest.mark.parametrize("table", ["run", "stage", "count", "finding"])

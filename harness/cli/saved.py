@@ -52,15 +52,16 @@ def past(run: RunResult, store: str) -> tuple[tuple[Trend, ...], Diff | None]:
     from harness.history.diff import diff
     from harness.history.trend import trends
     from harness.store import past, runs
-    from harness.store.database import exists, open_database
+    from harness.store.database import NoStore, open_existing
 
-    if not exists(store):
+    try:
+        with open_existing(store) as database:
+            listed = past.recent(database, PAST, profile=run.profile, until=run.run_id)
+            numbers = past.measurements(database, listed)
+            before = run.baseline and runs.has(database, run.baseline)
+            base = runs.load(database, run.baseline) if before else None
+    except NoStore:
         return (), None
-    with open_database(store) as database:
-        listed = past.recent(database, PAST, profile=run.profile, until=run.run_id)
-        numbers = past.measurements(database, listed)
-        before = run.baseline and runs.has(database, run.baseline)
-        base = runs.load(database, run.baseline) if before else None
     return trends(numbers), diff(base, run) if base else None
 
 
@@ -81,9 +82,9 @@ class Base:
         self._last_good = name == LAST_GOOD
         self._run: RunResult | None = None
         if self._last_good:
-            from harness.store.database import open_database
+            from harness.store.database import NoStore, open_existing
 
-            with open_database(self._store):
+            with contextlib.suppress(NoStore), open_existing(self._store):
                 pass
         elif name:
             self._run = find(name, self._store)
@@ -104,9 +105,10 @@ class Base:
     def _good_for(self, run: RunResult) -> RunResult | None:
         from harness.history.against import series
         from harness.store import past
-        from harness.store.database import open_database
+        from harness.store.database import NoStore, open_existing
 
-        with open_database(self._store) as database:
+        found = None
+        with contextlib.suppress(NoStore), open_existing(self._store) as database:
             found = past.last_good(database, run)
         if found is None:
             ERR.print(

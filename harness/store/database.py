@@ -41,6 +41,7 @@ FILE = "history.sqlite"
 _BUSY_TIMEOUT_S = 30
 _CONNECT_TIMEOUT_S = 10
 _STATEMENT_TIMEOUT_S = 120
+_SHOWN = 5  # of the tables that are not ours
 _SCHEMA_LOCK = 0x6F72632D68  # "orc-h": who makes the tables holds it
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -48,7 +49,8 @@ _DRIVERS = {
     "postgres": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-_NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
+# SQLITE_ERROR: there is no such table or column
+_NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"}
 _UNSOUND = (ArithmeticError, TypeError, ValueError)  # of a value that is none of ours
 
 
@@ -118,31 +120,19 @@ def parse_url(text: str) -> URL:
 
 @contextlib.contextmanager
 def open_database(text: str = DEFAULT) -> Iterator[Database]:
-    """Open what ``text`` names; make its tables if there are none.
+    """Open what ``text`` names to save runs there; make its tables if it has none.
 
     Raises:
         UserError: it is no database that we can use, or of another version of ours.
+        FormatError: it is somebody else's.
         InfraError: it does not answer, or cannot be made.
     """
-    url = parse_url(text)
-    engine = _sqlite(url) if url.drivername == "sqlite" else _postgresql(url)
-    name = _name(url)
-    try:
-        with _translated(name, "is damaged"):
-            _prepare(engine, name)
-        yield Database(engine, name)
-    finally:
-        engine.dispose()
+    with _opened(parse_url(text), make=True) as database:
+        yield database
 
 
-def exists(text: str) -> bool:
-    """Tell whether ``text`` names a file that is there, or a server.
-
-    Raises:
-        UserError: it is no database that we can use.
-    """
-    url = parse_url(text)
-    return url.drivername != "sqlite" or _path(url).exists()
+class NoStore(UserError):
+    """Nobody has saved a run there."""
 
 
 @contextlib.contextmanager
@@ -150,16 +140,33 @@ def open_existing(text: str = DEFAULT) -> Iterator[Database]:
     """Open what ``text`` names, which somebody has saved runs in.
 
     Raises:
-        UserError: there is no such file, or what :func:`open_database` raises.
-        InfraError: it does not answer.
+        NoStore: it is not there, or empty.
+        HarnessError: as :func:`open_database` does.
     """
-    if not exists(text):
-        raise UserError(
-            f"there is no store {_name(parse_url(text))}",
-            hint="orc-harness run --store and validate --store make one",
-        )
-    with open_database(text) as database:
+    url = parse_url(text)
+    if url.drivername == "sqlite" and not _path(url).exists():
+        raise _none(_name(url))
+    with _opened(url, make=False) as database:
         yield database
+
+
+def _none(name: str) -> NoStore:
+    return NoStore(
+        f"there is no store {name}",
+        hint="orc-harness run --store and validate --store make one",
+    )
+
+
+@contextlib.contextmanager
+def _opened(url: URL, *, make: bool) -> Iterator[Database]:
+    engine = _sqlite(url) if url.drivername == "sqlite" else _postgresql(url)
+    name = _name(url)
+    try:
+        with _translated(name, "is damaged"):
+            _prepare(engine, name, make=make)
+        yield Database(engine, name)
+    finally:
+        engine.dispose()
 
 
 def _name(url: URL) -> str:
@@ -220,10 +227,13 @@ def _postgresql(url: URL) -> Engine:
     )
 
 
-def _prepare(engine: Engine, name: str) -> None:
+def _prepare(engine: Engine, name: str, *, make: bool) -> None:
     with engine.connect() as connection:
-        if _version(connection, name) == schema.VERSION:
-            return
+        found = _version(connection, name)
+    if found == schema.VERSION:
+        return
+    if found is None and not make:
+        raise _none(name)
     with engine.execution_options(writes=True).begin() as connection:
         if connection.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE
             connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
@@ -241,10 +251,18 @@ def _version(connection: Connection, name: str) -> int | None:
     """Return the version of the tables; None if there are none.
 
     Raises:
+        FormatError: they are somebody else's.
         UserError: they are of a later one.
     """
-    if not inspect(connection).has_table(schema.SchemaVersion.__tablename__):
+    tables = inspect(connection).get_table_names()
+    if not tables:
         return None
+    if not schema.Table.metadata.tables.keys() <= set(tables):
+        raise FormatError(
+            f"{name} is no store of orc-harness: its tables are "
+            f"{', '.join(sorted(tables)[:_SHOWN])}",
+            hint="name another file or database with --store",
+        )
     found: int | None = connection.scalar(select(schema.SchemaVersion.version))
     if found is not None and found <= schema.VERSION:
         return found

@@ -13,7 +13,12 @@ from sqlalchemy import event
 from harness.errors import FormatError, InfraError, UserError
 from harness.store import database as door
 from harness.store import past, runs, schema
-from harness.store.database import open_database, parse_url
+from harness.store.database import (
+    NoStore,
+    open_database,
+    open_existing,
+    parse_url,
+)
 from tests.builders.results import finding, run, stage
 
 
@@ -87,6 +92,54 @@ def test_no_database(tmp_path: Path) -> None:
         pass
 
     assert path.read_text() == "no database\n" * 100
+
+
+def test_the_database_of_somebody_else(tmp_path: Path) -> None:
+    """It is left alone, by who reads and by who saves."""
+    path = tmp_path / "music.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE song (title TEXT)")
+    before = path.read_bytes()
+
+    for opened in (open_existing, open_database):
+        with (
+            pytest.raises(
+                FormatError, match=r"music.sqlite is no store .*: its tables are song"
+            ),
+            opened(str(path)),
+        ):
+            pass
+
+    assert path.read_bytes() == before
+
+
+def test_tables_of_our_names(tmp_path: Path) -> None:
+    """Their columns tell that they are somebody else's."""
+    path = tmp_path / "runs.sqlite"
+    with open_database(str(path)) as database:
+        runs.save(database, run(run_id="one"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE run DROP COLUMN profile")
+
+    with (
+        open_existing(str(path)) as database,
+        pytest.raises(FormatError, match=r"runs.sqlite is no store .*: no such column"),
+    ):
+        past.recent(database, 9)
+
+
+def test_who_reads_makes_no_tables(tmp_path: Path) -> None:
+    """An empty file, or none, is no store yet."""
+    path = tmp_path / "runs.sqlite"
+    for _ in ("none", "empty"):
+        with (
+            pytest.raises(NoStore, match="there is no store"),
+            open_existing(str(path)),
+        ):
+            pass
+        path.touch()
+
+    assert path.read_bytes() == b""
 
 
 def test_no_directory(tmp_path: Path) -> None:

@@ -126,15 +126,16 @@ class Base:
 
 
 def check(store: str | None) -> None:
-    """Refuse a ``store`` that is none, before the work whose result goes there.
+    """Open ``store`` before the work whose result goes there.
 
     Raises:
-        UserError: it is no file and no URL that we can use.
+        HarnessError: it cannot be opened, or is no store of ours.
     """
     if store:
-        from harness.store.database import parse_url
+        from harness.store.database import open_database
 
-        parse_url(store)
+        with open_database(store):
+            pass
 
 
 def save(run: RunResult, store: str | None) -> None:

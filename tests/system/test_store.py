@@ -100,7 +100,8 @@ def test_a_server_that_refuses(server: str, tmp_path: Path) -> None:
             ORC_HARNESS_CACHE=str(tmp_path / "cache"),
         )
 
-        assert done.returncode == 1  # the verdict stands
-        assert "error: the run is not saved" in done.stderr
+        assert done.returncode == 3
+        assert not done.stdout  # before any work
+        assert "error: the store" in done.stderr
         assert secret not in done.stderr
         assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ import pytest
 
 from harness.cli import saved
 from harness.result import load
+from harness.store.database import open_database
 from tests.builders.victim import NOP, victim_object
 from tests.unit.cli.test_app import run
 
@@ -124,13 +125,17 @@ def test_the_verdict_stands_when_saving_fails(
     bad: Path, store: str, tmp_path: Path, cache: Path
 ) -> None:
     """One error, the verdict's exit code, and the run in a file that can be added."""
-    broken = f"{bad}/no/directory.sqlite"
+    broken = str(tmp_path / "broken.sqlite")
+    with open_database(broken) as database, database.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no BEFORE INSERT ON run BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
 
     done = run("validate", bad, "--store", broken)
 
     assert done.returncode == 1
     assert "alternative/end:" in done.stdout
-    assert "error: the run is not saved: cannot make" in done.stderr
+    assert "error: the run is not saved: the store" in done.stderr
     (kept,) = (cache / "unsaved").iterdir()
     assert f"orc-harness history --add {kept} saves it" in done.stderr
     added = run("history", "--add", kept, "--store", store, "--format", "json")
@@ -155,13 +160,23 @@ def test_a_bug_of_ours_loses_no_run(
     assert load(cache / "unsaved" / f"{found.run_id}.json") == found
 
 
-def test_a_store_that_cannot_be_is_refused_first(bad: Path) -> None:
-    """Before any work: exit code 2, and no verdict."""
-    done = run("validate", bad, "--store", "mysql://host/database")
+@pytest.mark.parametrize(
+    ("store", "said", "code"),
+    [
+        ("mysql://host/database", "mysql://host/database is no store", 2),
+        ("{bad}", "victim.o is no store of orc-harness", 2),
+        ("{bad}/no/directory.sqlite", "cannot make", 3),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused_first(
+    bad: Path, store: str, said: str, code: int
+) -> None:
+    """Before any work: there is no verdict."""
+    done = run("validate", bad, "--store", store.format(bad=bad))
 
-    assert done.returncode == 2
+    assert done.returncode == code
     assert not done.stdout
-    assert "mysql://host/database is no store" in done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

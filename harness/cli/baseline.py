@@ -7,12 +7,11 @@ import enum
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from harness import baseline
 from harness.cli import options
 from harness.cli.console import OUT
+from harness.cli.entry import show
 from harness.errors import UserError
 
 
@@ -98,12 +97,5 @@ def _list(entries: tuple[baseline.Known, ...], output: options.Format) -> None:
     if output is options.Format.JSON:
         OUT.out(options.to_json(entries), end="")
         return
-    today = datetime.datetime.now(datetime.UTC).date()
-    table = Table("key", "expires", "affected", "link")
     for entry in entries:
-        day = str(entry.expires)
-        over = f"[bold red]{day}, expired[/bold red]" if entry.expires < today else day
-        facts = (entry.key, entry.affected, entry.link)
-        named, affected, link = map(escape, facts)
-        table.add_row(named, over, affected, link)
-    OUT.print(table)
+        show(entry)

@@ -89,6 +89,19 @@ def test_json_names_the_finding(victim: Path) -> None:
     assert shown["data"]["listing"]["parts"][0]["texts"][0]["label"] == "original"
 
 
+def test_the_baseline_is_listed_whole(tmp_path: Path) -> None:
+    """In a pipe, too: every key and link as it is, with the reason."""
+    key = f"text/step:{'long' * 30}*"
+    add = ("baseline", "add", key, "--known", tmp_path, "--reason", "it is so [b]")
+    run(*add, "--link", f"https://x/{'y' * 120}", "--expires", "2999-12-31")
+
+    listed = run("baseline", "list", "--known", tmp_path).stdout.splitlines()
+
+    at = listed.index(f"known until 2999-12-31: {key}")
+    assert listed[at + 1] == "  it is so [b]"
+    assert listed[at + 2 : at + 4] == [f"  link      https://x/{'y' * 120}", ""]
+
+
 def test_the_baseline_as_json() -> None:
     """Entries with all their fields, days as they are written."""
     entries = json.loads(run("baseline", "list", "--format", "json").stdout)["data"]

@@ -49,6 +49,7 @@ _DRIVERS = {
     "postgres": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
+_SECRET = ("password", "sslpassword")  # in a URL's query, as libpq takes them
 # SQLITE_ERROR: there is no such table or column
 _NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"}
 _UNSOUND = (ArithmeticError, TypeError, ValueError)  # of a value that is none of ours
@@ -170,9 +171,11 @@ def _opened(url: URL, *, make: bool) -> Iterator[Database]:
 
 
 def _name(url: URL) -> str:
+    """Return ``url`` as people write it, without what is secret."""
     if url.drivername == "sqlite" and url.database:
         return url.database
-    return url.render_as_string(hide_password=True)
+    plain = url.set(drivername=url.get_backend_name())
+    return plain.difference_update_query(_SECRET).render_as_string(hide_password=True)
 
 
 def _path(url: URL) -> Path:

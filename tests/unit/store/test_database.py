@@ -69,6 +69,17 @@ def test_no_server() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_store_is_called_as_people_do(tmp_path: Path) -> None:
+    """By the scheme that they wrote, and without a password wherever that is."""
+    url = "postgresql://u:secret@h/d?host=/nowhere&password=secret&sslmode=require"
+
+    with pytest.raises(InfraError) as caught, open_database(url):
+        pass
+
+    assert "postgresql://u:***@h/d?host=%2Fnowhere&sslmode=require" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra, or is damaged; the error says how to get it."""
     monkeypatch.setitem(sys.modules, "psycopg", None)

@@ -9,6 +9,7 @@ import typer
 
 from harness.cli import options, saved
 from harness.cli.console import OUT
+from harness.errors import UserError
 from harness.history.trend import trends
 from harness.report import chronicle
 from harness.store import past
@@ -54,6 +55,8 @@ def command(
     with open_existing(store) as database:
         runs = past.recent(database, limit, key=key, profile=profile)
         numbers = past.measurements(database, runs) if trend else ()
+    if (key or profile) and not runs:
+        raise UserError(f"no run in {database.name} has that key or profile")
     if output is options.Format.JSON:
         OUT.out(options.to_json(trends(numbers) if trend else runs), end="")
     elif trend:

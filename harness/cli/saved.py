@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.cache import cache_dir
 from harness.cli.console import ERR
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UserError
 from harness.result import RunResult, dump, load
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def find(name: str, store: str) -> RunResult:
     Raises:
         HarnessError: there is none, or it cannot be read.
     """
+    if not name:
+        raise UserError("a run's name is empty", hint="orc-harness history lists them")
     path = Path(name)
     if path.exists() or path.suffix == ".json" or os.sep in name:
         return load(path / "result.json" if path.is_dir() else path)
@@ -131,7 +133,7 @@ def check(store: str | None) -> None:
     Raises:
         HarnessError: it cannot be opened, or is no store of ours.
     """
-    if store:
+    if store is not None:
         from harness.store.database import open_database
 
         with open_database(store):
@@ -144,7 +146,7 @@ def save(run: RunResult, store: str | None) -> None:
     If that fails, this says so and where the run is instead. Its verdict stands: it
     has been printed, and is what the process exits with.
     """
-    if not store:
+    if store is None:
         return
     from harness.store import runs
     from harness.store.database import open_database

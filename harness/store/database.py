@@ -99,6 +99,10 @@ def parse_url(text: str) -> URL:
     Raises:
         UserError: it is no database that we can use.
     """
+    if not text:
+        raise UserError(
+            "--store is empty", hint="a file, or postgresql://user@host/database"
+        )
     if text == DEFAULT:
         text = str(cache_dir() / FILE)
     if "://" not in text:

@@ -41,6 +41,17 @@ def test_a_saved_run_is_listed_and_printed_again(bad: Path, store: str) -> None:
     assert (summary["new"], summary["judged"], summary["exit_code"]) == (1, 1, 1)
 
 
+def test_no_run_of_that_key_or_profile(bad: Path, store: str) -> None:
+    """What was asked for is not there: that is no empty list."""
+    run("validate", bad, "--store", store)
+
+    for asked in (("--key", "text/step:x"), ("--profile", "full")):
+        done = run("history", *asked, "--store", store, "--format", "json")
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "has that key or profile" in done.stderr
+
+
 def test_accepted_then_good_then_fixed(bad: Path, store: str, tmp_path: Path) -> None:
     """What a run has is accepted with it; the last good run passes it on."""
     first = run("validate", bad, "--format", "json")
@@ -186,6 +197,9 @@ def test_a_store_that_cannot_be_is_refused_first(
         (("report",), "report is no result"),
         (("history",), "there is no store"),
         (("diff", "a.json", "b.json"), "a.json is no result"),
+        (("diff", ""), "a run's name is empty"),
+        (("history", "--store", ""), "--store is empty"),
+        (("validate", ".", "--store", ""), "--store is empty"),
         (("history", "--add", "nowhere"), "nowhere is no result"),
     ],
 )
@@ -198,7 +212,9 @@ def test_what_is_not_there(
 ) -> None:
     """One error, and no empty store is left behind."""
     monkeypatch.chdir(tmp_path)  # people have a report/ beside them
-    done = run(*arguments, "--store", store)
+    Path("vmlinux.o").write_bytes(victim_object())
+    Path("result.json").touch()
+    done = run(*arguments, ORC_HARNESS_STORE=store)
 
     assert done.returncode == 2
     assert said in done.stderr

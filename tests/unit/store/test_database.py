@@ -45,7 +45,8 @@ def test_the_default_is_in_the_cache(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["mysql://u:secret@h/d", "sqlite://", "postgresql://u:secret@h:x/d", "://"]
+    "text",
+    ["", "mysql://u:secret@h/d", "sqlite://", "postgresql://u:secret@h:x/d", "://"],
 )
 def test_what_we_cannot_use(text: str) -> None:
     """One error, which says what can be used and no password."""

@@ -52,6 +52,7 @@ _DRIVERS = {
 _SECRET = ("password", "sslpassword")  # in a URL's query, as libpq takes them
 # SQLITE_ERROR: there is no such table or column
 _NOT_OURS = {"SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"}
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _UNSOUND = (ArithmeticError, TypeError, ValueError)  # of a value that is none of ours
 
 
@@ -313,6 +314,11 @@ def _error(exc: Exception, name: str, unsound: str) -> HarnessError:
         return FormatError(
             f"{name} is no store of orc-harness: {said}",
             hint="name another file with --store",
+        )
+    if getattr(cause, "sqlite_errorname", "").startswith(_BUSY):
+        return InfraError(
+            f"the store {name} is locked by another process, since {_BUSY_TIMEOUT_S} s",
+            hint="wait for that, or end it",
         )
     return InfraError(
         f"the store {name} failed: {said}",

@@ -219,7 +219,7 @@ def test_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_database(str(path)) as database:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(InfraError, match="locked"):
+        with pytest.raises(InfraError, match=r"locked by another process, since 0.1 s"):
             runs.save(database, run())
         other.close()
         runs.save(database, run())

@@ -10,6 +10,7 @@ of ``$ORC_HARNESS_KNOWN`` (separated by colons), else
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -117,7 +118,8 @@ def add(known: Known, directory: Path) -> Path:
             hint="copy it from the finding: rule, colon, cause or place",
         )
     name = re.sub(r"[^A-Za-z0-9]+", "_", known.key).strip("_")
-    path = directory / f"{name[:NAME_LENGTH]}.toml"
+    digest = hashlib.sha256(known.key.encode()).hexdigest()[:8]  # f.o is not f_o
+    path = directory / f"{name[:NAME_LENGTH]}-{digest}.toml"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x") as file:

@@ -13,6 +13,7 @@ from harness.cli import options
 from harness.cli.console import OUT
 from harness.cli.entry import show
 from harness.errors import UserError
+from harness.report.rules import find_rule
 
 
 class Action(enum.StrEnum):
@@ -58,7 +59,7 @@ def command(
         _list(baseline.load_all(known or ()), output)
         return
     given = {"KEY": key, "--reason": reason, "--link": link, "--expires": expires}
-    if missing := [name for name, value in given.items() if not value]:
+    if missing := [name for name, value in given.items() if not (value or "").strip()]:
         raise UserError(
             f"baseline add lacks {', '.join(missing)}",
             hint="orc-harness baseline add KEY --reason TEXT --link URL "
@@ -72,6 +73,7 @@ def command(
         affected,
         _day(expires or ""),
     )
+    find_rule(entry.key)  # there is to be one
     directory = known[0] if known else baseline.own_directories()[0]
     path = baseline.add(entry, directory)
     if output is options.Format.JSON:

@@ -65,6 +65,8 @@ def test_a_finding_that_is_kept_is_not_new(victim: Path, tmp_path: Path) -> None
         (["add", "a/b:c"], "lacks --reason, --link, --expires"),
         (["add", "a/b:c", "--expires", "soon"], "soon is no date"),
         (["add", "a/b:c", "--expires", "2001-01-01"], "has passed"),
+        (["add", "a/b:c", "--expires", "2999-01-01"], "there is no rule a/b"),
+        (["add", "a/b:c", "--reason", " ", "--link", ""], "lacks --reason, --link"),
     ],
 )
 def test_an_entry_needs_its_proof_and_an_end(arguments: list[str], said: str) -> None:

@@ -8,14 +8,19 @@ import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar, cast
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from harness.character import spelt
 from harness.errors import ExitCode, FormatError
 from harness.finding import Finding, Lines
 
 SCHEMA = "orc-harness/1"
+
+T = TypeVar("T")
 
 
 class Status(enum.StrEnum):
@@ -151,7 +156,8 @@ def run_result(
 
 def dump(result: RunResult) -> bytes:
     """Return ``result`` as indented JSON; findings have their key in it."""
-    return json.dumps(plain(result), indent=2, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(plain(legible(result)), indent=2, ensure_ascii=False)
+    return text.encode() + b"\n"
 
 
 def load(path: Path) -> RunResult:
@@ -170,6 +176,29 @@ def load(path: Path) -> RunResult:
     if result.schema != SCHEMA:
         raise FormatError(f"{path} has schema {result.schema}, expected {SCHEMA}")
     return result
+
+
+def legible(value: T) -> T:
+    """Return ``value`` as every document takes it: with odd characters spelt out."""
+    return cast("T", _legible(value))
+
+
+def _legible(value: object) -> object:
+    match value:
+        case enum.Enum():
+            return value
+        case str():
+            return spelt(value)
+        case Struct():
+            names = value.__struct_fields__
+            return replace(value, **{n: _legible(getattr(value, n)) for n in names})
+        case dict():
+            return {_legible(key): _legible(each) for key, each in value.items()}
+        case Lines():  # nobody may want to see them
+            return Lines(lambda: map(spelt, value))
+        case list() | tuple():
+            return tuple(map(_legible, value))
+    return value
 
 
 def plain(value: object) -> object:

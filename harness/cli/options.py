@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec.structs import replace
 
+from harness.character import spelt
 from harness.errors import UserError
-from harness.result import SCHEMA, plain
+from harness.result import SCHEMA, legible, plain
 from harness.variant import Platform
 
 if TYPE_CHECKING:
@@ -260,6 +261,9 @@ def _config(text: str) -> tuple[Path, Platform]:
 
 def to_json(value: object) -> str:
     """Return structs (or lists of them) as an indented JSON document."""
-    document = {"schema": SCHEMA, "data": plain(value)}
-    # what is left are paths and days
-    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+    document = {"schema": SCHEMA, "data": plain(legible(value))}
+    return json.dumps(document, indent=2, ensure_ascii=False, default=_word) + "\n"
+
+
+def _word(value: object) -> str:
+    return spelt(str(value))  # what is left are paths and days

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.character import spelt
 from harness.cli import saved
 from harness.cli.console import OUT
 from harness.cli.options import Format
 from harness.errors import HarnessError
 from harness.report import covered, sides, text
 from harness.report.alike import alike
-from harness.result import RunResult, dump
+from harness.result import RunResult, dump, legible
 
 
 def conclude(
@@ -39,7 +40,7 @@ def conclude(
         if earlier:
             _show_base(earlier, judged)
         if written:
-            OUT.print(f"wrote {', '.join(map(str, written))}", markup=False)
+            OUT.print(f"wrote {spelt(', '.join(map(str, written)))}", markup=False)
     saved.save(judged, store)
     if failed:
         raise failed
@@ -51,6 +52,7 @@ def show(result: RunResult, output: Format) -> None:
     if output is Format.JSON:
         OUT.out(dump(result).decode(), end="")
         return
+    result = legible(result)
     OUT.print(text.table(result))
     if read_back := sides.read_back(result.stages):
         alone = len(read_back) == len(result.stages)
@@ -77,5 +79,5 @@ def _show_base(earlier: RunResult, judged: RunResult) -> None:
     from harness.history.diff import diff
     from harness.report import chronicle
 
-    for line in chronicle.against(diff(earlier, judged)):
+    for line in chronicle.against(legible(diff(earlier, judged))):
         OUT.print(line, markup=False)

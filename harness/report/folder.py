@@ -38,7 +38,7 @@ def write(result: RunResult, directory: Path) -> tuple[Path, ...]:
     documents = {
         "result.json": dump(result),
         "junit.xml": to_junit(result),
-        "report.html": to_html(result).encode("utf-8", "backslashreplace"),
+        "report.html": to_html(result).encode(),
     }
     for name, data in documents.items():
         (directory / name).write_bytes(data)

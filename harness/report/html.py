@@ -19,7 +19,7 @@ from harness.history.diff import Diff
 from harness.history.trend import Trend, coverage
 from harness.report import covered, text
 from harness.report.chronicle import number
-from harness.result import RunResult, StageResult
+from harness.result import RunResult, StageResult, legible
 
 PAGE = Path(__file__).parent / "page"
 
@@ -37,7 +37,7 @@ class Told(Struct, frozen=True):
     @property
     def anchor(self) -> str:
         """A name for links; a key has characters that links have not."""
-        digest = hashlib.sha256(self.finding.key.encode("utf-8", "replace"))
+        digest = hashlib.sha256(self.finding.key.encode())
         return f"{'known' if self.known else 'new'}-{digest.hexdigest()[:12]}"
 
     @property
@@ -76,6 +76,7 @@ def to_html(
     run: RunResult, trends: Sequence[Trend] = (), since: Diff | None = None
 ) -> str:
     """Return ``run`` as a page, with ``trends`` and what changed ``since`` another."""
+    run, trends, since = legible((run, trends, since))
     environment = Environment(
         loader=FileSystemLoader(PAGE),
         autoescape=True,

@@ -9,11 +9,12 @@ from __future__ import annotations
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from harness.finding import Finding
-from harness.result import RunResult, StageResult, Status
+from harness.result import RunResult, StageResult, Status, legible
 
 
 def to_junit(result: RunResult) -> bytes:
     """Return ``result`` as a JUnit XML document."""
+    result = legible(result)
     xml = JUnitXml(name=f"orc-harness {result.profile}")
     for variant in dict.fromkeys(stage.variant for stage in result.stages):
         suite = TestSuite(name=variant)

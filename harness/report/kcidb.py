@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from harness.errors import UserError
 from harness.report import text
-from harness.result import RunResult, Stage, StageResult
+from harness.result import RunResult, Stage, StageResult, legible
 
 ORIGIN = "orc_harness"
 VERSION = {"major": 5, "minor": 3}
@@ -41,7 +41,7 @@ def to_kcidb(result: RunResult, origin: str = ORIGIN) -> str:
             f"{origin!r} is no origin", hint="lower-case letters, digits, underscores"
         )
     stages = [stage for stage in result.stages if stage.stage is not Stage.COVERAGE]
-    result = replace(result, stages=tuple(stages))
+    result = legible(replace(result, stages=tuple(stages)))
     run = f"{origin}:{result.run_id}"
     document: Entry = {
         "version": VERSION,
@@ -51,7 +51,7 @@ def to_kcidb(result: RunResult, origin: str = ORIGIN) -> str:
         "issues": list(_issues(result, origin)),
         "incidents": list(_incidents(result, run, origin)),
     }
-    return json.dumps(_clean(document), indent=2) + "\n"
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _checkout(result: RunResult, run: str, origin: str) -> Entry:
@@ -153,12 +153,3 @@ def _incidents(result: RunResult, run: str, origin: str) -> Iterator[Entry]:
                     "occurrences": finding.occurrences,
                 },
             }
-
-
-def _clean(value: object) -> object:
-    """Return ``value`` without the zeros that the schema refuses in any text."""
-    if isinstance(value, dict):
-        return {_clean(name): _clean(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_clean(each) for each in value]
-    return value.replace("\0", "\\x00") if isinstance(value, str) else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from harness.report import text
-from harness.result import RunResult, StageResult, Status
+from harness.result import RunResult, StageResult, Status, legible
 
 _VERSION = "KTAP version 1"
 _INDENT = "  "
@@ -18,6 +18,7 @@ _BAD = (Status.FAIL, Status.ERROR)
 
 def to_ktap(result: RunResult) -> str:
     """Return ``result`` as a KTAP document."""
+    result = legible(result)
     variants = list(dict.fromkeys(stage.variant for stage in result.stages))
     lines = [_VERSION, f"1..{len(variants)}"]
     for number, variant in enumerate(variants, 1):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from harness.finding import Finding
 from harness.report import text
-from harness.result import RunResult, StageResult
+from harness.result import RunResult, StageResult, legible
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 _TICKS = re.compile(r"`+")
@@ -15,6 +15,7 @@ _TICKS = re.compile(r"`+")
 
 def to_markdown(result: RunResult) -> str:
     """Return ``result`` as a Markdown document (CommonMark, and tables)."""
+    result = legible(result)
     return "\n".join(_document(result)) + "\n"
 
 

@@ -20,7 +20,7 @@ import sarif_om as om
 from harness.data import FINDINGS
 from harness.finding import Finding, Location
 from harness.report.rules import Rule, read_rules
-from harness.result import RunResult, StageResult, Status
+from harness.result import RunResult, StageResult, Status, legible
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 FINGERPRINT = "orcHarnessKey/v1"
@@ -30,6 +30,7 @@ _LINE = re.compile(r"(.+):(\d+)")
 
 def to_sarif(result: RunResult) -> str:
     """Return ``result`` as a SARIF log."""
+    result = legible(result)
     found = list(_found(result.stages))
     names = list(dict.fromkeys(finding.rule for finding, _, _ in found))
     run = om.Run(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import ColumnElement, case, exists, func, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
+from harness.character import spelt
 from harness.errors import ExitCode
 from harness.history.against import good, series
 from harness.history.diff import VERDICTS, judged
@@ -139,7 +140,7 @@ def _last_good(session: Session, run: RunResult, of: str = "") -> int | None:
 
 def _found(key: str) -> ColumnElement[bool]:
     return exists().where(
-        schema.Finding.key == schema.clean(key),
+        schema.Finding.key == spelt(key),
         schema.Finding.stage_number == schema.Stage.number,
         schema.Stage.run_number == schema.Run.number,
     )

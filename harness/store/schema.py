@@ -13,21 +13,19 @@ from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Integer, T
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from harness.character import spelt
+
 VERSION = 4  # of these tables; goes up with every change of them
 
 
 class CleanText(TypeDecorator[str]):
-    """Text that every database takes.
-
-    File names and consoles have bytes that are no characters (surrogates, in Python)
-    and zeros, which PostgreSQL refuses; those are spelt out.
-    """
+    """Text that every database takes."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else clean(value)
+        return None if value is None else spelt(value)
 
 
 class TextList(TypeDecorator[tuple[str, ...]]):
@@ -39,7 +37,7 @@ class TextList(TypeDecorator[tuple[str, ...]]):
     def process_bind_param(
         self, value: tuple[str, ...] | None, dialect: Dialect
     ) -> list[str]:
-        return [clean(each) for each in value or ()]
+        return [spelt(each) for each in value or ()]
 
     def process_result_value(self, value: object, dialect: Dialect) -> tuple[str, ...]:
         return convert(value or (), tuple[str, ...])
@@ -54,7 +52,7 @@ class TextTable(TypeDecorator[dict[str, str]]):
     def process_bind_param(
         self, value: dict[str, str] | None, dialect: Dialect
     ) -> dict[str, str]:
-        return {clean(key): clean(each) for key, each in (value or {}).items()}
+        return {spelt(key): spelt(each) for key, each in (value or {}).items()}
 
     def process_result_value(self, value: object, dialect: Dialect) -> dict[str, str]:
         return convert(value or {}, dict[str, str])
@@ -73,12 +71,6 @@ class Address(TypeDecorator[int]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> int | None:
         return None if value is None else value % 2**64
-
-
-def clean(text: str) -> str:
-    """Return ``text`` with what a database refuses spelt out."""
-    encoded = text.encode("utf-8", "backslashreplace")
-    return encoded.decode().replace("\0", "\\x00")
 
 
 Number = Annotated[

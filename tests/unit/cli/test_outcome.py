@@ -8,6 +8,7 @@ from harness.cli.options import Format
 from harness.cli.outcome import show
 from harness.finding import Finding, Location
 from harness.result import SCHEMA, RunResult, Stage, StageResult, Status
+from tests.builders.results import finding, run, stage
 
 
 def test_what_says_the_same_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,3 +29,16 @@ def test_what_says_the_same_is_told_once(capsys: pytest.CaptureFixture[str]) -> 
 
     show(result, Format.JSON)
     assert capsys.readouterr().out.count('"message": "wrong"') == 2
+
+
+def test_a_terminal_is_told_nothing_but_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An escape of a symbol's, a byte of a path that is no UTF-8."""
+    told = finding("f\x1b[2J", window=("\x9b2J",))
+    result = run(stage(told, variant="a\udcff", reason="r"), tree="lin\udcffux")
+
+    show(result, Format.TEXT)
+
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (r"f\x1b[2J", r"\x9b2J", r"a\udcff"))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
+from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,11 +16,13 @@ from kcidb_io.schema import V5_3
 
 from harness.errors import UserError
 from harness.finding import Finding, Location
+from harness.report.html import to_html
+from harness.report.junit import to_junit
 from harness.report.kcidb import to_kcidb
 from harness.report.ktap import to_ktap
 from harness.report.markdown import escape, to_markdown
 from harness.report.sarif import FINGERPRINT, to_sarif
-from harness.result import RunResult, Stage, Status
+from harness.result import RunResult, Stage, Status, dump
 from tests.builders.results import finding, run, stage
 
 WHERE = Location("vmlinux", "foo", 0x1C, 0xFFFFFFFF8100001C, "mm/foo bar.c:42")
@@ -30,6 +36,7 @@ EVERY = run(
     stage(of=Stage.BOOT, variant="kvm #1", status=Status.SKIP, reason="no build"),
     run_id="one",
 )
+DOCUMENTS = (dump, to_junit, to_ktap, to_kcidb, to_sarif, to_markdown, to_html)
 
 
 def test_ktap() -> None:
@@ -170,6 +177,29 @@ def test_markdown() -> None:
     assert lines.count("````text") == lines.count("````") == 1
     assert f"- `{finding('k').key}`" in lines
     assert "ERROR xen compare: lost" in lines
+
+
+@pytest.mark.parametrize("to", DOCUMENTS)
+@settings(deadline=None, max_examples=25)
+@given(odd=st.text(st.characters(exclude_categories=()), max_size=9))
+@example(odd="caf\udce9")
+@example(odd="\0\a\x1b[31m\x7f\x9b\ufffe\r\u2028")
+def test_no_document_fails_on_text(to: Callable[[RunResult], object], odd: str) -> None:
+    """A path that is no UTF-8, what a console had on it: all of it is written."""
+    told = finding(odd, window=(odd,), declared=odd, actual=odd, reproduce=odd)
+    bad = stage(told, known=(told,), variant=odd, reason=odd, notes=(odd,))
+    lost = stage(of=Stage.BOOT, status=Status.ERROR, reason=odd, exit_code=3)
+    result = run(bad, lost, tree=odd, tools={odd: odd}, baseline=odd)
+
+    document = to(result)
+
+    text = document.decode() if isinstance(document, bytes) else str(document)
+    text.encode()
+    assert not re.search("[\0-\x08\x1b\x7f-\x9f\ufffe\uffff]", text)
+    if text.startswith("<?xml"):
+        ElementTree.fromstring(text)
+    if text.startswith("{"):
+        msgspec.json.decode(text)
 
 
 def test_markdown_leaves_words_alone() -> None:

@@ -26,6 +26,15 @@ def test_a_report_is_written_where_it_was_prepared(tmp_path: Path) -> None:
     assert load(written[0]) == result
 
 
+def test_a_tree_whose_name_is_no_text(tmp_path: Path) -> None:
+    """All the work is done by then: it is written, spelt as Python spells it."""
+    result = RunResult(SCHEMA, "r", "2026", 1.0, "small", "lin\udcffux", {}, ())
+
+    path, *_ = folder.write(result, tmp_path)
+
+    assert load(path).tree == "lin\\udcffux"
+
+
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     """A file in the way is one clear error, before anything is built."""
     (tmp_path / "report").write_text("not a directory")

@@ -50,7 +50,8 @@ def _lines(program: LineProgram, wanted: list[int]) -> dict[int, str]:
         state = entry.state
         if state is None:
             continue
-        if before is not None and not before.end_sequence:
+        # line 0 is DWARF's word for code that is of no line
+        if before is not None and before.line and not before.end_sequence:
             for address in wanted:
                 if before.address <= address < state.address:
                     found[address] = f"{_file(program, before.file)}:{before.line}"

@@ -133,13 +133,13 @@ def _location(where: Location) -> om.Location:
     )
     physical = None
     if match := _LINE.fullmatch(where.line):
-        path = Path(match[1])
+        path, line = Path(match[1]), int(match[2])
         physical = om.PhysicalLocation(
             artifact_location=om.ArtifactLocation(
                 uri=path.as_uri() if path.is_absolute() else quote(match[1]),
                 uri_base_id=None if path.is_absolute() else _ROOT,
             ),
-            region=om.Region(start_line=int(match[2])),
+            region=om.Region(start_line=line) if line else None,  # 1 is the first
         )
     return om.Location(physical_location=physical, logical_locations=[symbol])
 

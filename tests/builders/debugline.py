@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from tests.builders.elfwriter import ElfWriter
+
+Rows = Sequence[tuple[int, int]]  # bytes, line
 
 STANDARD_LENGTHS = bytes((0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1))
 
 
-def add_lines(writer: ElfWriter, start: int, lines: list[tuple[int, int]]) -> None:
+def add_lines(writer: ElfWriter, start: int, lines: Rows) -> None:
     """Say that code at ``start`` is of kernel/fork.c: (bytes, line) one by one."""
     size = sum(length for length, _ in lines)
     aranges = struct.pack("<HIBBIQQQQ", 2, 0, 8, 0, 0, start, size, 0, 0)
@@ -20,7 +23,7 @@ def add_lines(writer: ElfWriter, start: int, lines: list[tuple[int, int]]) -> No
     writer.section(".debug_line", _sized(_line_program(start, lines)), flags=0)
 
 
-def _line_program(start: int, lines: list[tuple[int, int]]) -> bytes:
+def _line_program(start: int, lines: Rows) -> bytes:
     names = b"kernel\0\0fork.c\0\x01\0\0\0"
     header = struct.pack("<BBBbBB", 1, 1, 1, -5, 14, 13) + STANDARD_LENGTHS + names
     program = b"\0\x09\x02" + struct.pack("<Q", start)

@@ -5,17 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.elf.line import lines_of
-from tests.builders.debugline import add_lines
+from tests.builders.debugline import Rows, add_lines
 from tests.builders.elfwriter import ALLOC, ET_EXEC, ET_REL, EXEC, ElfWriter
 
 START = 0xFFFFFFFF81000000
 
 
-def write(tmp_path: Path, kind: int = ET_EXEC, *, lines: bool = True) -> Path:
+ROWS = ((4, 10), (8, 17), (4, 12))
+
+
+def write(
+    tmp_path: Path,
+    kind: int = ET_EXEC,
+    *,
+    lines: bool = True,
+    rows: Rows = ROWS,
+) -> Path:
     writer = ElfWriter(kind)
     writer.section(".text", bytes(16), flags=ALLOC | EXEC, address=START)
     if lines:
-        add_lines(writer, START, [(4, 10), (8, 17), (4, 12)])
+        add_lines(writer, START, rows)
     path = tmp_path / "vmlinux"
     path.write_bytes(writer.build())
     return path
@@ -31,6 +40,13 @@ def test_each_address_has_the_line_that_it_lies_in(tmp_path: Path) -> None:
         START + 11: "kernel/fork.c:17",
         START + 15: "kernel/fork.c:12",
     }
+
+
+def test_code_of_no_line_has_none(tmp_path: Path) -> None:
+    """DWARF gives it line 0; what follows it has its own again."""
+    found = lines_of(write(tmp_path, rows=[(4, 0), (8, 17)]), [START, START + 4])
+
+    assert found == {START + 4: "kernel/fork.c:17"}
 
 
 def test_without_debug_information_there_are_none(tmp_path: Path) -> None:

@@ -161,6 +161,17 @@ def test_sarif() -> None:
     assert told[:2] == ["MISS xen boot: no # KVM", "ERROR xen compare: lost"]
 
 
+def test_sarif_has_no_line_0() -> None:
+    """A result that was saved may have one: its first line is 1."""
+    told = Finding("text/ret-1", Location("vmlinux", "foo", 0, 0, "mm/a.c:0"), "wrong")
+    (one,) = json.loads(to_sarif(run(stage(told))))["runs"]
+
+    (where,) = one["results"][0]["locations"]
+    assert where["physicalLocation"] == {
+        "artifactLocation": {"uri": "mm/a.c", "uriBaseId": "SRCROOT"}
+    }
+
+
 def test_markdown() -> None:
     """The matrix, then each finding once, in a fence that its window cannot close."""
     lines = to_markdown(EVERY).splitlines()

@@ -13,7 +13,7 @@ class Summary(Struct, frozen=True):
 
     Attributes:
         exit_code: what its process exited with.
-        new: how many findings were new.
+        new: how many findings were new, however many stages had each.
         known: how many were known.
         judged: how many stages came to a verdict.
         stages: how many could have, on a machine of ours.
@@ -40,8 +40,8 @@ def summary(run: RunResult) -> Summary:
         run.profile,
         run.tree,
         int(run.exit_code),
-        sum(len(stage.findings) for stage in run.stages),
-        sum(len(stage.known) for stage in run.stages),
+        len({finding.key for stage in run.stages for finding in stage.findings}),
+        len({finding.key for stage in run.stages for finding in stage.known}),
         sum(stage.status in VERDICTS for stage in run.stages),
         sum(not stage.elsewhere for stage in run.stages),
     )

@@ -231,8 +231,11 @@ def problems(stages: Iterable[StageResult]) -> Iterator[str]:
 
 
 def summary(result: RunResult) -> str:
-    """Return the closing line: counts of what is new, known and without verdict."""
-    new = sum(len(stage.findings) for stage in result.stages)
+    """Return the closing line: counts of what is new, known and without verdict.
+
+    What several stages found is one finding here; in the table each has its own.
+    """
+    new = {finding.key for stage in result.stages for finding in stage.findings}
     known = {finding.key for stage in result.stages for finding in stage.known}
     none = sum(
         stage.status in (Status.ERROR, Status.MISS, Status.SKIP)
@@ -240,6 +243,6 @@ def summary(result: RunResult) -> str:
         if not stage.elsewhere
     )
     return (
-        f"{new} new findings, {len(known)} known causes, "
+        f"{len(new)} new findings, {len(known)} known causes, "
         f"{none} stages without a verdict, {result.seconds:.1f} s"
     )

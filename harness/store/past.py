@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, case, exists, func, select, tuple_
+from sqlalchemy import ColumnElement, case, distinct, exists, func, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
 from harness.character import spelt
@@ -149,14 +149,19 @@ def _found(key: str) -> ColumnElement[bool]:
 def _findings_of(
     session: Session, runs: Sequence[schema.Run]
 ) -> dict[int, tuple[int, int]]:
-    """Return how many findings of each run are new, and how many known."""
+    """Return how many findings of each run are new, and how many known.
+
+    What several stages found is one finding.
+    """
+    known, key = schema.Finding.known, schema.Finding.key
+    new, old = (func.count(distinct(case((of, key)))) for of in (~known, known))
     counted = (
-        select(schema.Stage.run_number, func.count() - _KNOWN, _KNOWN)
+        select(schema.Stage.run_number, new, old)
         .join(schema.Finding, schema.Finding.stage_number == schema.Stage.number)
         .where(schema.Stage.run_number.in_([run.number for run in runs]))
         .group_by(schema.Stage.run_number)
     )
-    return {run: (int(new), int(old)) for run, new, old in session.execute(counted)}
+    return {run: (some, others) for run, some, others in session.execute(counted)}
 
 
 def _findings_by_stage(

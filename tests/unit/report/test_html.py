@@ -113,6 +113,9 @@ def test_a_finding_is_told_once() -> None:
     assert [each.known for each in told] == [False, True, True]
     assert told[0].where == ("xen validate", "kvm validate")
     assert TEXT.count(f'id="{told[0].anchor}"') == 1
+    assert "<h1>1 new findings, 2 known causes," in TEXT
+    assert "New findings (1)" in TEXT
+    assert "Known findings (2)" in TEXT
 
 
 def test_the_least() -> None:

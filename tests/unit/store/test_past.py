@@ -21,7 +21,10 @@ BUILT = stage(of=Stage.BUILD)
 def test_recent(database: Database) -> None:
     """The newest, oldest first, each as its own summary."""
     saved = [
-        run(stage(finding(), finding("g"), known=(finding("k"),))),
+        run(
+            stage(finding(), finding("g"), known=(finding("k"),)),
+            stage(finding(), variant="kvm", known=(finding("k"),)),
+        ),
         run(stage(finding()), stage(of=Stage.BOOT, status=Status.MISS)),
         run(stage(of=Stage.BOOT, status=Status.MISS, variant="tdx"), profile="full"),
     ]
@@ -32,7 +35,8 @@ def test_recent(database: Database) -> None:
         return [each.run_id for each in past.recent(database, *args, **kwargs)]
 
     assert past.recent(database, 10) == tuple(map(summary, saved))
-    assert [each.stages for each in past.recent(database, 10)] == [1, 2, 0]
+    assert [each.stages for each in past.recent(database, 10)] == [2, 2, 0]
+    assert [each.new for each in past.recent(database, 10)] == [2, 1, 0]
     assert ids(2) == [each.run_id for each in saved[1:]]
     assert ids(9, key=finding("g").key) == [saved[0].run_id]
     assert ids(9, key=finding("k").key) == [saved[0].run_id]

@@ -213,6 +213,37 @@ def test_no_document_fails_on_text(to: Callable[[RunResult], object], odd: str) 
         msgspec.json.decode(text)
 
 
+def test_markdown_folds_what_says_the_same() -> None:
+    """One window, all keys, all stages that have any of them."""
+    f, g = (finding(name, declared="sp+8", actual="sp+16") for name in "fg")
+    document = to_markdown(run(stage(f), stage(f, g, variant="kvm")))
+
+    assert document.count("### ") == document.count("vmlinux: f+0x4: wrong") == 1
+    assert "[2 places]" in document
+    assert "In xen validate, kvm validate." in document
+    assert f"alike     g+0x4: {g.key}" in document
+
+
+def test_markdown_is_no_longer_than_a_comment() -> None:
+    """Of what has no room: how many, and who has them."""
+    window = tuple(f"{number:#06x}: mov %rax,%rbx" for number in range(40))
+    many = [finding(f"f{number}", window=window) for number in range(2000)]
+    huge = finding("huge", window=window * 999)
+    lost = stage(of=Stage.BOOT, status=Status.ERROR, reason="lost", exit_code=3)
+    result = run(stage(huge, *many, known=tuple(many)), *[lost] * 2000, run_id="one")
+
+    document = to_markdown(result)
+
+    shown = document.count("### ")
+    keys = document.count("\n- `text/depth:")
+    rest = "more, which `orc-harness report one` and its `report.html` have."
+    assert "## No verdict" in document
+    assert "f0+0x4: wrong" in document
+    assert f"{2001 - shown:,} {rest}" in document
+    assert f"{2000 - keys:,} {rest}" in document
+    assert len(document) < 65_536
+
+
 def test_markdown_leaves_words_alone() -> None:
     """What looks like a tag or a link is neither."""
     assert escape("<b>[x](y)|*a*\n_") == r"\<b\>\[x\](y)\|\*a\* \_"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.character import spelt
 from harness.cli import saved
-from harness.cli.console import OUT
+from harness.cli.console import ERR, OUT
 from harness.cli.options import Format
 from harness.errors import HarnessError
 from harness.report import covered, sides, text
 from harness.report.alike import alike
 from harness.result import RunResult, dump, legible
+
+if TYPE_CHECKING:
+    from harness.history.diff import Diff
+    from harness.history.trend import Trend
 
 
 def conclude(
@@ -34,14 +40,17 @@ def conclude(
         judged, earlier = base.judge(run)
     except HarnessError as exc:
         failed = exc
+    since = _since(earlier, judged) if earlier else None
     written = _write(judged, report) if report else ()
     show(judged, output)
-    if output is Format.TEXT:
-        if earlier:
-            _show_base(earlier, judged)
-        if written:
-            OUT.print(f"wrote {spelt(', '.join(map(str, written)))}", markup=False)
-    saved.save(judged, store)
+    if since and output is Format.TEXT:
+        _show_base(since)
+    kept = saved.save(judged, store)
+    if report:
+        page = _draw(judged, report, store if kept else None, since)
+        if output is Format.TEXT:
+            names = ", ".join(map(str, (*written, page)))
+            OUT.print(f"wrote {spelt(names)}", markup=False)
     if failed:
         raise failed
     return judged
@@ -75,9 +84,28 @@ def _write(run: RunResult, report: Path) -> tuple[Path, ...]:
     return folder.write(run, report)
 
 
-def _show_base(earlier: RunResult, judged: RunResult) -> None:
+def _draw(run: RunResult, report: Path, store: str | None, since: Diff | None) -> Path:
+    """Write the page, with what ``store`` knows of the past, or without if it fails."""
+    from harness.report import folder
+
+    trends: Sequence[Trend] = ()
+    if store:
+        try:
+            trends, last = saved.past(run, store)
+            since = since or last
+        except HarnessError as exc:
+            ERR.print(f"note: the page has no past: {exc}", markup=False)
+    return folder.draw(run, report, trends, since)
+
+
+def _since(earlier: RunResult, judged: RunResult) -> Diff:
     from harness.history.diff import diff
+
+    return diff(earlier, judged)
+
+
+def _show_base(since: Diff) -> None:
     from harness.report import chronicle
 
-    for line in chronicle.against(legible(diff(earlier, judged))):
+    for line in chronicle.against(legible(since)):
         OUT.print(line, markup=False)

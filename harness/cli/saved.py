@@ -44,9 +44,10 @@ def find(name: str, store: str) -> RunResult:
 
 
 def past(run: RunResult, store: str) -> tuple[tuple[Trend, ...], Diff | None]:
-    """Return what ``store`` knows of the runs up to ``run``, and since its baseline.
+    """Return what ``store`` knows of the runs up to ``run``, and since one of them.
 
-    Nothing, if it does not have the run, or is not there.
+    That is its baseline, or else the one before it. Nothing, if the store does not have
+    the run, or is not there.
 
     Raises:
         HarnessError: it cannot be read.
@@ -60,8 +61,10 @@ def past(run: RunResult, store: str) -> tuple[tuple[Trend, ...], Diff | None]:
         with open_existing(store) as database:
             listed = past.recent(database, PAST, profile=run.profile, until=run.run_id)
             numbers = past.measurements(database, listed)
-            before = run.baseline and runs.has(database, run.baseline)
-            base = runs.load(database, run.baseline) if before else None
+            if run.baseline and runs.has(database, run.baseline):
+                base: RunResult | None = runs.load(database, run.baseline)
+            else:
+                base = past.before(database, run)
     except NoStore:
         return (), None
     return trends(numbers), diff(base, run) if base else None
@@ -140,14 +143,14 @@ def check(store: str | None) -> None:
             pass
 
 
-def save(run: RunResult, store: str | None) -> None:
-    """Save ``run`` in ``store``, if one is named.
+def save(run: RunResult, store: str | None) -> bool:
+    """Save ``run`` in ``store``, if one is named; tell whether it is there.
 
     If that fails, this says so and where the run is instead. Its verdict stands: it
     has been printed, and is what the process exits with.
     """
     if store is None:
-        return
+        return False
     from harness.store import runs
     from harness.store.database import open_database
 
@@ -159,6 +162,8 @@ def save(run: RunResult, store: str | None) -> None:
         ERR.print(_kept(run), markup=False)
         if not isinstance(exc, HarnessError):
             raise
+        return False
+    return True
 
 
 def _kept(run: RunResult) -> str:

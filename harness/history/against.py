@@ -12,9 +12,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from harness.errors import ExitCode
 from harness.finding import Finding
-from harness.history.diff import Place, places
 from harness.result import RunResult, StageResult, Status
 
 
@@ -56,8 +54,3 @@ def series(tree: str) -> str:
     (``linux-source-6.12 6.12.90-1``).
     """
     return tree if tree.startswith("/") else tree.partition(" ")[0]
-
-
-def good(exit_code: int, judged: frozenset[Place], run: RunResult) -> bool:
-    """Tell whether a run that exited so and judged these is good enough for ``run``."""
-    return exit_code == ExitCode.CLEAN and places(run) <= judged

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.history.diff import Diff
+from harness.history.trend import Trend
 from harness.report.html import to_html
 from harness.report.junit import to_junit
 from harness.result import RunResult, dump
@@ -29,17 +32,27 @@ def prepare(directory: Path) -> None:
 
 
 def write(result: RunResult, directory: Path) -> tuple[Path, ...]:
-    """Write the result and its documents below ``directory``; return them.
+    """Write the result below ``directory`` as machines read it; return the documents.
 
-    Those are what machines read, JSON and JUnit, and the page for people. ``orc-harness
-    report`` makes all others of the first.
+    They are JSON and JUnit. ``orc-harness report`` makes all others of the first.
     """
     directory.mkdir(parents=True, exist_ok=True)
     documents = {
         "result.json": dump(result),
         "junit.xml": to_junit(result),
-        "report.html": to_html(result).encode(),
     }
     for name, data in documents.items():
         (directory / name).write_bytes(data)
     return tuple(directory / name for name in documents)
+
+
+def draw(
+    result: RunResult,
+    directory: Path,
+    trends: Sequence[Trend] = (),
+    since: Diff | None = None,
+) -> Path:
+    """Write the page for people, which has what came before, into ``directory``."""
+    path = directory / "report.html"
+    path.write_bytes(to_html(result, trends, since).encode())
+    return path

@@ -1,16 +1,25 @@
-"""Past: the last runs of a kind, and the last good one."""
+"""Past: the last runs of a kind, the last good one, and the one before another."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, case, distinct, exists, func, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    case,
+    distinct,
+    exists,
+    func,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Session, selectinload
 
 from harness.character import spelt
 from harness.errors import ExitCode
-from harness.history.against import good, series
-from harness.history.diff import VERDICTS, judged
+from harness.history.against import series
+from harness.history.diff import VERDICTS, judged, places
 from harness.history.summary import Summary
 from harness.history.trend import Measured
 from harness.result import ELSEWHERE, RunResult, Stage, Status
@@ -106,34 +115,59 @@ def last_good(database: Database, run: RunResult) -> RunResult | None:
     Raises:
         InfraError: the database failed.
     """
-    of = series(schema.clean(run.tree))
+    clean = select(schema.Run).where(
+        schema.Run.exit_code == ExitCode.CLEAN, schema.Run.run_id != run.run_id
+    )
+    return _newest(database, clean, run)
+
+
+def before(database: Database, run: RunResult) -> RunResult | None:
+    """Return the last run before ``run`` that judged all that it did, if there is one.
+
+    It is of the same tree, as that of :func:`last_good` is.
+
+    Raises:
+        InfraError: the database failed.
+    """
+    when = select(*_WHEN).where(schema.Run.run_id == run.run_id).subquery()
+    earlier = select(schema.Run).join(when, tuple_(*_WHEN) < tuple_(*when.c))
+    return _newest(database, earlier, run)
+
+
+def _newest(
+    database: Database, candidates: Select[schema.Run], run: RunResult
+) -> RunResult | None:
+    """Return the newest of ``candidates`` that judged all that ``run`` did.
+
+    Of the same tree; of another only if there is none, and nothing was built.
+    """
+    of = series(spelt(run.tree))
     with database.reading() as session:
-        number = _last_good(session, run, of)
+        number = _number(session, candidates, run, of)
         if number is None and all(each.stage is not Stage.BUILD for each in run.stages):
-            number = _last_good(session, run)
+            number = _number(session, candidates, run)
         return None if number is None else load_number(session, number)
 
 
-def _last_good(session: Session, run: RunResult, of: str = "") -> int | None:
-    """Return the number of the newest run that is good for ``run``, and ``of`` a tree."""
-    candidates = (
-        select(schema.Run)
-        .where(
-            schema.Run.exit_code == ExitCode.CLEAN,
+def _number(
+    session: Session, candidates: Select[schema.Run], run: RunResult, of: str = ""
+) -> int | None:
+    """Return the number of the newest of ``candidates`` for ``run``, and ``of`` a tree."""
+    listed = (
+        candidates.where(
             schema.Run.profile == run.profile,
-            schema.Run.run_id != run.run_id,
             schema.Run.tree.startswith(of, autoescape=True),
         )
         .order_by(*NEWEST_FIRST)
         .options(selectinload(schema.Run.stages))
     )
-    for candidate in session.scalars(candidates).yield_per(_AT_ONCE):
+    for candidate in session.scalars(listed).yield_per(_AT_ONCE):
         stages = [
             (Stage(each.stage), each.variant, Status(each.status))
             for each in candidate.stages
         ]
         same = not of or series(candidate.tree) == of
-        if same and good(candidate.exit_code, judged(stages), run):
+        if same and places(run) <= judged(stages):
             return candidate.number
     return None
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.cli.options import Format
-from harness.cli.outcome import show
+from harness.cli.outcome import conclude, show
+from harness.cli.saved import Base
+from harness.errors import InfraError
 from harness.finding import Finding, Location
-from harness.result import SCHEMA, RunResult, Stage, StageResult, Status
+from harness.result import SCHEMA, RunResult, Stage, StageResult, Status, dump
+from harness.store import past, runs
 from tests.builders.results import finding, run, stage
 
 
@@ -42,3 +47,44 @@ def test_a_terminal_is_told_nothing_but_text(
 
     printed = capsys.readouterr().out
     assert all(word in printed for word in (r"f\x1b[2J", r"\x9b2J", r"a\udcff"))
+
+
+def test_the_page_of_a_night_has_its_past(tmp_path: Path) -> None:
+    """Trends and what has changed: of the store, and of a base wherever that is."""
+    store, page = str(tmp_path / "runs.sqlite"), tmp_path / "report.html"
+    old, new = run(stage(finding("old"))), run(stage(counts={"sites": 7}))
+    (tmp_path / "base.json").write_bytes(dump(old))
+
+    def night(result: RunResult, base: Base, store: str | None) -> str:
+        conclude(result, Format.JSON, base=base, store=store, report=tmp_path)
+        return page.read_text()
+
+    first = night(old, Base(None, None), store)
+    second = night(new, Base(None, None), store)
+    alone = night(new, Base(str(tmp_path / "base.json"), None), None)
+
+    assert "Since" not in first
+    assert f"Since {old.run_id}" in second
+    assert "0 new, 0 known, 1 fixed" in second
+    assert 'aria-label="2 runs, from 0 to 1"' in second
+    assert f"Since {old.run_id}" in alone
+    assert '<h2 id="trends-title">' not in alone
+
+
+@pytest.mark.parametrize("lost", ["save", "past"])
+def test_a_page_needs_no_store(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """One that fails, before or after the run is saved, costs the past alone."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise InfraError("the store failed")
+
+    monkeypatch.setattr(*{"save": (runs, "save"), "past": (past, "recent")}[lost], fail)
+    store = str(tmp_path / "runs.sqlite")
+    conclude(
+        run(stage()), Format.TEXT, base=Base(None, None), store=store, report=tmp_path
+    )
+
+    assert "Results" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "result.json").exists()

@@ -17,12 +17,11 @@ def test_a_report_is_written_where_it_was_prepared(tmp_path: Path) -> None:
 
     folder.prepare(tmp_path / "a/b")
     written = folder.write(result, tmp_path / "a/b")
+    page = folder.draw(result, tmp_path / "a/b")
 
-    assert [path.name for path in written] == [
-        "result.json",
-        "junit.xml",
-        "report.html",
-    ]
+    assert [path.name for path in written] == ["result.json", "junit.xml"]
+    assert page.name == "report.html"
+    assert {*written, page} == set((tmp_path / "a/b").iterdir())
     assert load(written[0]) == result
 
 

@@ -108,6 +108,24 @@ def test_the_last_good_one(database: Database) -> None:
     assert past.last_good(database, now) == last
 
 
+def test_the_one_before(database: Database) -> None:
+    """Whatever it found; not of something else, of less, or later."""
+    last = run(BUILT, stage(A))
+    others = [
+        run(BUILT, stage(), profile="full"),
+        run(BUILT, stage(), tree="linux-source-6.1 6.1.170-1"),
+        run(BUILT, stage(variant="kvm")),
+        run(BUILT, stage(status=Status.SKIP)),
+    ]
+    now, later = run(BUILT, stage()), run(BUILT, stage())
+    for each in (last, *others, now, later):
+        runs.save(database, each)
+
+    assert past.before(database, last) is None
+    assert past.before(database, now) == last
+    assert past.before(database, later) == now
+
+
 def test_a_path_may_have_spaces(database: Database) -> None:
     """Only behind a name there is a version."""
     ours, theirs = (

@@ -202,7 +202,8 @@ def _require(
 
 def _workers(client: Client) -> dict[str, dict[str, float]]:
     """Return what each worker that is there has: resource -> how many."""
-    workers = client.scheduler_info().get("workers", {})  # none of a lost one
+    info = client.scheduler_info(n_workers=-1)  # else of five, with some versions
+    workers = info.get("workers", {})  # none of a lost one
     return {str(one["name"]): one["resources"] for one in workers.values()}
 
 

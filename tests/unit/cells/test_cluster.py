@@ -290,7 +290,8 @@ class Scheduler:
         self.status = "running"
         self._seen = list(seen)
 
-    def scheduler_info(self) -> dict[str, object]:
+    def scheduler_info(self, n_workers: int) -> dict[str, object]:
+        assert n_workers == -1, "some versions tell of five only"
         now = self._seen.pop(0) if len(self._seen) > 1 else self._seen[0]
         return {"workers": {n: {"name": n, "resources": r} for n, r in now.items()}}
 

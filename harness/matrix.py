@@ -173,17 +173,20 @@ def build_edited(request: Request, tree: Path, board: Board) -> list[Artifacts]:
         ]
 
 
-def build_variants(request: Request, board: Board) -> list[Artifacts]:
+def build_variants(request: Request, board: Board) -> tuple[list[Artifacts], str]:
     """Build (or find) every variant of ``request``; for those who want no more.
+
+    With them comes what the user should be told about the source, or nothing.
 
     Raises:
         HarnessError: the first that does not build.
     """
     with workshop(request, board) as shop:
-        return [
+        built = [
             build.make(shop, wanted, request.jobs, board(wanted.name))
             for wanted in request.variants
         ]
+        return built, shop.tree.note
 
 
 def boot_build(

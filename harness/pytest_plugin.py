@@ -171,7 +171,7 @@ def _built(config: pytest.Config) -> dict[Path, tuple[str, str]]:
     request = matrix.Request(platforms=tuple(map(Platform, variants or Platform)))
     board = _board(config)
     if tree == "default":
-        made = matrix.build_variants(request, board)
+        made, _ = matrix.build_variants(request, board)
     else:
         made = matrix.build_edited(request, Path(tree), board)
     return {

@@ -15,10 +15,11 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from harness.character import spelt
-from harness.errors import ExitCode, FormatError
+from harness.errors import ExitCode, FormatError, UserError
 from harness.finding import Finding, Lines
 
 SCHEMA = "orc-harness/1"
+_NAMED = "name the result.json of a run, or the report directory it is in"
 
 T = TypeVar("T")
 
@@ -164,14 +165,16 @@ def load(path: Path) -> RunResult:
     """Read a result that :func:`dump` wrote.
 
     Raises:
+        UserError: it cannot be read.
         FormatError: it is not JSON of this schema.
     """
     try:
         result = msgspec.json.decode(path.read_bytes(), type=RunResult)
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        raise UserError(f"cannot read {path}: {exc.strerror}", hint=_NAMED) from exc
+    except ValueError as exc:
         raise FormatError(
-            f"{path} is no result of {SCHEMA}: {exc}",
-            hint="name the result.json of a run, or the report directory it is in",
+            f"{path} is no result of {SCHEMA}: {exc}", hint=_NAMED
         ) from exc
     if result.schema != SCHEMA:
         raise FormatError(f"{path} has schema {result.schema}, expected {SCHEMA}")

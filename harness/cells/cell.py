@@ -78,13 +78,16 @@ def read(path: Path = MATRIX) -> tuple[Cell, ...]:
     """Read all cells of ``path``, in its order.
 
     Raises:
+        UserError: it cannot be read.
         FormatError: it is not TOML of that shape, names what is not listed, or two of
             its cells have one name.
     """
     try:
         text = path.read_text()
         file = msgspec.convert(tomllib.loads(text), _File)
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        raise UserError(f"cannot read {path}: {exc.strerror}") from exc
+    except ValueError as exc:
         raise FormatError(f"{path} holds no matrix: {exc}") from exc
     cells = tuple(cell for each in file.set.values() for cell in _cells(file, each))
     counted = Counter(cell.name for cell in cells)

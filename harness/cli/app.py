@@ -6,12 +6,14 @@ A subcommand's module is imported when it is called, since what one command need
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 import traceback
 from types import FrameType
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -19,11 +21,19 @@ from typer.main import get_command
 
 from harness import cache, config_file, network
 from harness import run as run_door
-from harness.cli.console import ERR
+from harness.cli.console import ERR, OUT
 from harness.cli.examples import epilog
 from harness.errors import ExitCode, HarnessError
 
 INTERRUPTED = 130
+READER_GONE = 141  # as of who is ended by SIGPIPE
+_OF_A_PATH = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 STEPS = ("bisect-step", "config-bisect-step")
 STEP_ABORT = 128
 # Each is a module beside this one; the words are the first of its own help.
@@ -130,6 +140,14 @@ def _defaults(command: TyperCommand) -> dict[str, object]:
     return defaults(command, list(COMMANDS))
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        OUT.print(f"orc-harness {version('orc-harness')}", markup=False)
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=_Group,
     name="orc-harness",
@@ -141,6 +159,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP_OPTIONS,
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Say which one this is."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 for _name, _words in COMMANDS.items():
     app.command(_name, help=_words)(lambda: None)
 
@@ -160,10 +192,30 @@ def main() -> None:
     usage error (2) as well as a pipe that was closed (1).
     """
     if sys.argv[1:2] not in [[step] for step in STEPS]:
-        _main()
-        return
+        sys.exit(_command())
     code = _step()
-    sys.exit(code if _flushed() else STEP_ABORT)
+    sys.exit(STEP_ABORT if _unwritten() else code)
+
+
+def _command() -> int:
+    code = _exit_code()
+    if (why := _unwritten()) is None:
+        return code
+    if why.errno == errno.EPIPE:
+        return READER_GONE
+    ERR.print(f"error: what was printed is not written: {why.strerror}", markup=False)
+    return ExitCode.INFRASTRUCTURE
+
+
+def _exit_code() -> int:
+    try:
+        _main()
+    except SystemExit as exc:
+        before = exc.__context__  # click's own 1, when it has met a pipe that is closed
+        if isinstance(before, OSError) and before.errno == errno.EPIPE:
+            return READER_GONE
+        return exc.code if isinstance(exc.code, int) else bool(exc.code)
+    return 0
 
 
 def _step() -> int:
@@ -178,16 +230,16 @@ def _step() -> int:
     return 0
 
 
-def _flushed() -> bool:
+def _unwritten() -> OSError | None:
     """Write what was printed; Python would at its end, and exit with 120 if it cannot."""
-    whole = True
+    failed = None
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
-        except OSError:
-            whole = False
+        except OSError as exc:
+            failed = exc
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return whole
+    return failed
 
 
 def _main() -> None:
@@ -203,22 +255,40 @@ def _main() -> None:
             run_door.kill_all()  # what an interrupt caught between start and care
             ERR.print("interrupted: nothing was left running here", markup=False)
         raise
+    except OSError as exc:
+        _refused(exc)
     except Exception:  # noqa: BLE001 - the last resort: one line, and the details kept
         _internal_error()
 
 
+def _refused(exc: OSError) -> None:
+    """Exit for what the system refuses: a path that was named, or the machine's fault."""
+    theirs = exc.filename is not None and isinstance(exc, _OF_A_PATH)
+    what = exc.strerror or str(exc)
+    named = f"{exc.filename}: {what}" if exc.filename is not None else what
+    ERR.print(f"error: {named}", markup=False, style="bold red")
+    if not theirs:
+        ERR.print(f"  hint: {_kept_details('where it was met')}", markup=False)
+    sys.exit(ExitCode.USAGE if theirs else ExitCode.INFRASTRUCTURE)
+
+
 def _internal_error() -> None:
+    last = traceback.format_exc().strip().splitlines()[-1]
+    ERR.print(
+        f"internal error: {last}\n  hint: {_kept_details('report')}", markup=False
+    )
+    sys.exit(ExitCode.INTERNAL)
+
+
+def _kept_details(what: str) -> str:
+    """Keep the traceback of what is handled now; return ``what`` it is, and where."""
     path = cache.cache_dir() / "internal-error.txt"
-    details = traceback.format_exc()
-    hint = f"report {path}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(details)
+        path.write_text(traceback.format_exc())
     except OSError as exc:  # the disk may be what failed
-        hint = f"nor can {path} be written: {exc.strerror}"
-    last = details.strip().splitlines()[-1]
-    ERR.print(f"internal error: {last}\n  hint: {hint}", markup=False)
-    sys.exit(ExitCode.INTERNAL)
+        return f"nor can {path} be written: {exc.strerror}"
+    return f"{what}: {path}"
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

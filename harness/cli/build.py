@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness import allowance, matrix
 from harness.build.tree import PACKAGE
 from harness.cli import options
-from harness.cli.console import OUT, board
+from harness.cli.console import ERR, OUT, board
 
 
 def command(
@@ -38,7 +38,9 @@ def command(
         rebuild_images=rebuild_images,
     )
     with board() as lines:
-        built = matrix.build_variants(request, lines)
+        built, note = matrix.build_variants(request, lines)
+    if note:
+        ERR.print(f"note: {note}", markup=False)
     if output is options.Format.JSON:
         OUT.out(options.to_json(built), end="")
         return

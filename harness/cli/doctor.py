@@ -29,5 +29,5 @@ def command(
             mend = "" if check.good else check.mend
             table.add_row(f"{mark} {check.name}", check.can, check.seen, mend)
         OUT.print(table)
-    ready = all(check.good for check in checks if check.name == "containers")
+    ready = all(check.good for check in checks if check.name in doctor.NEEDED)
     raise typer.Exit(ExitCode.CLEAN if ready else ExitCode.INFRASTRUCTURE)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from harness import doctor
 from harness.cli import app
+from harness.cli import doctor as doctor_command
 from tests.builders.elfwriter import ElfWriter
 
 FOREIGN = bytes.fromhex("7f454c460201010000000000000000000100b700") + bytes(44)
@@ -158,3 +162,96 @@ def test_an_unknown_decoder_is_a_usage_error() -> None:
 
     assert done.returncode == 2
     assert "one of capstone, zydis expected" in done.stderr
+
+
+def shell(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run ``line``, in which $H is the harness."""
+    return subprocess.run(
+        ["bash", "-c", line.replace("$H", f"{sys.executable} -m harness")],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["--help", "cache", "baseline list"])
+def test_a_reader_that_has_gone_is_no_finding(command: str) -> None:
+    """`| head` ends before we do: 141, as the shell says of who dies of SIGPIPE."""
+    done = shell(f"set -o pipefail; $H {command} | true")
+
+    assert done.returncode in {0, 141}, "all was written before, or not"
+    assert done.stderr == ""
+    assert (
+        shell(f"exec 3>&1; (sleep 1; $H {command}; echo $? >&2) | true").stderr
+        == "141\n"
+    )
+
+
+def test_a_full_disk_behind_stdout() -> None:
+    """The machine's fault, and said; neither a bug of ours nor Python's 120."""
+    done = shell("$H baseline list > /dev/full")
+
+    assert done.returncode == 3
+    assert "No space left on device" in done.stderr
+    assert "internal error" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A usage error, with what the system said."""
+    (tmp_path / "core.o").write_bytes(ElfWriter().build())
+
+    done = run("extract", tmp_path / "core.o", "--output", "/dev/null/x")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: /dev/null/x")
+    assert "internal error" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_is_one_error(tmp_path: Path) -> None:
+    """Not two tracebacks, and Python's 1, which would be findings."""
+    (tmp_path / "file").write_text("")
+
+    done = run("cache", "prune", "--to", "1G", ORC_HARNESS_CACHE=str(tmp_path / "file"))
+
+    assert done.returncode in {2, 3}
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("lacking", sorted(doctor.NEEDED))
+def test_doctor_exits_with_3_without_room(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the main job needs is not containers alone; the rest is help."""
+    for missing, code in (lacking, 3), ("zydis", 0):
+        checks = [
+            doctor.Check(name, "", name != missing, "")
+            for name in (*doctor.NEEDED, "zydis")
+        ]
+        monkeypatch.setattr(doctor, "examine", lambda _, checks=checks: checks)
+        with pytest.raises(typer.Exit) as exited:
+            doctor_command.command()
+        assert exited.value.exit_code == code
+
+
+def test_the_version_is_said() -> None:
+    """One line, that a report of a bug can name."""
+    done = run("--version")
+
+    assert done.returncode == 0
+    assert re.fullmatch(r"orc-harness \d+\.\d+\.\d+\S*\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "asked", [("report", "nosuch/"), ("matrix", "--matrix", "nosuch")]
+)
+def test_what_is_not_there_is_not_misshapen(asked: tuple[str, ...]) -> None:
+    """The name, and that it is not there; not what it would have to hold."""
+    done = run(*asked)
+
+    assert done.returncode == 2
+    assert "No such file or directory" in done.stderr or "there is no" in done.stderr
+    assert "Errno" not in done.stderr
+    assert "is no result of" not in done.stderr

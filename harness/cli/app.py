@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -109,12 +110,19 @@ def load_command(name: str) -> TyperCommand:
     """Import the command ``name`` and return it."""
     alone = typer.Typer(add_completion=False, context_settings=HELP_OPTIONS)
     module = importlib.import_module(f"harness.cli.{name.replace('-', '_')}")
-    alone.command(name, epilog=epilog(name))(module.command)
+    words = flowing(module.command.__doc__)
+    alone.command(name, help=words, epilog=epilog(name))(module.command)
     command = get_command(alone)
     assert isinstance(command, TyperCommand)
     if name in FETCHING:
         command.params.append(_offline())
     return command
+
+
+def flowing(text: str) -> str:
+    """Return ``text`` with a line for each paragraph: terminals break it as they like."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
 
 
 def _offline() -> TyperOption:

@@ -101,8 +101,6 @@ def command(
     Both ends are proved first. The tree is only read. What was answered is on the
     disk at once: after a kill, or Ctrl-C, go on with --resume.
 
-        orc-harness bisect --tree ~/linux --good v6.11 --target arch/x86/lib/hweight.o
-
     With --oracle readback, compare or shadow each kernel is booted, as often as it
     takes to be sure: at first --boots times at the bad end, to know how often the
     finding shows.

@@ -77,11 +77,7 @@ def command(
 
     Both ends are completed by the tree's own olddefconfig and proved first. What
     comes out is the fewest options that make the finding when they are set on the
-    good configuration, together if it takes more than one:
-
-        orc-harness config-bisect --good native --bad native+debug.config
-
-        orc-harness config-bisect --tree ~/linux --good /boot/config-6.11 --bad .config
+    good configuration, together if it takes more than one.
     """
     asked = oracles.asked(oracle, target, boots, confidence, rate, seed)
     wanted = request(

@@ -25,10 +25,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "readback": ("orc-harness readback ~/linux --cpu EPYC",),
     "run": ("orc-harness run --tree ~/linux --variant xen",),
     "matrix": ("orc-harness matrix --plan", "orc-harness matrix '6.12-*' --nightly"),
-    "bisect": ("orc-harness bisect --tree ~/linux --good v6.11 --bad v6.12",),
+    "bisect": (
+        "orc-harness bisect --tree ~/linux --good v6.11 --bad v6.12",
+        "orc-harness bisect --tree ~/linux --good v6.11 --target mm/util.o",
+    ),
     "bisect-step": ("git bisect run orc-harness bisect-step --finding KEY",),
     "config-bisect": (
         "orc-harness config-bisect --good native --bad native+debug.config",
+        "orc-harness config-bisect --tree ~/linux --good a.config --bad b.config",
     ),
     "config-bisect-step": (
         "orc-harness config-bisect-step --config FILE --finding KEY "

@@ -257,3 +257,12 @@ def test_a_terminal_gets_bars() -> None:
     assert drawn.returncode == 0, written
     assert "kernel" in written
     assert "1/2" in written
+
+
+@pytest.mark.parametrize("command", sorted(EXAMPLES))
+def test_help_flows(command: str) -> None:
+    """A paragraph is broken where the terminal ends, not where our lines do."""
+    words = app.load_command(command).help
+    assert words is not None
+    assert all("\n" not in each for each in words.split("\n\n"))
+    assert "orc-harness bisect --" not in words, "examples stand at the end"

@@ -21,12 +21,12 @@ _ERROR = "[bold magenta]error[/bold magenta]"
 
 def run_table(runs: Iterable[Summary]) -> Table:
     """Return a row per run; when it started is in its name."""
-    drawn = Table()
+    drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for title in ("run", "profile", "verdict"):
         drawn.add_column(title, no_wrap=True)
     for title in ("new", "known", "judged", "seconds"):
         drawn.add_column(title, justify="right", no_wrap=True)
-    drawn.add_column("tree", overflow="fold")
+    drawn.add_column("tree", overflow="fold", min_width=12)
     for run in runs:
         drawn.add_row(
             escape(run.run_id),
@@ -34,7 +34,7 @@ def run_table(runs: Iterable[Summary]) -> Table:
             _VERDICT.get(run.exit_code, _ERROR),
             str(run.new),
             str(run.known),
-            f"{run.judged} of {run.stages}",
+            f"{run.judged}/{run.stages}",
             f"{run.seconds:.1f}",
             escape(run.tree),
         )

@@ -194,13 +194,13 @@ def test_a_store_that_cannot_be_is_refused_first(
     ("arguments", "said"),
     [
         (("report", "last"), "there is no store"),
-        (("report",), "report is no result"),
+        (("report",), "cannot read report: No such file"),
         (("history",), "there is no store"),
-        (("diff", "a.json", "b.json"), "a.json is no result"),
+        (("diff", "a.json", "b.json"), "cannot read a.json: No such file"),
         (("diff", ""), "a run's name is empty"),
         (("history", "--store", ""), "--store is empty"),
         (("validate", ".", "--store", ""), "--store is empty"),
-        (("history", "--add", "nowhere"), "nowhere is no result"),
+        (("history", "--add", "nowhere"), "cannot read nowhere: No such file"),
     ],
 )
 def test_what_is_not_there(

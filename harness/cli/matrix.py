@@ -44,6 +44,11 @@ class Planned(Struct, frozen=True):
     guest: Need
 
 
+def names(incomplete: str) -> list[str]:
+    """Return the cells of the default matrix that begin so, for completion."""
+    return [one.name for one in read() if one.name.startswith(incomplete)]
+
+
 def command(
     cells: Annotated[
         list[str] | None,
@@ -51,6 +56,7 @@ def command(
             metavar="[CELL]...",
             help="Cells by name, * for any letters. Default: all but the nightly ones.",
             show_default=False,
+            autocompletion=names,
         ),
     ] = None,
     nightly: Annotated[

@@ -66,6 +66,9 @@ FragmentOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--fragment",
+        exists=True,
+        dir_okay=False,
+        readable=True,
         metavar="FILE",
         help="Kconfig lines to merge into every variant (repeatable).",
         show_default=False,
@@ -89,10 +92,22 @@ ConfigOption = Annotated[
         "booted on native unless said otherwise.",
     ),
 ]
+
+
+def toolchains(incomplete: str) -> list[str]:
+    """Return the toolchains whose name begins so, for completion."""
+    from harness.container.image import recipes
+
+    names = (name.removeprefix("toolchain-") for name in recipes() if name != "machine")
+    return [name for name in names if name.startswith(incomplete)]
+
+
 ToolchainOption = Annotated[
     str,
     typer.Option(
-        "--toolchain", help="Toolchain image: bullseye, bookworm, trixie, sid or clang."
+        "--toolchain",
+        help="Toolchain image: bullseye, bookworm, trixie, sid or clang.",
+        autocompletion=toolchains,
     ),
 ]
 RuntimeOption = Annotated[

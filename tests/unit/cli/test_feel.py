@@ -202,6 +202,8 @@ def test_progress_goes_to_stderr(configured: Path) -> None:
         ("orc-harness valid", "validate"),
         ("orc-harness validate --no-c", "--no-cache"),
         ("orc-harness build --variant x", "xen"),
+        ("orc-harness build --toolchain boo", "bookworm"),
+        ("orc-harness matrix 6.12-gcc12-v", "6.12-gcc12-vsmp"),
     ],
 )
 def test_bash_completes(tmp_path: Path, line: str, offered: str) -> None:

@@ -103,7 +103,8 @@ def read(path: str) -> ConfigFile:
             found = tomllib.load(file)
     except OSError as exc:
         raise UserError(
-            f"cannot read {path}: {exc.strerror}", hint=f"{VARIABLE} names it"
+            f"cannot read {path}: {exc.strerror}",
+            hint=f"{VARIABLE}= in the environment does without",
         ) from exc
     except ValueError as exc:
         raise UserError(f"{path} is not TOML: {exc}") from exc

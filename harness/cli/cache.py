@@ -31,6 +31,7 @@ class Action(enum.StrEnum):
 
 
 def command(
+    context: typer.Context,
     action: Annotated[
         Action,
         typer.Argument(
@@ -40,7 +41,10 @@ def command(
     older_than: Annotated[
         float | None,
         typer.Option(
-            "--older-than", metavar="DAYS", help="Prune what was not used for longer."
+            "--older-than",
+            metavar="DAYS",
+            min=0,
+            help="Prune what was not used for longer.",
         ),
     ] = None,
     to: Annotated[
@@ -63,7 +67,7 @@ def command(
     """
     root = cache_dir()
     if action is not Action.PRUNE:
-        if older_than is not None or to is not None or dry_run:
+        if any(_is_asked(context, name) for name in ("older_than", "to", "dry_run")):
             raise UserError(
                 f"{action} takes no --older-than, --to or --dry-run",
                 hint="orc-harness cache prune --older-than 30 deletes",
@@ -91,6 +95,12 @@ def command(
     what = "would be pruned" if dry_run else "pruned"
     total = sum(entry.size_bytes for entry in gone)
     OUT.print(f"{len(gone)} entries {what}, {_mb(total)}", markup=False)
+
+
+def _is_asked(context: typer.Context, name: str) -> bool:
+    # on the command line: what the config file says is for prune
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _update(root: Path, output: options.Format) -> None:

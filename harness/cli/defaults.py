@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args, get_origin
+from typing import TYPE_CHECKING
 
 from harness import config_file
-from harness.cli import options
+from harness.cli.saved import DEFAULT
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand
 
+# Of all commands: to load each for its options would take longer than most run.
+_NAMES = """
+    add affected again append artifacts bad baseline boots builds check class
+    compare confidence config count cpu debug dry-run dwarf evidence executed
+    expires feature finding format fragment good jobs kaslr kernels key known limit
+    link matrix nightly no-cache no-feature nops objects of offline older-than
+    oracle origin output package plan plants platform profile qemu rate reason
+    rebuild-images replay report resume runtime scheduler seed shadow shadow-bp smp
+    store target timeout tls-ca tls-cert tls-key to toolchain tree trend variant
+    vmcore vmlinux xen xen-args zone
+"""
+OPTIONS = frozenset(_NAMES.split())
 _PATHS = ("path", "file", "directory")
+_FILES = ("config", "store")  # by what is in them more than a path, and so no such type
 
 
 def defaults(command: TyperCommand, commands: list[str]) -> dict[str, object]:
@@ -35,7 +48,7 @@ def defaults(command: TyperCommand, commands: list[str]) -> dict[str, object]:
         for option in parameter.opts
         if option.startswith("--")
     }
-    said = found.of(command.name or "", parameters, _shared())
+    said = found.of(command.name or "", parameters, OPTIONS)
     root = Path(path).absolute().parent
     values = {}
     for name, value in said.items():
@@ -45,27 +58,23 @@ def defaults(command: TyperCommand, commands: list[str]) -> dict[str, object]:
         if flag is not isinstance(value, bool) or isinstance(value, list) > many:
             wanted = "true or false" if flag else "a list" if many else "one value"
             raise UserError(f"{found.path}: {name} is {value!r}, {wanted} was expected")
-        below = root if parameter.type.name in _PATHS else None
-        values[parameter.name or ""] = _value(value, many, below)
+        each = value if isinstance(value, list) else [value]
+        if parameter.type.name in _PATHS:
+            each = [str(root / Path(str(one)).expanduser()) for one in each]
+        else:
+            each = [_located(name, one, root) for one in each]
+        values[parameter.name or ""] = each if many else each[0]
     return values
 
 
-def _value(value: object, many: bool, below: Path | None) -> object:
-    """Return ``value`` as click takes it; paths are ``below`` the file's directory."""
-    each = value if isinstance(value, list) else [value]
-    if below is not None:
-        each = [str(below / Path(str(one)).expanduser()) for one in each]
-    return each if many else each[0]
+def _located(name: str, value: object, root: Path) -> object:
+    """Return ``value``, below the file's directory if it names a file.
 
-
-def _shared() -> set[str]:
-    """Return the options that several commands share."""
-    names = {"offline"}
-    for value in vars(options).values():
-        if get_origin(value) is Annotated:
-            option = get_args(value)[1]
-            # in Annotated typer takes the first name for the default
-            for name in (option.default, *(option.param_decls or ())):
-                if isinstance(name, str) and name.startswith("--"):
-                    names.add(name.removeprefix("--"))
-    return names
+    A store may be a URL or a word, and a baseline the name of a run.
+    """
+    if not isinstance(value, str) or "://" in value or value == DEFAULT:
+        return value
+    path = root / Path(value).expanduser()
+    return (
+        str(path) if name in _FILES or (name == "baseline" and path.exists()) else value
+    )

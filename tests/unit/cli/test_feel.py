@@ -14,6 +14,7 @@ import pytest
 
 from harness.cli import app
 from harness.cli.cache import parse_size
+from harness.cli.defaults import OPTIONS
 from harness.cli.examples import EXAMPLES
 from harness.errors import UserError
 from tests.builders.elfwriter import ElfWriter
@@ -118,6 +119,47 @@ def test_every_example_is_a_command_line(command: str) -> None:
         context = loaded.make_context(command, [*words[1:]], resilient_parsing=False)
         assert context.command is loaded
     assert EXAMPLES[command][0][:60] in run(command, "--help", COLUMNS="120").stdout
+
+
+def test_every_option_may_stand_at_the_top() -> None:
+    """Of whatever command it is: the names are those that there are."""
+    every = {
+        option.removeprefix("--")
+        for name in app.COMMANDS
+        for parameter in app.load_command(name).params
+        if parameter.param_type_name == "option" and parameter.name != "help"
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    assert every == OPTIONS
+
+
+def test_an_option_of_another_command_is_none_of_ours(configured: Path) -> None:
+    """A line at the top is for those that have it; a table for its command."""
+    (configured.parent / "orc-harness.toml").write_text(
+        'matrix = "mine.toml"\nscheduler = "tcp://a:1"\n[cache]\nto = "1G"\n'
+    )
+    assert run("validate", "a.o", cwd=configured).returncode == 0
+    assert run("cache", cwd=configured).returncode == 0
+    asked = run("cache", "show", "--to", "1G", cwd=configured)
+    assert asked.returncode == 2
+    assert "show takes no" in asked.stderr
+
+
+def test_files_that_are_not_said_to_be_paths_are_relative_to_it(
+    configured: Path,
+) -> None:
+    """A store and a baseline are a file, or something else."""
+    (configured.parent / "orc-harness.toml").write_text('store = "runs.sqlite"\n')
+    assert run("validate", "a.o", cwd=configured).returncode == 0
+    assert (configured.parent / "runs.sqlite").exists()
+    assert not (configured / "runs.sqlite").exists()
+
+    saved = run("validate", "a.o", "--format", "json", cwd=configured)
+    (configured.parent / "accepted.json").write_text(saved.stdout)
+    (configured.parent / "orc-harness.toml").write_text('baseline = "accepted.json"\n')
+    judged = run("validate", "a.o", cwd=configured)
+    assert judged.returncode == 0, judged.stderr
 
 
 def test_a_cache_in_use_is_not_updated(tmp_path: Path) -> None:

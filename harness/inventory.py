@@ -6,7 +6,6 @@ runs, runs that could not be saved, and the state of bisections, which are never
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
@@ -31,6 +30,10 @@ PRUNED = {
     "machines": "machine/*",
     "guests": "guest/*",
     "logs": "logs/*",
+    "results": "cells/*",
+    "nights": "nights/*",
+    "identities": "images/*.json",
+    "pytest": "pytest/*",
 }
 KEPT = "kept"
 
@@ -144,7 +147,8 @@ def prune(
     """Delete what :func:`prunable` says of the cache ``root``; only say it if ``dry``.
 
     Raises:
-        InfraError: somebody builds or boots: what they use is not known.
+        InfraError: somebody builds or boots: what they use is not known; or some of
+            it cannot be deleted.
     """
     with cache.unheld(root) as free:
         if not free and not dry:
@@ -155,17 +159,29 @@ def prune(
         gone = prunable(
             entries(root), older_s=older_s, to_bytes=to_bytes, now=time.time()
         )
-        for entry in () if dry else gone:
-            _delete(entry.path)
+        stuck = [] if dry else [one.path for one in gone if not _delete(one.path)]
+    if stuck:
+        raise InfraError(
+            f"{len(stuck)} of {len(gone)} entries cannot be deleted, first {stuck[0]}",
+            hint="they are another user's: delete them as that one",
+        )
     return gone
 
 
-def _delete(path: Path) -> None:
-    """Delete ``path``, which is gone at once: nobody takes half of it for the whole."""
+def _delete(path: Path) -> bool:
+    """Delete ``path``, which is gone at once: nobody takes half of it for the whole.
+
+    False if we may not.
+    """
     going = path.with_name(f".going-{uuid.uuid4().hex}")
-    with contextlib.suppress(FileNotFoundError):
+    try:
         path.rename(going)
         if going.is_dir():
-            shutil.rmtree(going, ignore_errors=True)
+            shutil.rmtree(going)
         else:
             going.unlink()
+    except FileNotFoundError:  # somebody else was faster
+        return True
+    except OSError:
+        return False
+    return True

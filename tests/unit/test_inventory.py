@@ -86,3 +86,31 @@ def test_nothing_is_pruned_under_somebody(root, monkeypatch):
     os.close(cache._holding[0])
     inventory.prune(root, older_s=0, to_bytes=None)
     assert "store/old" not in _left(root)
+
+
+def test_results_of_nights_go_what_runs_and_bisections_know_stays(root):
+    """What can be made again is no more than its age."""
+    again = ("cells/a.json", "nights/a.json", "images/a.json", "pytest/a/x")
+    known = ("bisect/a.jsonl", "unsaved/a.json", "history.sqlite")
+    for name in (*again, *known):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        for each in (path, path.parent):
+            os.utime(each, (0, 0))
+
+    inventory.prune(root, older_s=5 * DAY_S, to_bytes=None)
+
+    assert [name for name in again if (root / name).exists()] == []
+    assert [name for name in known if not (root / name).exists()] == []
+
+
+def test_what_cannot_be_deleted_is_not_said_to_be_gone(root, monkeypatch):
+    """It is another user's, most likely."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(inventory.shutil, "rmtree", refuse)
+    with pytest.raises(InfraError, match="1 of 1 entries cannot be deleted"):
+        inventory.prune(root, older_s=5 * DAY_S, to_bytes=None)

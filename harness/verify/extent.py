@@ -34,6 +34,8 @@ def named(program: Program) -> tuple[U64, U64]:
 
 def holding(start: U64, end: U64, addresses: U64) -> I64:
     """Return which of the ranges, by address, each of ``addresses`` lies in, else -1."""
+    if not len(start):
+        return np.full(len(addresses), -1)
     at = np.searchsorted(start, addresses, side="right") - 1
     return np.where((at >= 0) & (addresses < end[at]), at, -1)
 

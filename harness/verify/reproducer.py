@@ -118,17 +118,24 @@ def reproduce(
             f"{finding.key} is about all of {program.name}: no part of it shows that",
             hint="report the file itself: its sha256 and where it is from",
         )
-    kept = [extent_of(program, _address(program, finding))]
-    for _ in range(RINGS):
-        made = _made(columns, finding, kept, sha256, versions)
-        if any(_shows(again, finding) for again in judge(made)[:1]):
-            return made
-        near = comes_from(columns, kept) or leads_to(columns, kept)
-        kept = merge([*kept, *(extent_of(program, address) for address in near)])
+    for near in _around, leads_to:
+        kept = [extent_of(program, _address(program, finding))]
+        for _ in range(RINGS):
+            made = _made(columns, finding, kept, sha256, versions)
+            if any(_shows(again, finding) for again in judge(made)[:1]):
+                return made
+            more = (extent_of(program, address) for address in near(columns, kept))
+            kept = merge([*kept, *more])
     raise UserError(
         f"{finding.key} does not show again in a part of {program.name}",
         hint="report the file itself: its sha256 and where it is from",
     )
+
+
+def _around(columns: Columns, kept: list[Interval]) -> list[int]:
+    # What made a frame goes on for long where entry code is shared: then what is called
+    # is never reached, and is tried alone.
+    return comes_from(columns, kept) or leads_to(columns, kept)
 
 
 def _shows(again: Finding, finding: Finding) -> bool:

@@ -74,6 +74,36 @@ def test_it_takes_a_callee_along_if_the_finding_needs_it() -> None:
     assert {"victim", "odd"} <= {symbol.name for symbol in cut.symbols}
 
 
+def test_a_callee_is_tried_alone_where_others_jump_in_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with error_entry: hundreds of stubs lead to who calls it."""
+    monkeypatch.setattr(reproducer, "RINGS", 2)
+    odd = bytes.fromhex("5656 ffe0")
+    stub = bytes.fromhex("e9dfffffff")  # jump to the site
+    frame = regs(8, partial=True)
+    program = a_site(
+        bytes.fromhex("e80700000090"),
+        [Replacement(b"")],
+        start=frame,
+        after=frame,
+        functions=[
+            ("odd", odd, [(n, regs(8 + 8 * n, partial=True)) for n in range(3)]),
+            ("stub", stub, [(0, frame)]),
+        ],
+    )
+    columns = read_columns(program, image_features(program))
+    assert columns is not None
+    cause = "callee odd under sp+8 regs(partial)"
+    findings = [f for f in check_columns(columns).findings if f.cause == cause]
+    first = int(program.symbols.address[0])
+    assert reproducer.comes_from(columns, [(first, first + 11)]), "the stub comes first"
+
+    cut = reproducer.reproduce(columns, findings[0], "", {})
+
+    assert {symbol.name for symbol in cut.symbols} == {"victim", "odd"}
+
+
 def test_it_takes_along_who_made_the_frame() -> None:
     """What a part of a function finds wrong is told by those who jump there."""
     # f: push %rbp; mov %rsp,%rbp; push %rbx; jmp f.cold; int3. f.cold: pop %rbp; ret

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from harness.cli import options
 from harness.cli.console import OUT, board
 from harness.cli.entry import paragraph, show
+from harness.errors import ExitCode
 from harness.report import text
 from harness.report.rules import Rule
 from harness.stages import explain
@@ -38,6 +40,15 @@ def command(
     where = builds or [p for p in (REPORT,) if (p / "result.json").is_file()]
     with board() as lines:
         found = explain.explain(key, where, known or (), lines("explain"))
+    missing = ":" in key and bool(where) and not (found.findings or found.known)
+    _print(found, where, output)
+    if missing:
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _print(
+    found: explain.Explanation, where: Sequence[Path], output: options.Format
+) -> None:
     if output is options.Format.JSON:
         OUT.out(options.to_json(found), end="")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
@@ -62,8 +63,11 @@ def find_rule(key: str, path: Path = DOCS) -> Rule:
     if name.startswith(("objtool/", "modpost/")):
         return rules[TOOLS]
     if name not in rules:
-        known = ", ".join(sorted(known for known in rules if "/" in known))
-        raise UserError(f"there is no rule {name}", hint=f"there are {known}")
+        known = sorted(known for known in rules if "/" in known)
+        meant = difflib.get_close_matches(name, known) or known
+        raise UserError(
+            f"there is no rule {name}", hint=f"there are {', '.join(meant)}"
+        )
     return rules[name]
 
 

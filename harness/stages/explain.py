@@ -12,10 +12,11 @@ from msgspec import Struct
 
 from harness import baseline, kernel_build, result
 from harness.elf.load import load
-from harness.errors import UserError
+from harness.errors import FormatError, UserError
 from harness.finding import Finding, group_by_cause
 from harness.progress import Progress
 from harness.report.rules import Rule, find_rule
+from harness.result import Status
 from harness.stages import validate
 from harness.stages.inspect import features_of, findings_of
 from harness.verify.columns import read_columns
@@ -48,14 +49,19 @@ def explain(
 
     Raises:
         UserError: there is no such rule, or nothing at ``where`` to look at.
+        FormatError: what is there cannot be judged.
     """
-    rule = find_rule(key)
     found = [f for path in where for f in _findings(path, progress) if names(key, f)]
     entries = baseline.load_all(known_in)
     # a pattern explains what it matches
     keys = {key, *(finding.key for finding in found)}
     known = tuple(e for e in entries if any(e.names(k) or names(key, e) for k in keys))
-    return Explanation(key, rule, known, tuple(found))
+    ruled = key
+    if "*" in key.partition(":")[0]:
+        ruled = next(
+            iter([*(one.key for one in found), *(one.key for one in known)]), key
+        )
+    return Explanation(key, find_rule(ruled), known, tuple(found))
 
 
 def names(pattern: str, keyed: Finding | baseline.Known) -> bool:
@@ -96,4 +102,6 @@ def _findings(path: Path, progress: Progress) -> Iterable[Finding]:
         stages = result.load(saved).stages
         return [f for stage in stages for f in (*stage.findings, *stage.known)]
     stage = validate.stage(kernel_build.find(path), path.name, 1, progress)
+    if stage.status is Status.ERROR:
+        raise FormatError(stage.reason)
     return (*stage.findings, *stage.known)

@@ -110,3 +110,35 @@ def test_the_baseline_as_json() -> None:
 
     assert entries
     assert all(len(entry["expires"]) == len("2027-11-30") for entry in entries)
+
+
+def test_explain_of_a_file_that_is_none(tmp_path: Path) -> None:
+    """What cannot be judged has not been found clean."""
+    (tmp_path / "trunc").write_bytes(b"\x7fELF")
+
+    done = run("explain", "text/ret-1", tmp_path / "trunc")
+
+    assert done.returncode == 2
+    assert "trunc" in done.stderr
+    assert "not found in" not in done.stdout
+
+
+def test_explain_of_a_key_that_is_nowhere(victim: Path) -> None:
+    """Its rule is told, and that nothing has it."""
+    done = run("explain", "alternative/end:nosuch", victim)
+
+    assert done.returncode == 2
+    assert "not found in" in done.stdout
+    assert run("explain", "alternative/end", victim).returncode == 0
+
+
+def test_explain_takes_a_pattern_of_rules(victim: Path) -> None:
+    """The rule is that of what it matches; a slip is told from what is near."""
+    done = run("explain", "alternative/*:*", victim)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("alternative/end")
+
+    slip = run("explain", "alternative/ned", victim)
+    assert slip.returncode == 2
+    assert "alternative/end" in slip.stderr
+    assert len(slip.stderr) < 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 
 import numpy as np
@@ -42,10 +43,9 @@ def chosen(pattern: str) -> list[MutantClass]:
     ]
     if not found:
         groups = sorted({name.partition("/")[0] for name in CLASSES})
-        raise UserError(
-            f"no class of mutants {pattern}",
-            hint=f"groups are {', '.join(groups)}; --list names all",
-        )
+        near = difflib.get_close_matches(pattern, CLASSES)
+        hint = f"{', '.join(near)}?" if near else f"groups are {', '.join(groups)}"
+        raise UserError(f"no class of mutants {pattern}", hint=hint)
     return found
 
 

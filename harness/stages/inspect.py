@@ -128,6 +128,8 @@ def extent(program: Program, symbol: str, offset: int) -> tuple[str, int, int]:
         behind = symbols.address[symbols.address > symbols.address[index]]
         end = min(int(behind[0]) if len(behind) else section.end, section.end)
         size = min(end - address, MAX_BYTES)
+    if not symbol.startswith("0x") and offset > size:  # its end is a return address
+        raise UserError(f"{symbol} has {size:#x} bytes, and no +{offset:#x}")
     return symbols.name[index], address, size
 
 

@@ -173,6 +173,9 @@ def test_an_unknown_class() -> None:
     with pytest.raises(UserError, match="no class of mutants orx") as caught:
         chosen("orx")
     assert "orc" in (caught.value.hint or "")
+    with pytest.raises(UserError) as near:
+        chosen("orc/sp_ofset")
+    assert "orc/sp-offset" in (near.value.hint or "")
 
 
 def test_a_class_is_not_the_beginning_of_another() -> None:

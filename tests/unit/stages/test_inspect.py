@@ -57,6 +57,13 @@ def test_a_label_reaches_to_the_next(tmp_path: Path) -> None:
     assert (shown.listing.symbol, shown.listing.size, shown.asked) == ("second", 3, 1)
 
 
+def test_an_offset_behind_the_end_is_no_place(tmp_path: Path) -> None:
+    """The very end is: there returns what is called last."""
+    assert inspect.show(write(tmp_path), "second+3").asked == 3
+    with pytest.raises(UserError, match=r"second has 0x3 bytes, and no \+0x4"):
+        inspect.show(write(tmp_path), "second+4")
+
+
 def test_an_address_is_a_place(tmp_path: Path) -> None:
     """It is named by the symbol that it lies in."""
     by_name = inspect.show(write(tmp_path), "first").listing

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from harness import baseline, kernel_build, result
 from harness.elf.load import load
-from harness.errors import FormatError, UserError
+from harness.errors import ExitCode, InfraError, UserError
 from harness.finding import Finding, group_by_cause
 from harness.progress import Progress
 from harness.report.rules import Rule, find_rule
@@ -49,19 +49,20 @@ def explain(
 
     Raises:
         UserError: there is no such rule, or nothing at ``where`` to look at.
-        FormatError: what is there cannot be judged.
+        HarnessError: what is there cannot be judged.
     """
+    pattern = "*" in key.partition(":")[0]
+    rule = None if pattern else find_rule(key)
     found = [f for path in where for f in _findings(path, progress) if names(key, f)]
     entries = baseline.load_all(known_in)
     # a pattern explains what it matches
     keys = {key, *(finding.key for finding in found)}
     known = tuple(e for e in entries if any(e.names(k) or names(key, e) for k in keys))
-    ruled = key
-    if "*" in key.partition(":")[0]:
-        ruled = next(
-            iter([*(one.key for one in found), *(one.key for one in known)]), key
-        )
-    return Explanation(key, find_rule(ruled), known, tuple(found))
+    if rule is None:
+        if not (matched := [*(f.key for f in found), *(e.key for e in known)]):
+            raise UserError(f"no finding that was looked at has the key {key}")
+        rule = find_rule(matched[0])
+    return Explanation(key, rule, known, tuple(found))
 
 
 def names(pattern: str, keyed: Finding | baseline.Known) -> bool:
@@ -103,5 +104,7 @@ def _findings(path: Path, progress: Progress) -> Iterable[Finding]:
         return [f for stage in stages for f in (*stage.findings, *stage.known)]
     stage = validate.stage(kernel_build.find(path), path.name, 1, progress)
     if stage.status is Status.ERROR:
-        raise FormatError(stage.reason)
+        raise (UserError if stage.exit_code == ExitCode.USAGE else InfraError)(
+            stage.reason, hint=stage.hint or None
+        )
     return (*stage.findings, *stage.known)

@@ -6,6 +6,7 @@ finding takes, the rows of every table that are about that code, and nothing els
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -118,24 +119,32 @@ def reproduce(
             f"{finding.key} is about all of {program.name}: no part of it shows that",
             hint="report the file itself: its sha256 and where it is from",
         )
-    for near in _around, leads_to:
-        kept = [extent_of(program, _address(program, finding))]
-        for _ in range(RINGS):
-            made = _made(columns, finding, kept, sha256, versions)
-            if any(_shows(again, finding) for again in judge(made)[:1]):
-                return made
-            more = (extent_of(program, address) for address in near(columns, kept))
-            kept = merge([*kept, *more])
+    for kept in _parts(columns, _address(program, finding)):
+        made = _made(columns, finding, kept, sha256, versions)
+        if any(_shows(again, finding) for again in judge(made)[:1]):
+            return made
     raise UserError(
         f"{finding.key} does not show again in a part of {program.name}",
         hint="report the file itself: its sha256 and where it is from",
     )
 
 
-def _around(columns: Columns, kept: list[Interval]) -> list[int]:
-    # What made a frame goes on for long where entry code is shared: then what is called
-    # is never reached, and is tried alone.
-    return comes_from(columns, kept) or leads_to(columns, kept)
+def _parts(columns: Columns, address: int) -> Iterator[list[Interval]]:
+    """Yield ever larger parts around ``address``: without and with what they call.
+
+    What made a frame goes on for long where entry code is shared by hundreds of stubs.
+    """
+    kept = [extent_of(columns.program, address)]
+    for _ in range(RINGS):
+        yield kept
+        if (called := _grown(columns, kept, leads_to(columns, kept))) != kept:
+            yield called
+        makers = comes_from(columns, kept)
+        kept = _grown(columns, kept, makers) if makers else called
+
+
+def _grown(columns: Columns, kept: list[Interval], near: list[int]) -> list[Interval]:
+    return merge([*kept, *(extent_of(columns.program, each) for each in near)])
 
 
 def _shows(again: Finding, finding: Finding) -> bool:

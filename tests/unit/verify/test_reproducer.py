@@ -74,11 +74,11 @@ def test_it_takes_a_callee_along_if_the_finding_needs_it() -> None:
     assert {"victim", "odd"} <= {symbol.name for symbol in cut.symbols}
 
 
-def test_a_callee_is_tried_alone_where_others_jump_in_for_ever(
+def test_a_callee_is_tried_where_others_jump_in_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with error_entry: hundreds of stubs lead to who calls it."""
-    monkeypatch.setattr(reproducer, "RINGS", 2)
+    monkeypatch.setattr(reproducer, "RINGS", 1)
     odd = bytes.fromhex("5656 ffe0")
     stub = bytes.fromhex("e9dfffffff")  # jump to the site
     frame = regs(8, partial=True)

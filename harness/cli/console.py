@@ -48,12 +48,8 @@ class _Late:
 
 OUT = cast(
     "Console",
-    _Late(
-        stderr=False,
-        width=None
-        if sys.stdout.isatty() or os.environ.get("COLUMNS")  # rich knows both
-        else PIPE_COLUMNS,
-    ),
+    # COLUMNS counts on a terminal only: what starts others sets it for all of them
+    _Late(stderr=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS),
 )
 _ERR = _Late(stderr=True)
 ERR = cast("Console", _ERR)

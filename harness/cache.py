@@ -24,8 +24,10 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the cache directory that ``environ`` names (it may not exist yet)."""
     if named := environ.get(CACHE_VARIABLE):
         return Path(named).absolute()
-    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
-    return Path(base).absolute() / "orc-harness"
+    base = Path(environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # which XDG says to ignore
+        base = Path(environ.get("HOME", "/")) / ".cache"
+    return base.absolute() / "orc-harness"
 
 
 @contextlib.contextmanager

@@ -18,10 +18,11 @@ from harness.errors import InfraError
         ({"ORC_HARNESS_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
         ({"XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/orc-harness"),
         ({"HOME": "/c"}, "/c/.cache/orc-harness"),
+        ({"XDG_CACHE_HOME": "b", "HOME": "/c"}, "/c/.cache/orc-harness"),
     ],
 )
 def test_cache_dir(environ: dict[str, str], expected: str) -> None:
-    """Our own variable wins over XDG, XDG over home."""
+    """Our own variable wins over XDG, XDG (if it is absolute) over home."""
     assert cache.cache_dir(environ) == Path(expected)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+from typer.core import TyperOption
+
 from harness import config_file
 from harness.cli.saved import DEFAULT
 from harness.errors import UserError
@@ -44,7 +47,7 @@ def defaults(command: TyperCommand, commands: list[str]) -> dict[str, object]:
     parameters = {
         option.removeprefix("--"): parameter
         for parameter in command.params
-        if parameter.param_type_name == "option" and parameter.name != "help"
+        if isinstance(parameter, TyperOption) and parameter.name != "help"
         for option in parameter.opts
         if option.startswith("--")
     }
@@ -59,12 +62,27 @@ def defaults(command: TyperCommand, commands: list[str]) -> dict[str, object]:
             wanted = "true or false" if flag else "a list" if many else "one value"
             raise UserError(f"{found.path}: {name} is {value!r}, {wanted} was expected")
         each = value if isinstance(value, list) else [value]
+        if not flag:
+            each = [_said(found.path, name, parameter, str(one)) for one in each]
         if parameter.type.name in _PATHS:
             each = [str(root / Path(str(one)).expanduser()) for one in each]
         else:
             each = [_located(name, one, root) for one in each]
         values[parameter.name or ""] = each if many else each[0]
     return values
+
+
+def _said(path: str, name: str, option: TyperOption, text: str) -> str:
+    """Return ``text``, which must be what the command line would take.
+
+    Whether a file exists is known only when it is located.
+    """
+    if option.type.name not in _PATHS:
+        try:
+            option.type.convert(text, option, None)
+        except typer.BadParameter as exc:
+            raise UserError(f"{path}: {name}: {exc.message}") from exc
+    return text
 
 
 def _located(name: str, value: object, root: Path) -> object:

@@ -58,19 +58,23 @@ def test_the_config_file_is_obeyed(configured: Path) -> None:
         ("[validate]\nno-cash = true\n", "no-cache was meant"),
         ("[validate]\nno-cache = 1\n", "true or false was expected"),
         ("toolchian = 1\n", "toolchain was meant"),
-        ("[validate]\njobs = 'x'\n", "--jobs"),
+        ("[validate]\njobs = 'x'\n", "jobs: 'x' is not a valid int"),
+        ("jobs = 2.5\n", "jobs: '2.5' is not a valid int"),
+        ("jobs = 0\n", "jobs: 0 is not in the range"),
+        ("format = 'jsn'\n", "format: 'jsn' is not one of"),
     ],
 )
 def test_a_wrong_config_file_is_a_usage_error(
     configured: Path, text: str, meant: str
 ) -> None:
-    """Exit code 2, and what was meant."""
+    """Exit code 2, which file it is, and what was meant."""
     (configured.parent / "orc-harness.toml").write_text(text)
 
     done = run("validate", "a.o", cwd=configured)
 
     assert done.returncode == 2
     assert meant in done.stderr
+    assert str(configured.parent / "orc-harness.toml") in done.stderr
     assert "Traceback" not in done.stderr
 
 

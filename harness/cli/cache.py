@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 import time
 from pathlib import Path
@@ -81,6 +82,8 @@ def command(
         raise UserError(
             "prune what?", hint="--older-than DAYS, --to SIZE (20G), or both"
         )
+    if older_than is not None and math.isnan(older_than):
+        raise UserError("--older-than nan is no number of days")
     gone = inventory.prune(
         root,
         older_s=None if older_than is None else older_than * DAY_S,

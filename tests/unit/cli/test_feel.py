@@ -191,6 +191,7 @@ def test_the_cache_is_shown_and_pruned(tmp_path: Path) -> None:
     assert "1 entries pruned" in pruned.stdout
     assert not (tmp_path / "store/x").exists()
     assert run("cache", "prune", **there).returncode == 2
+    assert run("cache", "prune", "--older-than", "nan", **there).returncode == 2
 
 
 @pytest.mark.parametrize(

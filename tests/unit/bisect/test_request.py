@@ -16,7 +16,7 @@ from harness.bisect.search import First
 from harness.errors import FormatError, InfraError, UserError
 from harness.progress import silent
 from harness.variant import Platform, variant
-from tests.unit.bisect.test_hunt import Kernel
+from tests.unit.bisect.kernels import Kernel
 from tests.unit.bisect.test_repository import git
 
 FILES = ("Kconfig", "Makefile", "arch/x86/Makefile", "kernel/fork.c", "scripts/x")

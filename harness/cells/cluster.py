@@ -18,13 +18,14 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from harness.cells import remote
+from harness.cells import remote, workers
 from harness.cells.cell import Cell
 from harness.cells.depot import open_depot
 from harness.cells.kept import Kept
 from harness.cells.key import no_key
 from harness.cells.local import groups
 from harness.cells.work import STAGES, Terms
+from harness.cells.workers import BUILD, KVM, POLL_S, RESUMES, NoWorker
 from harness.errors import HarnessError, InfraError, UserError
 from harness.progress import Progress
 from harness.stages.guard import failed
@@ -33,11 +34,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_S = 30
-POLL_S = 0.5
 RETRIES = 2
-WORKERS_S = 60  # those of a cluster that starts come one by one
-BUILD, KVM = "BUILD", "KVM"
-RESUMES = "the next start goes on from here"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -95,10 +92,6 @@ class Cluster(Struct, frozen=True):
         open_depot(self.depot)
 
 
-class NoWorker(InfraError):
-    """No worker has what the rest takes: a cell's trouble, not the scheduler's."""
-
-
 class Asked(Struct, frozen=True):
     """A cell that workers were asked for, and what its kernel comes to."""
 
@@ -125,7 +118,7 @@ def run(
     with _connected(cluster) as client:
 
         def require(resources: set[str]) -> None:
-            _require(client, cluster.address, resources, progress)
+            workers.require(client, cluster.address, resources, progress)
 
         require({BUILD, KVM})
         asked = _ask(client, cluster.depot, terms, cells)
@@ -173,46 +166,6 @@ def _connected(cluster: Cluster) -> Client:
             f"no scheduler answers at {cluster.address}: {exc}",
             hint="dask scheduler --host 127.0.0.1 starts one",
         ) from exc
-
-
-def _require(
-    client: Client, address: str, resources: set[str], progress: Progress
-) -> None:
-    """Wait for workers that have ``resources`` between them.
-
-    Raises:
-        NoWorker: they have not come in time.
-        InfraError: the scheduler was lost.
-    """
-    ends = time.monotonic() + WORKERS_S
-    while missing := resources.difference(*(seen := _workers(client)).values()):
-        lacking = " and ".join(sorted(missing))
-        if client.status in {"closing", "closed"}:
-            raise InfraError(f"the scheduler at {address} was lost", hint=RESUMES)
-        if time.monotonic() > ends:
-            raise NoWorker(
-                f"{address} had no worker with {lacking} for {WORKERS_S} s, and needs "
-                f"one; it has {_listed(seen)}",
-                hint=f"dask worker {address} --nthreads 3 "
-                '--resources "BUILD=1 KVM=2" starts one with both',
-            )
-        progress(f"waiting for a worker with {lacking}")
-        time.sleep(POLL_S)
-
-
-def _workers(client: Client) -> dict[str, dict[str, float]]:
-    """Return what each worker that is there has: resource -> how many."""
-    info = client.scheduler_info(n_workers=-1)  # else of five, with some versions
-    workers = info.get("workers", {})  # none of a lost one
-    return {str(one["name"]): one["resources"] for one in workers.values()}
-
-
-def _listed(workers: dict[str, dict[str, float]]) -> str:
-    each = [
-        f"{name} ({' '.join(f'{what}={n:g}' for what, n in has.items()) or 'nothing'})"
-        for name, has in workers.items()
-    ]
-    return ", ".join(each) or "none at all"
 
 
 def _answers(

@@ -1,4 +1,4 @@
-"""Clusters: real schedulers and workers, whose stages are played; and their depots."""
+"""Clusters: real schedulers and workers, whose stages are played."""
 
 from __future__ import annotations
 
@@ -11,28 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from harness.artifacts import Artifacts, Manifest, Store, load, write_manifest
 from harness.cells import cluster
 from harness.cells.cell import read
-from harness.cells.cluster import Cluster, NoWorker
-from harness.cells.depot import Depot, open_depot
+from harness.cells.cluster import Cluster
 from harness.cells.kept import dump
+from harness.cells.workers import NoWorker
 from harness.errors import InfraError, UserError
-from harness.progress import silent
 from harness.result import Status
 from tests.unit.cells.test_night import kept
 
 ROOT = Path(__file__).resolve().parents[3]
 CELLS = ["6.12-gcc12-native", "6.12-gcc12-native-kaslr", "6.1-gcc12-*", "7.2-sid-xen"]
 LIMIT_S = 90
-OTHERS = "ORC_HARNESS_TEST_DEPOT"  # URLs of depots; docs/nightly.md starts one with S3
 
 
 def until(what: Callable[[], object]) -> None:
@@ -270,11 +266,11 @@ def test_a_cell_that_comes_to_nothing(came_to: str | Exception, said: str) -> No
     whole = kept(good.name, "now")
     built = Ended("")
     asked = {
-        Ended(came_to): cluster.Asked(bad, built),  # type: ignore[arg-type]
-        Ended(dump(whole).decode()): cluster.Asked(good, built),  # type: ignore[arg-type]
+        Ended(came_to): cluster.Asked(bad, built),
+        Ended(dump(whole).decode()): cluster.Asked(good, built),
     }
 
-    lost, other = cluster._answers(asked, "now", print)  # type: ignore[arg-type]
+    lost, other = cluster._answers(asked, "now", print)
 
     assert other == whole
     assert not lost.final
@@ -283,75 +279,18 @@ def test_a_cell_that_comes_to_nothing(came_to: str | Exception, said: str) -> No
     assert re.search(said, lost.stages[0].reason)
 
 
-class Scheduler:
-    """One that has workers: another set of them each time that it is asked."""
-
-    def __init__(self, *seen: dict[str, dict[str, float]]) -> None:
-        self.status = "running"
-        self._seen = list(seen)
-
-    def scheduler_info(self, n_workers: int) -> dict[str, object]:
-        assert n_workers == -1, "some versions tell of five only"
-        now = self._seen.pop(0) if len(self._seen) > 1 else self._seen[0]
-        return {"workers": {n: {"name": n, "resources": r} for n, r in now.items()}}
-
-
-def test_workers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until what is needed is there, in one or in several; and it is said."""
-    monkeypatch.setattr(cluster, "POLL_S", 0)
-    builds, guests = {"a": {"BUILD": 1.0}}, {"b": {"KVM": 2.0}}
-    said: list[str] = []
-
-    def wait(*seen: dict[str, dict[str, float]]) -> None:
-        client = Scheduler(*seen)
-        cluster._require(client, "tcp://farm", {"BUILD", "KVM"}, said.append)  # type: ignore[arg-type]
-
-    wait({"c": {"BUILD": 1.0, "KVM": 1.0}})
-    assert said == []
-    wait({}, builds, builds | guests)
-    assert said == [
-        "waiting for a worker with BUILD and KVM",
-        "waiting for a worker with KVM",
-    ]
-
-
-def test_workers_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there is said, what is needed, and how to start it."""
-    monkeypatch.setattr(cluster, "POLL_S", 0)
-    monkeypatch.setattr(cluster, "WORKERS_S", 0)
-    client = Scheduler({"a": {"BUILD": 1.0}, "b": {}})
-
-    with pytest.raises(NoWorker) as caught:
-        cluster._require(client, "tcp://farm", {"BUILD", "KVM"}, silent)  # type: ignore[arg-type]
-    assert caught.value.message == (
-        "tcp://farm had no worker with KVM for 0 s, and needs one; "
-        "it has a (BUILD=1), b (nothing)"
-    )
-    assert "dask worker tcp://farm" in str(caught.value.hint)
-
-
-def test_a_scheduler_that_was_lost() -> None:
-    """It has no workers; the run ends, and its next start goes on."""
-    client = Scheduler({})
-    client.status = "closed"
-
-    with pytest.raises(InfraError, match="was lost") as caught:
-        cluster._require(client, "tcp://farm", {"BUILD", "KVM"}, silent)  # type: ignore[arg-type]
-    assert not isinstance(caught.value, NoWorker)
-
-
 @pytest.mark.parametrize("built", [True, False])
 def test_the_last_worker_dies(monkeypatch: pytest.MonkeyPatch, built: bool) -> None:
     """What it leaves is an ERROR, and the night ends; who builds is needed no more."""
     monkeypatch.setattr(cluster, "POLL_S", 0)
-    asked = {Waiting(): cluster.Asked(read()[0], Ended("") if built else Waiting())}  # type: ignore[arg-type]
+    asked = {Waiting(): cluster.Asked(read()[0], Ended("") if built else Waiting())}
     required: list[object] = []
 
     def require(resources: object) -> None:
         required.append(resources)
         raise NoWorker("no worker")
 
-    (lost,) = cluster._answers(asked, "now", require)  # type: ignore[arg-type]
+    (lost,) = cluster._answers(asked, "now", require)
 
     assert required == [{"KVM"} if built else {"BUILD", "KVM"}]
     assert {one.reason for one in lost.stages} == {"no worker"}
@@ -445,68 +384,3 @@ def test_what_cannot_work(wanted: Cluster, said: str) -> None:
     """It is told before anything begins."""
     with pytest.raises(UserError, match=said):
         wanted.check()
-
-
-def a_kernel(store: Store, key: str) -> Artifacts:
-    """Put a small kernel into ``store``."""
-    digest = (
-        "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"  # of "a"
-    )
-    with store.adding(key) as entry:
-        (entry / "modules/fs").mkdir(parents=True)
-        (entry / "vmlinux").write_text("a")
-        (entry / "modules/fs/x.ko").write_text("x")
-        texts = (key, "native", "native", "tree", "6.12")
-        sums = {"vmlinux": digest}
-        write_manifest(entry, Manifest(*texts, {}, ("fs/x.ko",), (), sums, 1.0, 1))
-    return load(store.root / key)
-
-
-@pytest.fixture(params=["file", "memory", *os.environ.get(OTHERS, "").split()])
-def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Depot:
-    """A directory, a memory, and a place of its own at every URL that is named."""
-    where = tmp_path / "depot"
-    ours = {"file": str(where), "memory": f"memory://{where}"}
-    return open_depot(ours.get(request.param, f"{request.param}/{uuid.uuid4().hex}"))
-
-
-def test_a_kernel_travels(depot: Depot, tmp_path: Path) -> None:
-    """Whole, and once; there is none that nobody has left."""
-    made = a_kernel(Store(tmp_path / "here"), "k")
-    there = Store(tmp_path / "there")
-
-    assert depot.take("k", there) is None
-    depot.put(made)
-    depot.put(made)
-    taken = depot.take("k", there)
-
-    assert taken is not None
-    assert taken.manifest == made.manifest
-    assert (taken.directory / "modules/fs/x.ko").read_text() == "x"
-    assert [
-        Path(name).name
-        for name in depot.files.ls(f"{depot.root}/kernels", detail=False)
-    ] == ["k.tar.gz"]
-
-
-def test_a_damaged_kernel_is_not_taken(depot: Depot, tmp_path: Path) -> None:
-    """Another content than its manifest says, or half an archive: nothing is stored."""
-    made = a_kernel(Store(tmp_path / "here"), "k")
-    (made.directory / "vmlinux").write_text("b")
-    depot.put(made)
-    there = Store(tmp_path / "there")
-
-    with pytest.raises(InfraError, match="damaged vmlinux"):
-        depot.take("k", there)
-    depot.files.pipe_file(depot._kernel("k"), b"\x1f\x8b")
-    with pytest.raises(InfraError, match=r"the depot .* failed"):
-        depot.take("k", there)
-    assert there.keys() == frozenset()
-
-
-def test_a_result_travels(depot: Depot) -> None:
-    """The last one that was left is the one that is found."""
-    assert depot.find("key of a") is None
-    for night in ("one", "two"):
-        depot.keep(kept("a", night))
-    assert depot.find("key of a") == kept("a", "two")

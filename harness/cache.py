@@ -78,7 +78,16 @@ def hold(root: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def unheld(root: Path) -> Iterator[bool]:
-    """Yield whether nobody holds the cache ``root``; if so, nobody can meanwhile."""
+def alone(root: Path, what: str) -> Iterator[None]:
+    """Let nobody hold the cache ``root`` meanwhile, to do ``what`` with it.
+
+    Raises:
+        InfraError: somebody builds or boots: what they use is not known.
+    """
     with try_locked(root / _HELD) as free:
-        yield free
+        if not free:
+            raise InfraError(
+                f"{root} is in use: somebody builds or boots with it",
+                hint=f"{what} it when they have ended",
+            )
+        yield

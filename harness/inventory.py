@@ -6,6 +6,7 @@ runs, runs that could not be saved, and the state of bisections, which are never
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -150,12 +151,7 @@ def prune(
         InfraError: somebody builds or boots: what they use is not known; or some of
             it cannot be deleted.
     """
-    with cache.unheld(root) as free:
-        if not free and not dry:
-            raise InfraError(
-                f"{root} is in use: somebody builds or boots with it",
-                hint="prune it when they have ended",
-            )
+    with contextlib.nullcontext() if dry else cache.alone(root, "prune"):
         gone = prunable(
             entries(root), older_s=older_s, to_bytes=to_bytes, now=time.time()
         )

@@ -16,7 +16,7 @@ from harness import cache, inventory
 from harness.cache import cache_dir
 from harness.cli import options
 from harness.cli.console import OUT, board
-from harness.errors import ExitCode, InfraError, UserError
+from harness.errors import ExitCode, UserError
 from harness.inventory import Entry
 
 DAY_S = 86400.0
@@ -112,14 +112,8 @@ def _update(root: Path, output: options.Format) -> None:
     from harness.stages import refresh
 
     sources = {one.package: one.toolchain for one in built.chosen("", nightly=True)}
-    with cache.unheld(root) as free:
-        if not free:
-            raise InfraError(
-                f"{root} is in use: somebody builds or boots with it",
-                hint="update it when they have ended",
-            )
-        with connect() as engine, board() as lines:
-            done = refresh.refresh(engine, sources, lines("update"))
+    with cache.alone(root, "update"), connect() as engine, board() as lines:
+        done = refresh.refresh(engine, sources, lines("update"))
     if output is options.Format.JSON:
         OUT.out(options.to_json(done), end="")
     else:
